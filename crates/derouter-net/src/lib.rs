@@ -1,0 +1,1 @@
+//! Peers: the libp2p swarm behind one actor.

@@ -1,0 +1,1 @@
+//! The node: market, net and store joined, and the RPC server for modules.

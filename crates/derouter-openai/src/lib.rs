@@ -1,0 +1,1 @@
+//! The OpenAI protocol: provider and consumer modules.

@@ -1,0 +1,69 @@
+//! What queries and watches look at. Filters combine with AND; an absent one lets all pass.
+
+use derouter_wire::rpc::record::{JobRecord, OfferSnapshot};
+use derouter_wire::{PeerId, ProtocolId, RowId};
+
+/// Which offers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OfferFilter {
+    /// Only these protocols.
+    pub protocol_ids: Option<Vec<ProtocolId>>,
+    /// Only these providers.
+    pub provider_peer_ids: Option<Vec<PeerId>>,
+}
+
+/// Which jobs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobFilter {
+    /// Only these protocols.
+    pub protocol_ids: Option<Vec<ProtocolId>>,
+    /// Only these providers.
+    pub provider_peer_ids: Option<Vec<PeerId>>,
+    /// Only these consumers.
+    pub consumer_peer_ids: Option<Vec<PeerId>>,
+}
+
+/// A page of jobs, ascending by row id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobQuery {
+    /// Only rows behind this one.
+    pub after: Option<RowId>,
+    /// Which jobs.
+    pub filter: JobFilter,
+    /// 1 to 100 rows.
+    pub limit: u32,
+}
+
+fn passes<T: PartialEq>(allowed: Option<&Vec<T>>, value: &T) -> bool {
+    allowed.is_none_or(|list| list.contains(value))
+}
+
+impl OfferFilter {
+    /// Offers of one protocol.
+    pub fn protocol(protocol_id: ProtocolId) -> Self {
+        Self {
+            protocol_ids: Some(vec![protocol_id]),
+            provider_peer_ids: None,
+        }
+    }
+
+    /// Whether an offer of this protocol and provider passes.
+    pub fn allows(&self, protocol_id: &ProtocolId, provider: &PeerId) -> bool {
+        passes(self.protocol_ids.as_ref(), protocol_id)
+            && passes(self.provider_peer_ids.as_ref(), provider)
+    }
+
+    /// Whether an offer passes.
+    pub fn matches(&self, offer: &OfferSnapshot) -> bool {
+        self.allows(&offer.protocol_id, &offer.provider_peer_id)
+    }
+}
+
+impl JobFilter {
+    /// Whether a job passes.
+    pub fn matches(&self, job: &JobRecord) -> bool {
+        passes(self.protocol_ids.as_ref(), &job.offer_protocol_id)
+            && passes(self.provider_peer_ids.as_ref(), &job.provider_peer_id)
+            && passes(self.consumer_peer_ids.as_ref(), &job.consumer_peer_id)
+    }
+}

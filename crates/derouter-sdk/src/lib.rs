@@ -1,0 +1,29 @@
+//! What a module author sees: the [`Node`] trait, its types and errors, and [`TcpNode`], which
+//! speaks the RPC to a node on this machine. A node implements [`Node`] in process too, so a
+//! module runs unchanged inside the node or as a process of its own.
+
+pub mod error;
+pub mod filter;
+pub mod node;
+pub mod provider;
+pub mod tcp;
+pub mod watch;
+
+pub use async_trait::async_trait;
+pub use derouter_wire as wire;
+pub use derouter_wire::rpc::record::{FailureReason, JobRecord, OfferSnapshot, ProviderRecord};
+pub use derouter_wire::{
+    Currency, JobId, JobKey, OfferId, PeerId, ProtocolId, RowId, SnapshotId, UnixSeconds, Wei,
+};
+pub use error::{
+    CompleteJobError, CreateJobError, FailJobError, NodeError, OpenJobError, ProvideError,
+    ProviderCompleteError, RemoteJobError,
+};
+pub use filter::{JobFilter, JobQuery, OfferFilter};
+pub use node::{ConsumerCompletion, JobStream, Node, RemoteJob};
+pub use provider::{
+    ConnectionRefusal, JobRefusal, OfferSpec, ProvideOptions, ProviderCompletion, ProviderDesk,
+    ProviderJob, ProviderService, Provision,
+};
+pub use tcp::TcpNode;
+pub use watch::{JobEvent, OfferEvent, ProviderEvent, Watch};

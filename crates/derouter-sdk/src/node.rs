@@ -1,0 +1,117 @@
+//! The [`Node`] trait.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use derouter_wire::rpc::record::{FailureReason, JobRecord, OfferSnapshot, ProviderRecord};
+use derouter_wire::{JobKey, PeerId, SnapshotId, UnixSeconds, Wei};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::error::{
+    CompleteJobError, CreateJobError, FailJobError, NodeError, OpenJobError, ProvideError,
+    RemoteJobError,
+};
+use crate::filter::{JobFilter, JobQuery, OfferFilter};
+use crate::provider::{OfferSpec, ProvideOptions, ProviderService, Provision};
+use crate::watch::{JobEvent, OfferEvent, ProviderEvent, Watch};
+
+/// What a job stream can do.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+
+/// A byte pipe between consumer and provider of a job. `shutdown` closes the own direction; with
+/// 0.1 JavaScript modules at the other end that is not seen there, and their end is not seen here.
+pub type JobStream = Box<dyn ByteStream>;
+
+/// What a consumer signs when it agrees with a job's outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerCompletion {
+    /// What both sides sign.
+    pub public_payload: String,
+    /// What this side keeps for itself.
+    pub private_payload: Option<String>,
+    /// What is owed; `None` for a free job.
+    pub balance_delta: Option<Wei>,
+    /// When the provider completed the job, as it said.
+    pub completed_at_sync: UnixSeconds,
+}
+
+/// A job as its provider has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteJob {
+    /// What is public of the outcome, once completed.
+    pub public_payload: Option<String>,
+    /// What is owed, once completed and not free.
+    pub balance_delta: Option<Wei>,
+    /// When it was created.
+    pub created_at_sync: UnixSeconds,
+    /// When it was completed.
+    pub completed_at_sync: Option<UnixSeconds>,
+}
+
+/// A node, in process or over TCP.
+///
+/// Every call has a deadline inside; none waits for ever.
+#[async_trait]
+pub trait Node: Send + Sync + 'static {
+    /// The node's peer id.
+    async fn peer_id(&self) -> Result<PeerId, NodeError>;
+
+    /// The offers on the market now, this node's own among them.
+    async fn active_offers(&self, filter: &OfferFilter) -> Result<Vec<OfferSnapshot>, NodeError>;
+
+    /// The providers with a heartbeat in the last 60 s.
+    async fn active_providers(&self) -> Result<Vec<PeerId>, NodeError>;
+
+    /// Offer snapshots by id, active or not; at most 100 ids. Unknown ones are left out.
+    async fn offer_snapshots(&self, ids: &[SnapshotId]) -> Result<Vec<OfferSnapshot>, NodeError>;
+
+    /// Providers by peer id; at most 100. Unknown ones are left out.
+    async fn providers(&self, ids: &[PeerId]) -> Result<Vec<ProviderRecord>, NodeError>;
+
+    /// A page of jobs.
+    async fn jobs(&self, query: &JobQuery) -> Result<Vec<JobRecord>, NodeError>;
+
+    /// Follows the offers.
+    async fn watch_offers(&self, filter: OfferFilter) -> Result<Watch<OfferEvent>, NodeError>;
+
+    /// Follows the providers.
+    async fn watch_providers(&self) -> Result<Watch<ProviderEvent>, NodeError>;
+
+    /// Follows the jobs.
+    async fn watch_jobs(&self, filter: JobFilter) -> Result<Watch<JobEvent>, NodeError>;
+
+    /// Puts offers on the market, served by `service`, for as long as the [`Provision`] lives.
+    /// Either all are on the market or none.
+    async fn provide(
+        &self,
+        offers: Vec<OfferSpec>,
+        options: ProvideOptions,
+        service: Arc<dyn ProviderService>,
+    ) -> Result<Provision, ProvideError>;
+
+    /// Creates a job for an offer. `job_args` is what the offer's protocol needs to begin.
+    async fn create_job(
+        &self,
+        offer: SnapshotId,
+        job_args: Option<String>,
+    ) -> Result<JobKey, CreateJobError>;
+
+    /// Opens a byte pipe to the job's provider. May be called again, also after the job ended.
+    async fn open_job(&self, job: &JobKey) -> Result<JobStream, OpenJobError>;
+
+    /// Asks the job's provider for its state.
+    async fn remote_job(&self, job: &JobKey) -> Result<RemoteJob, RemoteJobError>;
+
+    /// Agrees with the outcome: signs it, keeps the signature on disk, and delivers it to the
+    /// provider as soon as that can be reached. Returns once it is on disk.
+    async fn complete_job(
+        &self,
+        job: &JobKey,
+        completion: ConsumerCompletion,
+    ) -> Result<(), CompleteJobError>;
+
+    /// Gives a job up as its consumer: nothing is owed.
+    async fn fail_job(&self, job: &JobKey, failure: FailureReason) -> Result<(), FailJobError>;
+}

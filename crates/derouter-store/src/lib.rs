@@ -1,0 +1,1 @@
+//! Memory of the node: SQLite on its own thread.

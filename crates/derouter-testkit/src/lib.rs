@@ -1,0 +1,1 @@
+//! Real nodes for tests, fault injection. Only for tests.

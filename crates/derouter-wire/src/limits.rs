@@ -1,0 +1,51 @@
+//! Size caps of everything that comes from outside. A length is checked against its cap before
+//! memory is taken for it.
+
+/// A gossip heartbeat's CBOR. Gossipsub drops messages over 65,536 bytes, and that counts the
+/// envelope too: source, sequence number, topic, signature, about 250 bytes. The rest is slack.
+pub const HEARTBEAT_BYTES: usize = 64_000;
+
+/// A request on `/derouter/reqres/0.1.0`, fixed by the libp2p CBOR codec that 0.1 peers use.
+pub const REQRES_REQUEST_BYTES: usize = 1024 * 1024;
+
+/// A response on `/derouter/reqres/0.1.0`, fixed like the request.
+pub const REQRES_RESPONSE_BYTES: usize = 10 * 1024 * 1024;
+
+/// A head on a job stream. Real ones are under 200 bytes; error texts may be longer.
+pub const STREAM_HEAD_BYTES: usize = 64 * 1024;
+
+/// An RPC frame between module and node. A `ConsumerCreateJob` holds a whole prompt.
+pub const RPC_FRAME_BYTES: usize = 8 * 1024 * 1024;
+
+/// Substreams of one module's RPC connection. JavaScript modules leak one for each job.
+pub const RPC_STREAMS: usize = 4096;
+
+/// Ids in one `QueryOfferSnapshots` or `QueryProviders`, rows in one `QueryJobs`.
+pub const RPC_QUERY_ITEMS: usize = 100;
+
+/// Peer or protocol ids in one RPC filter. More than any user interface shows.
+pub const RPC_FILTER_ITEMS: usize = 1024;
+
+/// `protocol_id` of an offer, in bytes.
+pub const PROTOCOL_ID_BYTES: usize = 128;
+
+/// `offer_id`, in bytes.
+pub const OFFER_ID_BYTES: usize = 256;
+
+/// `provider_job_id`, in bytes. 0.1 peers send a UUID of 36.
+pub const JOB_ID_BYTES: usize = 256;
+
+/// An offer's `protocol_payload`, in bytes: what fits a heartbeat next to nothing else.
+pub const OFFER_PAYLOAD_BYTES: usize = HEARTBEAT_BYTES;
+
+/// `public_payload` of a job, in bytes. It is hashed and kept for good, so it stays small.
+pub const PUBLIC_PAYLOAD_BYTES: usize = 256 * 1024;
+
+/// `private_payload` of a job, in bytes.
+pub const PRIVATE_PAYLOAD_BYTES: usize = 4 * 1024 * 1024;
+
+/// Failure reasons and other short texts from outside, in bytes. Longer ones are cut.
+pub const REASON_BYTES: usize = 4096;
+
+/// Entries of a CBOR map whose keys we look at one by one (frames and tagged results).
+pub const CBOR_MAP_ENTRIES: usize = 64;

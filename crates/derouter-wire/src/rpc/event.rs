@@ -1,0 +1,184 @@
+//! Requests from node to module: events, which a module acknowledges, and jobs for providers.
+
+use serde::{Deserialize, Serialize};
+
+use super::record::{JobRecord, OfferSnapshot, ProviderRecord};
+use super::{Ack, Call};
+use crate::cbor::peer_id;
+use crate::{
+    ConnectionId, JobId, OfferId, PeerId, ProtocolId, SnapshotId, SubscriptionId, UnixSeconds,
+};
+
+/// An event of a subscription.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event<T> {
+    /// Which subscription.
+    pub subscription_id: SubscriptionId,
+    /// What happened.
+    pub payload: T,
+}
+
+/// An offer left the market.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferRemoved {
+    /// Its snapshot.
+    pub snapshot_id: SnapshotId,
+    /// Who offered.
+    #[serde(with = "peer_id")]
+    pub provider_peer_id: PeerId,
+    /// The offer's protocol.
+    pub protocol_id: ProtocolId,
+    /// The offer's name.
+    pub offer_id: OfferId,
+}
+
+/// A provider was heard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderHeartbeat {
+    /// Who.
+    #[serde(with = "peer_id")]
+    pub peer_id: PeerId,
+    /// When, by our clock.
+    pub latest_heartbeat_at: UnixSeconds,
+}
+
+macro_rules! events {
+    ($($(#[$doc:meta])* $name:ident($payload:ty)),* $(,)?) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+            #[serde(transparent)]
+            pub struct $name(pub Event<$payload>);
+
+            impl Call for $name {
+                const TYPE: &'static str = stringify!($name);
+                type Reply = Ack;
+            }
+        )*
+    };
+}
+
+events! {
+    /// An offer is on the market, new or changed.
+    EventOfferUpdated(OfferSnapshot),
+    /// An offer left the market.
+    EventOfferRemoved(OfferRemoved),
+    /// A provider is new or its details changed.
+    EventProviderUpdated(ProviderRecord),
+    /// A provider was heard.
+    EventProviderHeartbeat(ProviderHeartbeat),
+    /// A job was made or changed.
+    EventJobUpdated(JobRecord),
+}
+
+/// A consumer wants a job for an offer of this module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderCreateJob {
+    /// This node.
+    #[serde(with = "peer_id")]
+    pub provider_peer_id: PeerId,
+    /// The offer's protocol.
+    pub protocol_id: ProtocolId,
+    /// The offer.
+    pub offer_id: OfferId,
+    /// The new job.
+    pub provider_job_id: JobId,
+    /// When it is created.
+    pub created_at_sync: UnixSeconds,
+    /// What the protocol needs to begin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_args: Option<String>,
+}
+
+impl Call for ProviderCreateJob {
+    const TYPE: &'static str = "ProviderCreateJob";
+    type Reply = ProviderCreateJobReply;
+}
+
+/// A consumer wants to connect to a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderPrepareJobConnection {
+    /// This node.
+    #[serde(with = "peer_id")]
+    pub provider_peer_id: PeerId,
+    /// The job.
+    pub provider_job_id: JobId,
+}
+
+impl Call for ProviderPrepareJobConnection {
+    const TYPE: &'static str = "ProviderPrepareJobConnection";
+    type Reply = PrepareJobConnectionReply;
+}
+
+/// A prepared connection is there: open a yamux stream and write the id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderOpenJobConnection {
+    /// As 8 bytes big-endian.
+    pub connection_id: ConnectionId,
+    /// From [`PrepareJobConnectionReply::Ok`].
+    pub nonce: String,
+}
+
+impl Call for ProviderOpenJobConnection {
+    const TYPE: &'static str = "ProviderOpenJobConnection";
+    type Reply = Ack;
+}
+
+/// To [`ProviderCreateJob`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "tag", content = "content", try_from = "Tagged")]
+pub enum ProviderCreateJobReply {
+    /// Accepted.
+    Ok,
+    /// No room now.
+    Busy,
+    /// The arguments can't be served.
+    InvalidJobArgs(String),
+}
+
+/// To [`ProviderPrepareJobConnection`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "tag", content = "content", try_from = "Tagged")]
+pub enum PrepareJobConnectionReply {
+    /// The module will know the connection by this nonce.
+    Ok(String),
+    /// The module knows no such job.
+    JobNotFound,
+    /// No room now.
+    Busy,
+}
+
+/// `{tag, content?}` as a module sends it: content may be missing, null or `undefined`.
+#[derive(Deserialize)]
+struct Tagged {
+    tag: String,
+    #[serde(default)]
+    content: Option<String>,
+}
+
+impl TryFrom<Tagged> for ProviderCreateJobReply {
+    type Error = String;
+
+    fn try_from(reply: Tagged) -> Result<Self, String> {
+        match reply.tag.as_str() {
+            "Ok" => Ok(Self::Ok),
+            "Busy" => Ok(Self::Busy),
+            "InvalidJobArgs" => Ok(Self::InvalidJobArgs(reply.content.unwrap_or_default())),
+            other => Err(format!("unknown tag {other:?}")),
+        }
+    }
+}
+
+impl TryFrom<Tagged> for PrepareJobConnectionReply {
+    type Error = String;
+
+    fn try_from(reply: Tagged) -> Result<Self, String> {
+        match (reply.tag.as_str(), reply.content) {
+            ("Ok", Some(nonce)) => Ok(Self::Ok(nonce)),
+            ("Ok", None) => Err("the nonce is missing".into()),
+            ("JobNotFound", _) => Ok(Self::JobNotFound),
+            ("Busy", _) => Ok(Self::Busy),
+            (other, _) => Err(format!("unknown tag {other:?}")),
+        }
+    }
+}

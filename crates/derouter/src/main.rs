@@ -1,0 +1,2 @@
+//! The derouter command.
+fn main() {}
