@@ -22,8 +22,8 @@ pub use error::{
 pub use filter::{JobFilter, JobQuery, OfferFilter};
 pub use node::{ConsumerCompletion, JobStream, Node, RemoteJob};
 pub use provider::{
-    ConnectionRefusal, JobRefusal, OfferSpec, ProvideOptions, ProviderCompletion, ProviderDesk,
-    ProviderJob, ProviderService, Provision,
+    ConnectionRefusal, JobRefusal, NodeDesk, OfferSpec, ProvideOptions, ProviderCompletion,
+    ProviderDesk, ProviderJob, ProviderService, Provision,
 };
 pub use tcp::TcpNode;
 pub use watch::{JobEvent, OfferEvent, ProviderEvent, Watch};

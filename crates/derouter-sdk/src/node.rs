@@ -9,10 +9,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::error::{
     CompleteJobError, CreateJobError, FailJobError, NodeError, OpenJobError, ProvideError,
-    RemoteJobError,
+    ProviderCompleteError, RemoteJobError,
 };
 use crate::filter::{JobFilter, JobQuery, OfferFilter};
-use crate::provider::{OfferSpec, ProvideOptions, ProviderService, Provision};
+use crate::provider::{OfferSpec, ProvideOptions, ProviderCompletion, ProviderService, Provision};
 use crate::watch::{JobEvent, OfferEvent, ProviderEvent, Watch};
 
 /// What a job stream can do.
@@ -114,4 +114,23 @@ pub trait Node: Send + Sync + 'static {
 
     /// Gives a job up as its consumer: nothing is owed.
     async fn fail_job(&self, job: &JobKey, failure: FailureReason) -> Result<(), FailJobError>;
+
+    /// Completes a job as its provider: what [`ProviderDesk::complete`] does. Services use their
+    /// desk; this is for those that translate, such as the RPC server.
+    ///
+    /// [`ProviderDesk::complete`]: crate::provider::ProviderDesk::complete
+    async fn provider_complete_job(
+        &self,
+        job: &JobKey,
+        completion: ProviderCompletion,
+    ) -> Result<UnixSeconds, ProviderCompleteError>;
+
+    /// Fails a job as its provider: what [`ProviderDesk::fail`] does.
+    ///
+    /// [`ProviderDesk::fail`]: crate::provider::ProviderDesk::fail
+    async fn provider_fail_job(
+        &self,
+        job: &JobKey,
+        failure: FailureReason,
+    ) -> Result<(), FailJobError>;
 }

@@ -9,7 +9,7 @@ use derouter_wire::rpc::record::FailureReason;
 use derouter_wire::{JobKey, OfferId, ProtocolId, UnixSeconds, Wei};
 
 use crate::error::{FailJobError, ProviderCompleteError};
-use crate::node::JobStream;
+use crate::node::{JobStream, Node};
 
 /// An offer to put on the market.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +101,24 @@ pub trait ProviderDesk: Send + Sync + 'static {
 
     /// Fails a job: nothing is owed.
     async fn fail(&self, job: &JobKey, failure: FailureReason) -> Result<(), FailJobError>;
+}
+
+/// The desk of a node that is at hand as a [`Node`].
+pub struct NodeDesk(pub Arc<dyn Node>);
+
+#[async_trait]
+impl ProviderDesk for NodeDesk {
+    async fn complete(
+        &self,
+        job: &JobKey,
+        completion: ProviderCompletion,
+    ) -> Result<UnixSeconds, ProviderCompleteError> {
+        self.0.provider_complete_job(job, completion).await
+    }
+
+    async fn fail(&self, job: &JobKey, failure: FailureReason) -> Result<(), FailJobError> {
+        self.0.provider_fail_job(job, failure).await
+    }
 }
 
 /// Keeps offers on the market; dropping it takes them back.
