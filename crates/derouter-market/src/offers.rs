@@ -142,6 +142,9 @@ impl OfferIndex {
         };
         let mut changes = Vec::new();
         let before = self.providers.remove(&peer);
+        for gone in before.iter().flat_map(|old| old.offers.values()) {
+            self.by_snapshot.remove(&gone.snapshot_id);
+        }
         let new_details = before
             .as_ref()
             .is_none_or(|old| details_differ(&old.record, &record));
@@ -169,7 +172,6 @@ impl OfferIndex {
                     .map(|gone| OfferChange::OfferRemoved(removal(gone))),
             );
         }
-        self.by_snapshot.retain(|_, (owner, ..)| *owner != peer);
         for (name, offer) in &fresh {
             let place = (peer, name.0.clone(), name.1.clone());
             self.by_snapshot.insert(offer.snapshot_id, place);

@@ -1,1 +1,8 @@
-//! The OpenAI protocol: provider and consumer modules.
+//! The OpenAI protocol (`openai:0.1`): a provider module in front of any OpenAI-compatible server,
+//! and a consumer module that is an OpenAI-compatible endpoint on this machine. Both are written
+//! against [`derouter_sdk::Node`] alone and run in process or over the RPC.
+
+pub mod consumer;
+pub mod frames;
+pub mod protocol;
+pub mod provider;
