@@ -1,1 +1,30 @@
-//! Real nodes for tests, fault injection. Only for tests.
+//! Real nodes for tests, and backends that misbehave on demand. Only for tests.
+//!
+//! [`Backend`] is an OpenAI-compatible server whose faults are chosen for each request,
+//! [`NodeProcess`] a `derouter` process in a directory of its own, [`Pair`] a provider and a
+//! consumer that know each other. Everything listens on 127.0.0.1 and on ports that were free.
+//!
+//! What goes wrong in here fails the test at the place where it goes wrong: these functions panic
+//! with the node's log instead of returning errors.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr
+)]
+
+pub mod backend;
+pub mod fault;
+pub mod home;
+pub mod measure;
+pub mod pair;
+pub mod process;
+pub mod wait;
+
+pub use backend::{Backend, BackendOptions, Outcome, SeenRequest};
+pub use fault::{Behaviour, Fault, Usage};
+pub use home::{NodeConfig, NodeHome};
+pub use pair::Pair;
+pub use process::{Exit, NodeProcess, Process, Ready};
+pub use wait::{DEADLINE, eventually};

@@ -1,0 +1,11 @@
+//! The testkit's own tests: a fault that does not happen would make other tests pass for nothing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+mod backend;
+mod process;
