@@ -1,2 +1,49 @@
-//! Task runner.
-fn main() {}
+//! The project's task runner.
+//!
+//! `cargo xtask test` checks everything, installing what that needs; `cargo xtask bench gateway`
+//! measures the gateway against a plain reverse-proxy chain. `.ci/run` calls the first.
+// What it prints is its purpose.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod bench;
+mod clients;
+mod deny;
+mod shell;
+mod system;
+mod test;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+Usage: cargo xtask <task>
+
+Tasks:
+  test [--only STEP]...    check everything, or only these steps
+  test --list              name the steps
+  bench gateway [OPTION]...  measure the gateway; options go to the load generator
+                           (--rounds N, --requests N, --quick)
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["test", options @ ..] => test::run(options),
+        ["bench", "gateway", options @ ..] => bench::gateway(options),
+        ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Programs that the tests need from the system.
+
+use std::process::Command;
+
+use crate::shell::{Failure, is_root, run, works};
+use crate::test::Report;
+
+/// A program, how to see that it is there, and the Debian package that has it.
+struct Need {
+    program: &'static str,
+    arguments: &'static [&'static str],
+    package: &'static str,
+    purpose: &'static str,
+}
+
+const NEEDS: [Need; 5] = [
+    Need {
+        program: "ip",
+        arguments: &["-V"],
+        package: "iproute2",
+        purpose: "the mDNS tests, which need network namespaces",
+    },
+    Need {
+        program: "python3",
+        arguments: &["-c", "import venv, ensurepip"],
+        package: "python3-venv",
+        purpose: "the tests with the openai Python package",
+    },
+    Need {
+        program: "node",
+        arguments: &["--version"],
+        package: "nodejs",
+        purpose: "the tests with the openai npm package",
+    },
+    Need {
+        program: "npm",
+        arguments: &["--version"],
+        package: "npm",
+        purpose: "the tests with the openai npm package",
+    },
+    Need {
+        program: "cc",
+        arguments: &["--version"],
+        package: "build-essential",
+        purpose: "building SQLite and the TLS library",
+    },
+];
+
+/// Installs what is missing, where that is possible.
+pub(crate) fn install(report: &mut Report) -> Result<(), Failure> {
+    let missing: Vec<&Need> = NEEDS
+        .iter()
+        .filter(|need| !works(need.program, need.arguments))
+        .collect();
+    if missing.is_empty() {
+        println!("all there");
+        return Ok(());
+    }
+    if !is_root() || !works("apt-get", &["--version"]) {
+        for need in missing {
+            report.skip(format!(
+                "{}: install {} (not root here)",
+                need.purpose, need.package
+            ));
+        }
+        return Ok(());
+    }
+    run(Command::new("apt-get").args(["update", "-qq"]))?;
+    let mut install = Command::new("apt-get");
+    install.env("DEBIAN_FRONTEND", "noninteractive");
+    install.args(["install", "-y", "-qq", "--no-install-recommends"]);
+    install.args(missing.iter().map(|need| need.package));
+    run(&mut install)
+}
