@@ -1,8 +1,10 @@
 //! Values on a job stream: `u32` big-endian length + CBOR, each an object that JSON could hold.
 
 use derouter_sdk::wire::{cbor, stream};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::ser::{SerializeMap, SerializeSeq};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The largest value that is read. A plain answer travels as one value; 0.1 provider modules send
@@ -54,4 +56,45 @@ pub async fn write_value<T: Serialize>(
 ) -> std::io::Result<()> {
     stream.write_all(&cbor::to_framed_vec(value)).await?;
     stream.flush().await
+}
+
+/// A JSON value as CBOR. Needed because a bare [`Value`] writes its null as a unit, which the CBOR
+/// serializer turns into an empty array.
+#[derive(Clone, Copy, Debug)]
+pub struct Json<'a>(pub &'a Value);
+
+impl Serialize for Json<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::Null => serializer.serialize_none(),
+            Value::Array(items) => {
+                let mut array = serializer.serialize_seq(Some(items.len()))?;
+                for item in items {
+                    array.serialize_element(&Json(item))?;
+                }
+                array.end()
+            }
+            Value::Object(entries) => {
+                let mut map = serializer.serialize_map(Some(entries.len()))?;
+                for (key, value) in entries {
+                    map.serialize_entry(key, &Json(value))?;
+                }
+                map.end()
+            }
+            plain => plain.serialize(serializer),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_json_null_stays_null_in_cbor() {
+        let value = serde_json::json!({"a": null, "b": [null, 1, -2, 0.5, true, "x", {}]});
+        let bytes = cbor::to_vec(&Json(&value));
+        assert_eq!(bytes.get(..4), Some(&[0xa2, 0x61, b'a', 0xf6][..]));
+        assert_eq!(cbor::from_slice::<Value>(&bytes).unwrap(), value);
+    }
 }

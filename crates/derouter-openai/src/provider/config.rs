@@ -1,0 +1,137 @@
+//! What a provider offers, and from where.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use derouter_sdk::Wei;
+
+use crate::protocol::{OfferPayload, PolAmount};
+
+/// How many answers one offer's backend gives at a time when the configuration does not say. Small
+/// local servers batch about that many; more would make every answer slow.
+pub const DEFAULT_MAX_CONCURRENCY: u32 = 8;
+
+/// A text that is never printed, such as an API key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself. For the wire only, never for a log.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// What the provider module needs to start.
+#[derive(Clone, Debug, Default)]
+pub struct ProviderConfig {
+    /// The servers behind the offers. An offer's id is unique among all of them.
+    pub backends: Vec<BackendConfig>,
+    /// What one consumer may owe without having signed; `None` for no limit.
+    pub max_unsigned: Option<Wei>,
+    /// Whether requests and answers are kept in this node's own job records.
+    pub store_payloads: bool,
+    /// Deadlines.
+    pub limits: Limits,
+}
+
+/// An OpenAI-compatible server and what is offered from it.
+#[derive(Clone, Debug)]
+pub struct BackendConfig {
+    /// Its base URL, such as `http://127.0.0.1:11434/v1`: `/chat/completions` goes behind it.
+    pub base_url: String,
+    /// What is sent as `Authorization: Bearer ...`; nothing is sent without.
+    pub api_key: Option<Secret>,
+    /// The offers by their ids.
+    pub offers: BTreeMap<String, OfferConfig>,
+}
+
+/// An offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfferConfig {
+    /// The model as the market names it.
+    pub model_id: String,
+    /// Context window in tokens.
+    pub context_size: u64,
+    /// About the offer.
+    pub description: Option<String>,
+    /// Price of 1,000,000 prompt tokens.
+    pub input_token_price: Wei,
+    /// Price of 1,000,000 completion tokens.
+    pub output_token_price: Wei,
+    /// How many jobs are served at a time, further ones are answered Busy; `None` for
+    /// [`DEFAULT_MAX_CONCURRENCY`].
+    pub max_concurrency: Option<u32>,
+    /// The model as the backend names it; `None` when that is `model_id`.
+    pub backend_model: Option<String>,
+}
+
+impl OfferConfig {
+    /// What is announced.
+    pub fn payload(&self) -> OfferPayload {
+        OfferPayload {
+            model_id: self.model_id.clone(),
+            context_size: self.context_size,
+            input_token_price: PolAmount {
+                wei: self.input_token_price,
+            },
+            output_token_price: PolAmount {
+                wei: self.output_token_price,
+            },
+            trial: None,
+            description: self.description.clone(),
+        }
+    }
+
+    /// The model's name at the backend.
+    pub fn backend_model(&self) -> &str {
+        self.backend_model.as_deref().unwrap_or(&self.model_id)
+    }
+}
+
+/// Deadlines of the provider. The defaults are right outside of tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// To connect to the backend: far more than any reachable server needs.
+    pub connect: Duration,
+    /// From the request to the answer's first bytes: a model may have to be loaded, a long prompt
+    /// be read, and 0.1 consumers wait no longer than that for a whole answer.
+    pub first_byte: Duration,
+    /// Between two reads of an answer: a model that says nothing for so long is stuck.
+    pub between_chunks: Duration,
+    /// For a whole answer: the longest ones of large models take some minutes.
+    pub total: Duration,
+    /// Until the consumer connects: it does so right after the job's creation or not at all.
+    pub connection: Duration,
+    /// Until the prologue says Ok although nothing came from the backend yet: 0.1 consumers wait
+    /// 30 s for the prologue, so that later would be in vain.
+    pub prologue: Duration,
+    /// For the consumer to take a value: one that reads nothing for so long is gone.
+    pub write: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            first_byte: Duration::from_secs(300),
+            between_chunks: Duration::from_secs(120),
+            total: Duration::from_secs(30 * 60),
+            connection: Duration::from_secs(30),
+            prologue: Duration::from_secs(20),
+            write: Duration::from_secs(120),
+        }
+    }
+}
