@@ -1,1 +1,46 @@
 //! Memory of the node: SQLite on its own thread.
+//!
+//! [`Store`] is a cheap handle; every call becomes a command that one thread runs in order.
+//! Commands that wait together are committed together, and answered only after that commit.
+
+mod announcements;
+mod column;
+mod error;
+mod file;
+mod jobs;
+mod legacy;
+mod peers;
+mod schema;
+mod store;
+mod thread;
+
+pub use announcements::{AnnouncedOffer, AnnouncementClock, ProviderRow, SnapshotRow};
+pub use error::{ImportError, InsertJobError, OpenError, StoreError};
+pub use jobs::{ChangeOutcome, JobPage, NewJob};
+pub use legacy::{ImportOutcome, ImportReport};
+pub use peers::KnownPeer;
+pub use store::{Durability, Store};
+pub use thread::Counters;
+
+/// What one call may name or return, as constants for those who page through the rows.
+pub mod limits {
+    /// Rows in one page of jobs: the RPC's own limit. Rows with stored payloads may be megabytes.
+    pub const PAGE_ROWS: usize = 100;
+
+    /// Ids in one call, and values in one filter. Matches the RPC's own cap on filters, and keeps
+    /// a query of three filters far below SQLite's 32,766 bound parameters.
+    pub const IDS: usize = 1024;
+
+    /// Offers in one announcement. A heartbeat of 64 KiB holds fewer; our own modules may provide
+    /// 5,000 and more before they are announced in part.
+    pub const OFFERS: usize = 16_384;
+
+    /// Peers that are remembered. More than a start ever dials; the longest unseen go first.
+    pub const PEERS: u32 = 1000;
+
+    /// Addresses of one remembered peer.
+    pub const PEER_ADDRESSES: usize = 8;
+
+    /// Bytes of one remembered address. Real multiaddrs are under 200.
+    pub const ADDRESS_BYTES: usize = 1024;
+}

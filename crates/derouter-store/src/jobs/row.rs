@@ -1,0 +1,288 @@
+//! A row of `jobs` as a [`Job`], and a [`JobState`] as columns.
+
+use derouter_market::job::{JobOffer, Outcome, SignatureState};
+use derouter_market::{Job, JobState, Role};
+use derouter_wire::rpc::record::FailureReason;
+use derouter_wire::{Currency, JobId, JobKey, RowId, SnapshotId, Wei};
+use rusqlite::{Connection, Params, Row, Statement};
+
+use crate::announcements::{SnapshotCache, snapshot_for};
+use crate::column::{RowName, time};
+use crate::error::StoreError;
+
+/// In the order in which [`JobRow::read`] takes them.
+pub(super) const JOB_COLUMNS: &str = "id, role, provider, job_id, consumer, snapshot_id, currency,
+    created_at_sync, created_at_local, private_payload, state, failure_reason, failure_class,
+    failed_at_local, public_payload, balance_delta, completed_at_sync, completed_at_local,
+    signature, delivery_attempts, confirmation_error, confirmed_at_local";
+
+/// A role as its column has it.
+pub(crate) fn role_text(role: Role) -> &'static str {
+    match role {
+        Role::Consumer => "consumer",
+        Role::Provider => "provider",
+    }
+}
+
+/// A row as SQLite has it.
+pub(super) struct JobRow {
+    id: i64,
+    role: String,
+    provider: Vec<u8>,
+    job_id: String,
+    consumer: Vec<u8>,
+    snapshot_id: i64,
+    currency: i64,
+    created_at_sync: i64,
+    created_at_local: i64,
+    private_payload: Option<String>,
+    state: String,
+    columns: StateColumns,
+}
+
+/// The columns that depend on the state.
+#[derive(Default)]
+pub(super) struct StateColumns {
+    pub(super) state: &'static str,
+    pub(super) failure_reason: Option<String>,
+    pub(super) failure_class: Option<i64>,
+    pub(super) failed_at_local: Option<i64>,
+    pub(super) public_payload: Option<String>,
+    pub(super) balance_delta: Option<String>,
+    pub(super) completed_at_sync: Option<i64>,
+    pub(super) completed_at_local: Option<i64>,
+    pub(super) signature: Option<Vec<u8>>,
+    pub(super) delivery_attempts: Option<u32>,
+    pub(super) confirmation_error: Option<String>,
+    pub(super) confirmed_at_local: Option<i64>,
+}
+
+impl StateColumns {
+    /// A state as columns. The table's CHECKs refuse what the job's role can't have.
+    pub(super) fn of(state: &JobState) -> Result<Self, StoreError> {
+        match state {
+            JobState::Open => Ok(Self {
+                state: "open",
+                ..Self::default()
+            }),
+            JobState::Failed { failure, at_local } => Ok(Self {
+                state: "failed",
+                failure_reason: Some(failure.reason.clone()),
+                failure_class: failure.reason_class,
+                failed_at_local: Some(time(*at_local)?),
+                ..Self::default()
+            }),
+            JobState::Completed { outcome, signature } => {
+                let mut columns = Self {
+                    public_payload: Some(outcome.public_payload.clone()),
+                    balance_delta: outcome.balance_delta.map(|amount| amount.to_string()),
+                    completed_at_sync: Some(time(outcome.completed_at_sync)?),
+                    completed_at_local: Some(time(outcome.completed_at_local)?),
+                    ..Self::default()
+                };
+                columns.sign(signature)?;
+                Ok(columns)
+            }
+        }
+    }
+
+    fn sign(&mut self, state: &SignatureState) -> Result<(), StoreError> {
+        match state {
+            SignatureState::Awaited => self.state = "awaited",
+            SignatureState::Undelivered {
+                signature,
+                attempts,
+                last_error,
+            } => {
+                self.state = "undelivered";
+                self.signature = Some(signature.clone());
+                self.delivery_attempts = Some(*attempts);
+                self.confirmation_error.clone_from(last_error);
+            }
+            SignatureState::Refused { signature, error } => {
+                self.state = "refused";
+                self.signature = Some(signature.clone());
+                self.confirmation_error = Some(error.clone());
+            }
+            SignatureState::Confirmed {
+                signature,
+                at_local,
+            } => {
+                self.state = "confirmed";
+                self.signature = Some(signature.clone());
+                self.confirmed_at_local = Some(time(*at_local)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn into_state(self, state: &str, name: RowName) -> Result<JobState, StoreError> {
+        match state {
+            "open" => Ok(JobState::Open),
+            "failed" => {
+                let reason = name.need(self.failure_reason, "failure_reason")?;
+                let at_local = name.need(self.failed_at_local, "failed_at_local")?;
+                Ok(JobState::Failed {
+                    failure: FailureReason {
+                        reason,
+                        reason_class: self.failure_class,
+                    },
+                    at_local: name.time(at_local)?,
+                })
+            }
+            _ => {
+                let balance = self.balance_delta.as_deref();
+                let outcome = Outcome {
+                    public_payload: name.need(self.public_payload, "public_payload")?,
+                    balance_delta: balance.map(|text| amount(name, text)).transpose()?,
+                    completed_at_sync: name
+                        .time(name.need(self.completed_at_sync, "completed_at_sync")?)?,
+                    completed_at_local: name
+                        .time(name.need(self.completed_at_local, "completed_at_local")?)?,
+                };
+                let signed = SignatureColumns {
+                    signature: self.signature,
+                    attempts: self.delivery_attempts,
+                    error: self.confirmation_error,
+                    confirmed_at_local: self.confirmed_at_local,
+                };
+                Ok(JobState::Completed {
+                    outcome,
+                    signature: signed.into_state(state, name)?,
+                })
+            }
+        }
+    }
+}
+
+/// The columns that depend on where the signature is.
+struct SignatureColumns {
+    signature: Option<Vec<u8>>,
+    attempts: Option<u32>,
+    error: Option<String>,
+    confirmed_at_local: Option<i64>,
+}
+
+impl SignatureColumns {
+    fn into_state(self, state: &str, name: RowName) -> Result<SignatureState, StoreError> {
+        if state == "awaited" {
+            return Ok(SignatureState::Awaited);
+        }
+        let signature = name.need(self.signature, "signature")?;
+        match state {
+            "undelivered" => Ok(SignatureState::Undelivered {
+                signature,
+                attempts: name.need(self.attempts, "delivery_attempts")?,
+                last_error: self.error,
+            }),
+            "refused" => {
+                let error = name.need(self.error, "confirmation_error")?;
+                Ok(SignatureState::Refused { signature, error })
+            }
+            "confirmed" => {
+                let at = name.need(self.confirmed_at_local, "confirmed_at_local")?;
+                Ok(SignatureState::Confirmed {
+                    signature,
+                    at_local: name.time(at)?,
+                })
+            }
+            other => Err(name.bad(format!("unknown state {other:?}"))),
+        }
+    }
+}
+
+/// An amount of a row.
+pub(super) fn amount(name: RowName, text: &str) -> Result<Wei, StoreError> {
+    text.parse()
+        .map_err(|error| name.bad(format!("balance_delta: {error}")))
+}
+
+impl JobRow {
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let columns = StateColumns {
+            state: "",
+            failure_reason: row.get(11)?,
+            failure_class: row.get(12)?,
+            failed_at_local: row.get(13)?,
+            public_payload: row.get(14)?,
+            balance_delta: row.get(15)?,
+            completed_at_sync: row.get(16)?,
+            completed_at_local: row.get(17)?,
+            signature: row.get(18)?,
+            delivery_attempts: row.get(19)?,
+            confirmation_error: row.get(20)?,
+            confirmed_at_local: row.get(21)?,
+        };
+        Ok(Self {
+            id: row.get(0)?,
+            role: row.get(1)?,
+            provider: row.get(2)?,
+            job_id: row.get(3)?,
+            consumer: row.get(4)?,
+            snapshot_id: row.get(5)?,
+            currency: row.get(6)?,
+            created_at_sync: row.get(7)?,
+            created_at_local: row.get(8)?,
+            private_payload: row.get(9)?,
+            state: row.get(10)?,
+            columns,
+        })
+    }
+
+    /// The job, with its offer.
+    pub(super) fn into_job(
+        self,
+        connection: &Connection,
+        cache: &mut SnapshotCache,
+    ) -> Result<Job, StoreError> {
+        let name = RowName {
+            table: "jobs",
+            row: self.id,
+        };
+        let role = match self.role.as_str() {
+            "consumer" => Role::Consumer,
+            "provider" => Role::Provider,
+            other => return Err(name.bad(format!("unknown role {other:?}"))),
+        };
+        let snapshot_id = SnapshotId(name.unsigned(self.snapshot_id)?);
+        let snapshot = snapshot_for(connection, cache, snapshot_id, name)?;
+        let currency = Currency::from_number(name.unsigned(self.currency)?)
+            .ok_or_else(|| name.bad(format!("unknown currency {}", self.currency)))?;
+        let job_id = JobId::new(self.job_id).map_err(|error| name.bad(error.to_string()))?;
+        Ok(Job {
+            row_id: RowId(name.unsigned(self.id)?),
+            role,
+            key: JobKey {
+                provider: name.peer(&self.provider)?,
+                job_id,
+            },
+            consumer: name.peer(&self.consumer)?,
+            offer: JobOffer {
+                snapshot_id,
+                protocol_id: snapshot.protocol_id,
+                offer_id: snapshot.offer_id,
+                payload: snapshot.payload,
+            },
+            currency,
+            created_at_sync: name.time(self.created_at_sync)?,
+            created_at_local: name.time(self.created_at_local)?,
+            private_payload: self.private_payload,
+            state: self.columns.into_state(&self.state, name)?,
+        })
+    }
+}
+
+/// All jobs that a query over [`JOB_COLUMNS`] finds.
+pub(super) fn read_all(
+    connection: &Connection,
+    statement: &mut Statement<'_>,
+    parameters: impl Params,
+) -> Result<Vec<Job>, StoreError> {
+    let mut cache = SnapshotCache::new();
+    let mut jobs = Vec::new();
+    let mut rows = statement.query(parameters)?;
+    while let Some(row) = rows.next()? {
+        jobs.push(JobRow::read(row)?.into_job(connection, &mut cache)?);
+    }
+    Ok(jobs)
+}
