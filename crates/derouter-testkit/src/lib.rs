@@ -15,6 +15,7 @@
 )]
 
 pub mod backend;
+pub mod bench;
 pub mod fault;
 pub mod home;
 pub mod measure;

@@ -9,3 +9,4 @@
 
 mod backend;
 mod process;
+mod proxy;
