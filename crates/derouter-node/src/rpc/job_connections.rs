@@ -1,0 +1,145 @@
+//! Job streams that wait for a stream of their module, and those that were joined.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use derouter_sdk::tcp::link::MuxStream;
+use derouter_sdk::{JobKey, JobStream};
+use derouter_wire::ConnectionId;
+use tokio::io::AsyncReadExt;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::pipe;
+
+/// How long a job stream waits for its module, and a module's stream for its connection id.
+const CLAIM_WAIT: Duration = Duration::from_secs(30);
+
+/// Job streams that wait. Modules claim at once; each holds a peer's stream.
+const MAX_WAITING: usize = 1024;
+
+/// Jobs remembered as over. One that is forgotten keeps its streams until they end by themselves
+/// or idle half-closed.
+const MAX_OVER: usize = 8192;
+
+/// The largest integer that JavaScript holds exactly.
+const MAX_CONNECTION_ID: u64 = (1 << 53) - 1;
+
+/// The job streams of one module's connection.
+pub(super) struct JobConnections {
+    waiting: Mutex<HashMap<ConnectionId, Waiting>>,
+    over: Mutex<OverJobs>,
+    closed: CancellationToken,
+}
+
+struct Waiting {
+    job: JobKey,
+    stream: JobStream,
+    ended: oneshot::Sender<()>,
+}
+
+/// A job stream that waits for its module.
+pub(super) struct Opened {
+    pub(super) id: ConnectionId,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Opened {
+    /// Resolves when the stream has ended, claimed or not.
+    pub(super) async fn ended(self) {
+        let _ = self.ended.await;
+    }
+}
+
+/// The latest jobs that ended.
+#[derive(Default)]
+struct OverJobs {
+    set: HashSet<JobKey>,
+    order: VecDeque<JobKey>,
+}
+
+impl OverJobs {
+    fn insert(&mut self, job: JobKey) {
+        if !self.set.insert(job.clone()) {
+            return;
+        }
+        self.order.push_back(job);
+        if self.order.len() > MAX_OVER
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.set.remove(&oldest);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl JobConnections {
+    pub(super) fn new(closed: CancellationToken) -> Self {
+        Self {
+            waiting: Mutex::default(),
+            over: Mutex::default(),
+            closed,
+        }
+    }
+
+    /// Keeps a job stream until the module claims it, at most 30 s. `None` when too many wait.
+    pub(super) fn open(self: &Arc<Self>, job: JobKey, stream: JobStream) -> Option<Opened> {
+        let (ended, on_end) = oneshot::channel();
+        let id = {
+            let mut waiting = lock(&self.waiting);
+            if waiting.len() >= MAX_WAITING {
+                return None;
+            }
+            // Random, so that no module can guess another connection; 53 bits do not collide.
+            let id = ConnectionId(Uuid::new_v4().as_u64_pair().1 & MAX_CONNECTION_ID);
+            waiting.insert(id, Waiting { job, stream, ended });
+            id
+        };
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            let expiry = timeout(CLAIM_WAIT, this.closed.cancelled());
+            let _ = expiry.await;
+            this.expire(id);
+        });
+        Some(Opened { id, ended: on_end })
+    }
+
+    fn expire(&self, id: ConnectionId) {
+        let unclaimed = lock(&self.waiting).remove(&id);
+        if let Some(unclaimed) = unclaimed {
+            tracing::debug!(job = %unclaimed.job, "a module did not claim a job connection");
+        }
+    }
+
+    /// Joins a stream that the module opened to the job stream that it names. Any mistake resets
+    /// only this stream.
+    pub(super) async fn join(&self, mut module: MuxStream) {
+        let Ok(Ok(id)) = timeout(CLAIM_WAIT, module.read_u64()).await else {
+            tracing::debug!("a module opened a stream and named no connection");
+            return;
+        };
+        let claimed = lock(&self.waiting).remove(&ConnectionId(id));
+        let Some(Waiting { job, stream, ended }) = claimed else {
+            tracing::debug!("a module named a job connection that does not exist");
+            return;
+        };
+        let end = pipe::join(module, stream, || self.is_over(&job)).await;
+        tracing::debug!(%job, ?end, "a job connection has ended");
+        drop(ended);
+    }
+
+    /// Notes that a job was completed or failed, so that its streams may be reset.
+    pub(super) fn mark_over(&self, job: JobKey) {
+        lock(&self.over).insert(job);
+    }
+
+    fn is_over(&self, job: &JobKey) -> bool {
+        lock(&self.over).set.contains(job)
+    }
+}

@@ -1,0 +1,248 @@
+//! Queries and subscriptions.
+
+use derouter_sdk::{JobFilter, JobQuery, OfferFilter, OfferSnapshot, PeerId, ProtocolId};
+use derouter_wire::SubscriptionId;
+use derouter_wire::cbor::{self, InvalidPeerId, PeerIdArg};
+use derouter_wire::limits::{RPC_FILTER_ITEMS, RPC_QUERY_ITEMS};
+use derouter_wire::rpc::Frame;
+use derouter_wire::rpc::record::ProviderRecord;
+use derouter_wire::rpc::request::*;
+
+use super::{Failure, Session};
+use crate::rpc::subscriptions::Source;
+
+/// Why a filter can't be used.
+enum BadFilter {
+    Peer(InvalidPeerId),
+    TooLong,
+}
+
+impl From<InvalidPeerId> for BadFilter {
+    fn from(error: InvalidPeerId) -> Self {
+        Self::Peer(error)
+    }
+}
+
+impl BadFilter {
+    fn too_long() -> Failure {
+        Failure::bad(format_args!("a filter has over {RPC_FILTER_ITEMS} items"))
+    }
+
+    /// The typed error that 0.1 has for peer ids.
+    fn reply<T>(self) -> Result<FilteredReply<T>, Failure> {
+        match self {
+            Self::Peer(InvalidPeerId(text)) => Ok(FilteredReply::InvalidPeerId(text)),
+            Self::TooLong => Err(Self::too_long()),
+        }
+    }
+}
+
+fn peers(filter: Option<Vec<PeerIdArg>>) -> Result<Option<Vec<PeerId>>, BadFilter> {
+    let Some(peers) = filter else {
+        return Ok(None);
+    };
+    if peers.len() > RPC_FILTER_ITEMS {
+        return Err(BadFilter::TooLong);
+    }
+    let peers: Result<_, _> = peers.iter().map(PeerIdArg::get).collect();
+    Ok(Some(peers?))
+}
+
+/// Texts that can't be protocol ids match nothing, and are left out.
+fn protocols(filter: Option<Vec<String>>) -> Result<Option<Vec<ProtocolId>>, BadFilter> {
+    match filter {
+        None => Ok(None),
+        Some(texts) if texts.len() > RPC_FILTER_ITEMS => Err(BadFilter::TooLong),
+        Some(texts) => Ok(Some(
+            texts
+                .into_iter()
+                .filter_map(|text| ProtocolId::new(text).ok())
+                .collect(),
+        )),
+    }
+}
+
+fn offer_filter(
+    protocol_ids: Option<Vec<String>>,
+    provider_peer_ids: Option<Vec<PeerIdArg>>,
+) -> Result<OfferFilter, BadFilter> {
+    Ok(OfferFilter {
+        protocol_ids: protocols(protocol_ids)?,
+        provider_peer_ids: peers(provider_peer_ids)?,
+    })
+}
+
+fn job_filter(
+    protocol_ids: Option<Vec<String>>,
+    provider_peer_ids: Option<Vec<PeerIdArg>>,
+    consumer_peer_ids: Option<Vec<PeerIdArg>>,
+) -> Result<JobFilter, BadFilter> {
+    Ok(JobFilter {
+        protocol_ids: protocols(protocol_ids)?,
+        provider_peer_ids: peers(provider_peer_ids)?,
+        consumer_peer_ids: peers(consumer_peer_ids)?,
+    })
+}
+
+/// Events begin behind the answer that tells the subscription's id.
+type Begun<T> = Result<(T, Option<Source>), Failure>;
+
+impl Session {
+    pub(super) async fn query_system(&self, _: QuerySystem) -> Result<QuerySystemReply, Failure> {
+        let peer_id = self.node.peer_id().await?;
+        Ok(QuerySystemReply::Ok { peer_id })
+    }
+
+    pub(super) async fn query_active_offers(
+        &self,
+        query: QueryActiveOffers,
+    ) -> Result<FilteredReply<Vec<OfferSnapshot>>, Failure> {
+        match offer_filter(query.protocol_ids, query.provider_peer_ids) {
+            Ok(filter) => Ok(FilteredReply::Ok(self.node.active_offers(&filter).await?)),
+            Err(bad) => bad.reply(),
+        }
+    }
+
+    pub(super) async fn query_active_providers(
+        &self,
+        _: QueryActiveProviders,
+    ) -> Result<PeersReply, Failure> {
+        let peers = self.node.active_providers().await?;
+        Ok(PeersReply::Ok(
+            peers.into_iter().map(PeerIdArg::from).collect(),
+        ))
+    }
+
+    pub(super) async fn query_offer_snapshots(
+        &self,
+        query: QueryOfferSnapshots,
+    ) -> Result<ListReply<OfferSnapshot>, Failure> {
+        if query.snapshot_ids.len() > RPC_QUERY_ITEMS {
+            return Ok(ListReply::Length);
+        }
+        let snapshots = self.node.offer_snapshots(&query.snapshot_ids).await?;
+        Ok(ListReply::Ok(snapshots))
+    }
+
+    pub(super) async fn query_providers(
+        &self,
+        query: QueryProviders,
+    ) -> Result<ListReply<ProviderRecord>, Failure> {
+        if query.provider_peer_ids.len() > RPC_QUERY_ITEMS {
+            return Ok(ListReply::Length);
+        }
+        // What is no peer id is no known provider either.
+        let ids = query.provider_peer_ids.iter();
+        let ids: Vec<PeerId> = ids.filter_map(|id| id.get().ok()).collect();
+        Ok(ListReply::Ok(self.node.providers(&ids).await?))
+    }
+
+    pub(super) async fn query_jobs(&self, query: QueryJobs) -> Result<QueryJobsReply, Failure> {
+        let limit = u32::try_from(query.limit).unwrap_or(u32::MAX);
+        if limit == 0 || usize::try_from(limit).is_ok_and(|limit| limit > RPC_QUERY_ITEMS) {
+            let text = format!(
+                "limit is {}, and must be 1 to {RPC_QUERY_ITEMS}",
+                query.limit
+            );
+            return Ok(QueryJobsReply::InvalidLimit(Some(text)));
+        }
+        let filter = job_filter(
+            query.protocol_ids,
+            query.provider_peer_ids,
+            query.consumer_peer_ids,
+        );
+        // Wire 0.1 has no typed error for a bad peer id here.
+        let filter = filter.map_err(|bad| match bad {
+            BadFilter::Peer(error) => Failure::bad(error),
+            BadFilter::TooLong => BadFilter::too_long(),
+        })?;
+        let query = JobQuery {
+            after: query.database_row_id_cursor,
+            filter,
+            limit,
+        };
+        Ok(QueryJobsReply::Ok(self.node.jobs(&query).await?))
+    }
+
+    pub(super) async fn subscribe_to_offers(&self, frame: &Frame<'_>) {
+        let begun = self.watch_offers(frame).await;
+        self.begin(frame, begun).await;
+    }
+
+    pub(super) async fn subscribe_to_providers(&self, frame: &Frame<'_>) {
+        let begun = self.watch_providers(frame).await;
+        self.begin(frame, begun).await;
+    }
+
+    pub(super) async fn subscribe_to_jobs(&self, frame: &Frame<'_>) {
+        let begun = self.watch_jobs(frame).await;
+        self.begin(frame, begun).await;
+    }
+
+    async fn watch_offers(&self, frame: &Frame<'_>) -> Begun<FilteredReply<SubscriptionId>> {
+        let query: SubscribeToActiveOffers = cbor::from_slice(frame.data)?;
+        let filter = match offer_filter(query.protocol_ids, query.provider_peer_ids) {
+            Ok(filter) => filter,
+            Err(bad) => return Ok((bad.reply()?, None)),
+        };
+        let watch = self.node.watch_offers(filter).await?;
+        Ok((
+            FilteredReply::Ok(self.reserve()?),
+            Some(Source::Offers(watch)),
+        ))
+    }
+
+    async fn watch_providers(&self, frame: &Frame<'_>) -> Begun<FilteredReply<SubscriptionId>> {
+        let SubscribeToActiveProviders {} = cbor::from_slice(frame.data)?;
+        let watch = self.node.watch_providers().await?;
+        Ok((
+            FilteredReply::Ok(self.reserve()?),
+            Some(Source::Providers(watch)),
+        ))
+    }
+
+    async fn watch_jobs(&self, frame: &Frame<'_>) -> Begun<FilteredReply<SubscriptionId>> {
+        let query: SubscribeToJobs = cbor::from_slice(frame.data)?;
+        let filter = job_filter(
+            query.protocol_ids,
+            query.provider_peer_ids,
+            query.consumer_peer_ids,
+        );
+        let filter = match filter {
+            Ok(filter) => filter,
+            Err(bad) => return Ok((bad.reply()?, None)),
+        };
+        let watch = self.node.watch_jobs(filter).await?;
+        Ok((
+            FilteredReply::Ok(self.reserve()?),
+            Some(Source::Jobs(watch)),
+        ))
+    }
+
+    fn reserve(&self) -> Result<SubscriptionId, Failure> {
+        let id = self.subscriptions.reserve();
+        id.ok_or_else(|| Failure::bad("this connection has too many subscriptions"))
+    }
+
+    async fn begin(&self, frame: &Frame<'_>, begun: Begun<FilteredReply<SubscriptionId>>) {
+        let (reply, source) = match begun {
+            Ok(begun) => begun,
+            Err(failure) => return self.refuse(frame, failure).await,
+        };
+        self.respond(frame, &reply).await;
+        if let (FilteredReply::Ok(id), Some(source)) = (reply, source) {
+            self.subscriptions.begin(id, source).await;
+        }
+    }
+
+    pub(super) async fn cancel_subscription(
+        &self,
+        query: CancelSubscription,
+    ) -> Result<CancelSubscriptionReply, Failure> {
+        if self.subscriptions.cancel(query.subscription_id) {
+            Ok(CancelSubscriptionReply::Ok)
+        } else {
+            Ok(CancelSubscriptionReply::InvalidSubscriptionId)
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! What both ends of the RPC share: the multiplexed connection, frames, and numbered calls. Made
+//! for [`TcpNode`](crate::TcpNode) and the node's RPC server, not for modules.
+
+mod calls;
+mod frames;
+mod mux;
+
+pub use calls::{CallError, Caller, Outgoing};
+pub use frames::{FrameError, ReadBudget, ReceivedFrame, read_frame};
+pub use mux::{Mux, MuxStream, Side, drive};

@@ -1,0 +1,326 @@
+//! Numbered requests and their answers over the frame stream, and the bounded queue of frames to
+//! write.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use derouter_wire::cbor;
+use derouter_wire::limits;
+use derouter_wire::rpc::{Call, Frame, FrameKind, encode_frame};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::mux::SPLIT_SEND_BYTES;
+
+/// Frames that wait to be written. Enough for a burst of events; memory is bounded by bytes.
+const QUEUE_FRAMES: usize = 1024;
+
+/// Bytes that wait to be written: four of the largest frames.
+const QUEUE_BYTES: usize = 4 * limits::RPC_FRAME_BYTES;
+
+/// The byte budget is counted in pages, so that permits fit a `u32`.
+const PAGE_BYTES: usize = 1024;
+
+/// Calls without an answer. The other end works on at most 256 at a time; the rest waits there.
+const PENDING_CALLS: usize = 4096;
+
+/// A module that takes nothing for so long while its queue is full has died without closing.
+const STALLED: Duration = Duration::from_secs(30);
+
+/// Why a call has no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The connection ended.
+    #[error("the connection ended")]
+    Closed,
+    /// No answer within the deadline.
+    #[error("no answer in time")]
+    Timeout,
+    /// Too many calls wait for an answer, or the request is too large.
+    #[error("{0}")]
+    Refused(&'static str),
+    /// The answer can't be read.
+    #[error("{0}")]
+    Answer(String),
+    /// The other end answers with an error that fits any request.
+    #[error("{tag}: {text}")]
+    Error {
+        /// `UnknownRequest`, `BadRequest`, `InternalError` or `ShuttingDown`.
+        tag: String,
+        /// In words.
+        text: String,
+    },
+}
+
+type OnAnswer = Box<dyn FnOnce(&[u8]) + Send>;
+
+struct Queued {
+    frame: Vec<u8>,
+    _room: OwnedSemaphorePermit,
+}
+
+/// Sends requests and responses over one connection. A cheap handle.
+#[derive(Clone)]
+pub struct Caller {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    queue: mpsc::Sender<Queued>,
+    room: Arc<Semaphore>,
+    written: AtomicU64,
+    next_id: AtomicU32,
+    pending: Mutex<HashMap<u32, OnAnswer>>,
+    closed: CancellationToken,
+}
+
+/// The frames to write, for [`Outgoing::write_to`].
+pub struct Outgoing {
+    queue: mpsc::Receiver<Queued>,
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Caller")
+    }
+}
+
+impl fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Outgoing")
+    }
+}
+
+/// Takes a call's entry out when its future is dropped.
+struct Entry<'a> {
+    caller: &'a Caller,
+    id: u32,
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.caller.pending().remove(&self.id);
+    }
+}
+
+impl Caller {
+    /// A caller whose calls end when `closed` is cancelled, and the queue to write.
+    pub fn new(closed: CancellationToken) -> (Self, Outgoing) {
+        let (sender, queue) = mpsc::channel(QUEUE_FRAMES);
+        let shared = Arc::new(Shared {
+            queue: sender,
+            room: Arc::new(Semaphore::new(QUEUE_BYTES / PAGE_BYTES)),
+            written: AtomicU64::new(0),
+            next_id: AtomicU32::new(0),
+            pending: Mutex::new(HashMap::new()),
+            closed,
+        });
+        let outgoing = Outgoing {
+            queue,
+            shared: Arc::clone(&shared),
+        };
+        (Self { shared }, outgoing)
+    }
+
+    fn pending(&self) -> MutexGuard<'_, HashMap<u32, OnAnswer>> {
+        // Nothing panics while it is held.
+        self.shared
+            .pending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves when the connection has ended.
+    pub async fn closed(&self) {
+        self.shared.closed.cancelled().await;
+    }
+
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.shared.closed.is_cancelled()
+    }
+
+    /// Sends a request and waits for its answer.
+    pub async fn call<C: Call>(&self, request: &C, wait: Duration) -> Result<C::Reply, CallError>
+    where
+        C::Reply: Send + 'static,
+    {
+        self.call_and(request, wait, |_| ()).await
+    }
+
+    /// Like [`Caller::call`]; `on_answer` sees the answer before the next frame is read.
+    pub async fn call_and<C: Call>(
+        &self,
+        request: &C,
+        wait: Duration,
+        on_answer: impl FnOnce(&C::Reply) + Send + 'static,
+    ) -> Result<C::Reply, CallError>
+    where
+        C::Reply: Send + 'static,
+    {
+        let deadline = Instant::now() + wait;
+        let (answered, answer) = oneshot::channel();
+        let id = self.register(Box::new(move |data| {
+            let reply = decode_reply::<C>(data);
+            if let Ok(reply) = &reply {
+                on_answer(reply);
+            }
+            let _ = answered.send(reply);
+        }))?;
+        let entry = Entry { caller: self, id };
+        let frame = encode_frame(FrameKind::Request, id, C::TYPE, request);
+        let exchange = async {
+            self.enqueue(frame).await?;
+            answer.await.map_err(|_| CallError::Closed)?
+        };
+        let result = tokio::select! {
+            result = timeout_at(deadline, exchange) => result.unwrap_or(Err(CallError::Timeout)),
+            () = self.closed() => Err(CallError::Closed),
+        };
+        drop(entry);
+        result
+    }
+
+    fn register(&self, on_answer: OnAnswer) -> Result<u32, CallError> {
+        let mut pending = self.pending();
+        if pending.len() >= PENDING_CALLS {
+            return Err(CallError::Refused("too many calls wait for an answer"));
+        }
+        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        pending.insert(id, on_answer);
+        Ok(id)
+    }
+
+    /// Sends a request whose answer is not waited for. Waits for room in the queue.
+    pub async fn notify<C: Call>(&self, request: &C) -> Result<(), CallError> {
+        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let frame = encode_frame(FrameKind::Request, id, C::TYPE, request);
+        self.enqueue_or_closed(frame).await
+    }
+
+    /// Answers a request. Waits for room in the queue.
+    pub async fn respond<T: Serialize + Sync>(
+        &self,
+        id: u32,
+        type_name: &str,
+        data: &T,
+    ) -> Result<(), CallError> {
+        let frame = encode_frame(FrameKind::Response, id, type_name, data);
+        self.enqueue_or_closed(frame).await
+    }
+
+    async fn enqueue_or_closed(&self, frame: Vec<u8>) -> Result<(), CallError> {
+        tokio::select! {
+            result = self.enqueue(frame) => result,
+            () = self.closed() => Err(CallError::Closed),
+        }
+    }
+
+    async fn enqueue(&self, frame: Vec<u8>) -> Result<(), CallError> {
+        let too_large = CallError::Refused("a frame would be over 8 MiB");
+        if frame.len() > limits::RPC_FRAME_BYTES + 4 {
+            return Err(too_large);
+        }
+        let pages = u32::try_from(frame.len().div_ceil(PAGE_BYTES)).map_err(|_| too_large)?;
+        let room = Arc::clone(&self.shared.room).acquire_many_owned(pages);
+        let queued = Queued {
+            frame,
+            _room: room.await.map_err(|_| CallError::Closed)?,
+        };
+        let sent = self.shared.queue.send(queued).await;
+        sent.map_err(|_| CallError::Closed)
+    }
+
+    /// Hands a response to the call that waits for it. One that none waits for is ignored.
+    pub fn answer(&self, response: &Frame<'_>) {
+        let waiting = self.pending().remove(&response.id);
+        if let Some(on_answer) = waiting {
+            on_answer(response.data);
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.shared.queue.capacity() > 0 && self.shared.room.available_permits() > 0
+    }
+}
+
+/// Reads an answer, or an error that fits any request.
+fn decode_reply<C: Call>(data: &[u8]) -> Result<C::Reply, CallError> {
+    #[derive(Deserialize)]
+    struct General {
+        tag: String,
+        #[serde(default)]
+        content: Option<String>,
+    }
+    let error = match cbor::from_slice(data) {
+        Ok(reply) => return Ok(reply),
+        Err(error) => error,
+    };
+    match cbor::from_slice::<General>(data) {
+        Ok(General { tag, content }) => Err(CallError::Error {
+            tag,
+            text: content.unwrap_or_default(),
+        }),
+        Err(_) => Err(CallError::Answer(format!("{}: {error}", C::TYPE))),
+    }
+}
+
+impl Outgoing {
+    /// Writes the queue until it ends, writing fails, or the other end takes nothing for 30 s
+    /// while the queue is full.
+    pub async fn write_to<W: AsyncWrite + Unpin>(
+        mut self,
+        mut writer: W,
+    ) -> Result<(), &'static str> {
+        let caller = Caller {
+            shared: Arc::clone(&self.shared),
+        };
+        tokio::select! {
+            result = self.write_all(&mut writer) => result,
+            () = stalled(&caller) => Err("it took nothing for 30 s while its queue was full"),
+        }
+    }
+
+    async fn write_all<W: AsyncWrite + Unpin>(
+        &mut self,
+        writer: &mut W,
+    ) -> Result<(), &'static str> {
+        let failed = |_| "writing failed";
+        while let Some(queued) = self.queue.recv().await {
+            for part in queued.frame.chunks(SPLIT_SEND_BYTES) {
+                writer.write_all(part).await.map_err(failed)?;
+                self.shared.written.fetch_add(1, Ordering::Relaxed);
+            }
+            drop(queued);
+            if self.queue.is_empty() {
+                writer.flush().await.map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Resolves when the queue was full and nothing was written for [`STALLED`].
+async fn stalled(caller: &Caller) {
+    let written = || caller.shared.written.load(Ordering::Relaxed);
+    let mut seen = written();
+    let mut since = Instant::now();
+    loop {
+        sleep_until(Instant::now() + STALLED / 10).await;
+        let now = written();
+        if now != seen || caller.has_room() {
+            seen = now;
+            since = Instant::now();
+        } else if since.elapsed() >= STALLED {
+            return;
+        }
+    }
+}
