@@ -103,7 +103,7 @@ pub(crate) fn private_directories(path: &Path) -> io::Result<()> {
 }
 
 /// Opens a file, made for this user only if need be. SQLite gives `-wal` and `-shm` the same mode.
-fn private_file(path: &Path) -> io::Result<File> {
+pub(crate) fn private_file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     #[cfg(unix)]

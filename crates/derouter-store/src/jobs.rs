@@ -8,8 +8,6 @@ use derouter_wire::{Currency, JobKey, PeerId, RowId, SnapshotId, UnixSeconds, We
 use rusqlite::{Connection, OptionalExtension, params};
 
 pub use page::JobPage;
-#[cfg(test)]
-pub(crate) use page::{PageQuery, page_sql};
 
 use crate::announcements::SnapshotCache;
 use crate::column::{RowName, integer, time};

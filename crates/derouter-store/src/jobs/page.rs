@@ -38,14 +38,14 @@ impl JobPage {
 }
 
 /// A query, ready to run. Values are only ever bound, never part of the text.
-pub(crate) struct PageQuery {
-    pub(crate) sql: String,
-    pub(crate) values: Vec<Value>,
+struct PageQuery {
+    sql: String,
+    values: Vec<Value>,
     /// Whether the text is one of few: then the statement is kept.
-    pub(crate) common: bool,
+    common: bool,
 }
 
-pub(crate) fn page_sql(page: &JobPage) -> PageQuery {
+fn page_sql(page: &JobPage) -> PageQuery {
     let after = page
         .after
         .map_or(0, |row| integer(row.0).unwrap_or(i64::MAX));
@@ -115,4 +115,83 @@ pub(super) fn read(connection: &Connection, page: &JobPage) -> Result<Vec<Job>, 
         );
     }
     read_all(connection, &mut connection.prepare(&query.sql)?, values)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn plan(page: &JobPage) -> String {
+        let connection = Connection::open_in_memory().unwrap();
+        crate::schema::migrate(&connection, Path::new("memory")).unwrap();
+        let query = page_sql(page);
+        let mut statement = connection
+            .prepare(&format!("EXPLAIN QUERY PLAN {}", query.sql))
+            .unwrap();
+        let rows = statement
+            .query_map(params_from_iter(query.values), |row| row.get(3))
+            .unwrap();
+        rows.collect::<Result<Vec<String>, _>>().unwrap().join("; ")
+    }
+
+    fn protocol() -> ProtocolId {
+        ProtocolId::new("openai:0.1").unwrap()
+    }
+
+    #[test]
+    fn a_page_is_searched_by_index_and_not_sorted() {
+        let all = JobPage {
+            limit: 100,
+            ..JobPage::default()
+        };
+        assert_eq!(
+            plan(&all),
+            "SEARCH jobs USING INTEGER PRIMARY KEY (rowid>?)"
+        );
+        let consumers = Some(vec![PeerId::random()]);
+        let of_one = JobPage {
+            consumers,
+            ..all.clone()
+        };
+        assert_eq!(
+            plan(&of_one),
+            "SEARCH jobs USING INDEX jobs_by_consumer (consumer=? AND rowid>?)"
+        );
+        let of_protocol = JobPage {
+            protocol_ids: Some(vec![protocol()]),
+            ..all
+        };
+        assert_eq!(
+            plan(&of_protocol),
+            "SEARCH jobs USING INDEX jobs_by_protocol (protocol_id=? AND rowid>?)"
+        );
+    }
+
+    #[test]
+    fn a_filter_by_peer_goes_before_one_by_protocol() {
+        let page = JobPage {
+            protocol_ids: Some(vec![protocol()]),
+            providers: Some(vec![PeerId::random(), PeerId::random()]),
+            limit: 100,
+            ..JobPage::default()
+        };
+        let plan = plan(&page);
+        assert!(plan.starts_with("SEARCH jobs USING INDEX"), "{plan}");
+        assert!(plan.contains("(provider=?"), "{plan}");
+    }
+
+    #[test]
+    fn values_are_bound_and_never_part_of_the_query() {
+        let hostile = ProtocolId::new("x'; DROP TABLE jobs; --").unwrap();
+        let protocol_ids = Some(vec![hostile, protocol()]);
+        let query = page_sql(&JobPage {
+            protocol_ids,
+            limit: 7,
+            ..JobPage::default()
+        });
+        assert!(!query.sql.contains("DROP"));
+        assert_eq!(query.sql.matches('?').count(), query.values.len());
+    }
 }
