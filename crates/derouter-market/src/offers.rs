@@ -186,6 +186,23 @@ impl OfferIndex {
         changes
     }
 
+    /// A provider says that it provides nothing. It is forgotten, so that whatever it says next is
+    /// taken in whole.
+    pub fn withdraw(&mut self, provider: &PeerId) -> Vec<OfferChange> {
+        let Some(gone) = self.providers.remove(provider) else { return Vec::new() };
+        for offer in gone.offers.values() {
+            self.by_snapshot.remove(&offer.snapshot_id);
+        }
+        let told = gone.offers.values().filter(|_| gone.active);
+        told.map(|offer| OfferChange::OfferRemoved(removal(offer))).collect()
+    }
+
+    /// The snapshot of an offer of this node, if it is on the market with this payload.
+    pub fn own_snapshot(&self, name: &(ProtocolId, OfferId), payload: &str) -> Option<SnapshotId> {
+        let offer = self.providers.get(&self.local)?.offers.get(name)?;
+        (offer.protocol_payload == payload).then_some(offer.snapshot_id)
+    }
+
     /// Takes the offers of silent providers off the market.
     pub fn expire(&mut self, now: Now) -> Vec<OfferChange> {
         let mut changes = Vec::new();
@@ -409,12 +426,26 @@ mod tests {
     }
 
     #[test]
+    fn a_provider_that_withdraws_is_taken_in_whole_again() {
+        let (mut index, peer) = index();
+        index.apply(record(peer, 5), vec![offer(peer, 1, "a")], at(0));
+        assert_eq!(names(&index.withdraw(&peer)), ["-1"]);
+        assert!(index.withdraw(&peer).is_empty());
+        assert!(!index.is_active(SnapshotId(1)));
+        let stored = Some(UnixSeconds(5));
+        assert_eq!(index.assess(&peer, UnixSeconds(5), stored), Assessment::Changed);
+    }
+
+    #[test]
     fn own_offers_never_expire() {
         let local = PeerId::random();
         let mut index = OfferIndex::new(local);
         index.apply(record(local, 5), vec![offer(local, 1, "a")], at(0));
         assert!(index.expire(at(10_000)).is_empty());
         assert_eq!(index.active_providers(at(10_000)).count(), 1);
+        let name = (ProtocolId::new("p").unwrap(), OfferId::new("a").unwrap());
+        assert_eq!(index.own_snapshot(&name, "1"), Some(SnapshotId(1)));
+        assert_eq!(index.own_snapshot(&name, "other"), None);
     }
 
     #[test]

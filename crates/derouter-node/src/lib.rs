@@ -1,3 +1,24 @@
-//! The node: market, net and store joined, and the RPC server for modules.
+//! The node: market, net and store joined. [`start`] brings one up; modules use it through
+//! [`derouter_sdk::Node`], in process ([`RunningNode::handle`]) or over the RPC, which only
+//! translates frames into that same trait.
 
+mod clock;
+pub mod config;
+mod confirm;
+mod handle;
+pub mod identity;
+mod inbound;
+mod jobs;
+mod market_task;
+mod places;
+mod provided;
+mod records;
 pub mod rpc;
+mod shared;
+mod start;
+mod watches;
+
+pub use config::{NodeConfig, ProviderDetails};
+pub use derouter_net::Multiaddr;
+pub use handle::LocalNode;
+pub use start::{RunningNode, StartError, start};

@@ -1,0 +1,376 @@
+//! Steps on jobs that start on this node: as consumer, and as provider when a service ends one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use derouter_market::Role;
+use derouter_market::job::{AlreadyEnded, Job, JobChange, Outcome};
+use derouter_net::{OpenStreamError, RequestError};
+use derouter_sdk::{
+    CompleteJobError, ConsumerCompletion, CreateJobError, FailJobError, FailureReason, JobKey,
+    JobStream, NodeError, OfferSnapshot, OpenJobError, ProviderCompleteError, ProviderCompletion,
+    RemoteJob, RemoteJobError, SnapshotId, UnixSeconds,
+};
+use derouter_store::{ChangeOutcome, Durability, InsertJobError, NewJob, StoreError};
+use derouter_wire::reqres::{CreateJobResult, GetJobResult, Request, Response};
+use derouter_wire::stream::JobConnectionResult;
+use derouter_wire::{Currency, JobId, cbor, limits};
+
+use crate::clock::unix_now;
+use crate::inbound;
+use crate::shared::{Shared, is_open};
+
+/// Buffer of a job stream between two modules of this node, each way.
+const OWN_STREAM_BYTES: usize = 64 * 1024;
+
+/// The longest an ending waits for the row of a job that its service accepted just now.
+const ARRIVAL_DEADLINE: Duration = Duration::from_secs(10);
+
+pub(crate) fn internal(error: StoreError) -> NodeError {
+    match error {
+        StoreError::Closed => NodeError::ShuttingDown,
+        other => NodeError::Internal(other.to_string()),
+    }
+}
+
+pub(crate) async fn create(
+    shared: &Arc<Shared>,
+    offer: SnapshotId,
+    job_args: Option<String>,
+) -> Result<JobKey, CreateJobError> {
+    let offer = shared.snapshot(offer).await.map_err(internal)?;
+    let offer = offer.ok_or(CreateJobError::LocalOfferNotFound)?;
+    let (job_id, created_at_sync) = ask_to_create(shared, &offer, job_args.clone()).await?;
+    let key = JobKey {
+        provider: offer.provider_peer_id,
+        job_id,
+    };
+    let job = NewJob {
+        role: Role::Consumer,
+        key: key.clone(),
+        consumer: shared.local,
+        snapshot_id: offer.snapshot_id,
+        currency: Currency::Pol,
+        job_args: job_args.filter(|_| shared.store_payloads),
+        created_at_sync,
+        created_at_local: unix_now(),
+    };
+    match shared.store.insert_job(job, Durability::Wal).await {
+        Ok(job) => shared.emit_job(&job),
+        Err(InsertJobError::Duplicate) => {
+            tracing::warn!(job = %key, "the provider gave a job id that it gave before");
+            return Err(CreateJobError::ProviderInvalidResponse);
+        }
+        Err(error) => return Err(NodeError::Internal(error.to_string()).into()),
+    }
+    Ok(key)
+}
+
+async fn ask_to_create(
+    shared: &Arc<Shared>,
+    offer: &OfferSnapshot,
+    job_args: Option<String>,
+) -> Result<(JobId, UnixSeconds), CreateJobError> {
+    let request = Request::CreateJob {
+        protocol_id: offer.protocol_id.clone(),
+        offer_id: offer.offer_id.clone(),
+        offer_payload: offer.protocol_payload.clone(),
+        currency: Currency::Pol,
+        job_args,
+    };
+    let response = if offer.provider_peer_id == shared.local {
+        inbound::answer(shared, shared.local, request).await
+    } else {
+        shared
+            .net
+            .request(offer.provider_peer_id, request)
+            .await
+            .map_err(create_error)?
+    };
+    let Response::CreateJob(result) = response else {
+        return Err(CreateJobError::ProviderInvalidResponse);
+    };
+    match result {
+        CreateJobResult::Ok {
+            provider_job_id,
+            created_at_sync,
+        } => Ok((provider_job_id, created_at_sync)),
+        CreateJobResult::OfferNotFound => Err(CreateJobError::ProviderOfferNotFound),
+        CreateJobResult::OfferPayloadMismatch => Err(CreateJobError::ProviderOfferPayloadMismatch),
+        CreateJobResult::InvalidJobArgs(mut reason) => {
+            cbor::truncate_to_char(&mut reason, limits::REASON_BYTES);
+            Err(CreateJobError::InvalidJobArgs(reason))
+        }
+        CreateJobResult::Busy => Err(CreateJobError::ProviderBusy),
+    }
+}
+
+fn create_error(error: RequestError) -> CreateJobError {
+    match error {
+        RequestError::Unreachable(_) | RequestError::Timeout | RequestError::Closed(_) => {
+            CreateJobError::ProviderUnreachable
+        }
+        RequestError::Unsupported(_) | RequestError::InvalidResponse(_) => {
+            CreateJobError::ProviderInvalidResponse
+        }
+        RequestError::TooLarge { bytes, limit } => CreateJobError::Node(NodeError::Invalid(
+            format!("the job arguments make a request of {bytes} bytes; providers take {limit}"),
+        )),
+        RequestError::Stopped => CreateJobError::Node(NodeError::ShuttingDown),
+        other => CreateJobError::Node(NodeError::Internal(other.to_string())),
+    }
+}
+
+pub(crate) async fn open(shared: &Arc<Shared>, key: &JobKey) -> Result<JobStream, OpenJobError> {
+    let job = shared
+        .store
+        .job(Role::Consumer, key)
+        .await
+        .map_err(internal)?;
+    if job.is_none() {
+        return Err(OpenJobError::LocalJobNotFound);
+    }
+    if key.provider == shared.local {
+        return open_own(shared, key).await;
+    }
+    let opened = shared
+        .net
+        .open_job_stream(key.provider, key.job_id.clone())
+        .await;
+    let stream = opened.map_err(|error| match error {
+        OpenStreamError::Unreachable(_) | OpenStreamError::Timeout => {
+            OpenJobError::ProviderUnreachable
+        }
+        OpenStreamError::JobNotFound => OpenJobError::ProviderJobNotFound,
+        OpenStreamError::JobExpired => OpenJobError::ProviderJobExpired,
+        OpenStreamError::Busy => OpenJobError::ProviderBusy,
+        OpenStreamError::Stopped => NodeError::ShuttingDown.into(),
+        OpenStreamError::Other(mut reason) => {
+            cbor::truncate_to_char(&mut reason, limits::REASON_BYTES);
+            OpenJobError::OtherRemote(reason)
+        }
+        other => OpenJobError::OtherRemote(other.to_string()),
+    })?;
+    Ok(Box::new(stream))
+}
+
+/// A job on one's own offer: the two modules are joined without the network.
+async fn open_own(shared: &Arc<Shared>, key: &JobKey) -> Result<JobStream, OpenJobError> {
+    let prepared = inbound::prepare(shared, shared.local, key).await;
+    let service = prepared.map_err(|refusal| match refusal {
+        JobConnectionResult::JobExpired => OpenJobError::ProviderJobExpired,
+        JobConnectionResult::Busy => OpenJobError::ProviderBusy,
+        JobConnectionResult::AnotherError(reason) => OpenJobError::OtherRemote(reason),
+        JobConnectionResult::JobNotFound | JobConnectionResult::Ok => {
+            OpenJobError::ProviderJobNotFound
+        }
+    })?;
+    let (ours, theirs) = tokio::io::duplex(OWN_STREAM_BYTES);
+    let serving = inbound::serve_own(Arc::clone(shared), service, key.clone(), Box::new(theirs));
+    shared.tasks.spawn(serving);
+    Ok(Box::new(ours))
+}
+
+pub(crate) async fn remote(
+    shared: &Arc<Shared>,
+    key: &JobKey,
+) -> Result<RemoteJob, RemoteJobError> {
+    let request = Request::GetJob {
+        provider_job_id: key.job_id.clone(),
+    };
+    let response = if key.provider == shared.local {
+        inbound::answer(shared, shared.local, request).await
+    } else {
+        let asked = shared.net.request(key.provider, request).await;
+        asked.map_err(|error| match error {
+            RequestError::Stopped => NodeError::ShuttingDown.into(),
+            RequestError::InvalidResponse(reason) => NodeError::Protocol(reason).into(),
+            _ => RemoteJobError::ProviderUnreachable,
+        })?
+    };
+    let Response::GetJob(result) = response else {
+        return Err(NodeError::Protocol("the answer is to another request".into()).into());
+    };
+    let GetJobResult::Ok {
+        public_payload,
+        balance_delta,
+        created_at_sync,
+        completed_at_sync,
+    } = result
+    else {
+        return Err(RemoteJobError::JobNotFound);
+    };
+    let balance_delta = balance_delta
+        .map(|text| text.parse())
+        .transpose()
+        .map_err(|error| NodeError::Protocol(format!("the provider's balance: {error}")))?;
+    Ok(RemoteJob {
+        public_payload,
+        balance_delta,
+        created_at_sync,
+        completed_at_sync,
+    })
+}
+
+/// Signs the outcome and keeps it on disk; the confirmer delivers it.
+pub(crate) async fn complete_as_consumer(
+    shared: &Arc<Shared>,
+    key: &JobKey,
+    completion: ConsumerCompletion,
+) -> Result<(), CompleteJobError> {
+    check_payload(
+        &completion.public_payload,
+        completion.private_payload.as_deref(),
+    )?;
+    let signer = Arc::clone(shared);
+    let outcome = Outcome {
+        public_payload: completion.public_payload,
+        balance_delta: completion.balance_delta,
+        completed_at_sync: completion.completed_at_sync,
+        completed_at_local: unix_now(),
+    };
+    let private = completion.private_payload;
+    let step = move |job: &Job| sign(&signer, job, outcome, private);
+    // The signature is a debt: on disk before anybody relies on it.
+    let changed = shared
+        .store
+        .change_job(Role::Consumer, key, Durability::Fsync, step)
+        .await;
+    match changed.map_err(internal)? {
+        ChangeOutcome::Changed(job) => {
+            shared.emit_job(&job);
+            shared.deliver_signature(key);
+            Ok(())
+        }
+        ChangeOutcome::NotFound => Err(CompleteJobError::InvalidJobId),
+        ChangeOutcome::Refused(refusal) => Err(refusal),
+    }
+}
+
+fn sign(
+    shared: &Shared,
+    job: &Job,
+    outcome: Outcome,
+    private_payload: Option<String>,
+) -> Result<JobChange, CompleteJobError> {
+    if job.consumer != shared.local {
+        return Err(CompleteJobError::InvalidConsumerPeerId);
+    }
+    let hash = job.outcome_to_hash(&outcome).hash();
+    let signature = hash.sign(&shared.keypair).ok_or_else(|| {
+        NodeError::Internal("the node's key can't sign; it must be Ed25519".into())
+    })?;
+    job.sign_as_consumer(outcome, signature, private_payload)
+        .map_err(|ended| match ended {
+            AlreadyEnded::Completed { .. } => CompleteJobError::AlreadyCompleted,
+            AlreadyEnded::Failed(failure) => CompleteJobError::AlreadyFailed(failure),
+        })
+}
+
+/// Completes a job that a service of this node served.
+pub(crate) async fn complete_as_provider(
+    shared: &Arc<Shared>,
+    key: &JobKey,
+    completion: ProviderCompletion,
+) -> Result<UnixSeconds, ProviderCompleteError> {
+    check_payload(
+        &completion.public_payload,
+        completion.private_payload.as_deref(),
+    )?;
+    arrival(shared, key).await;
+    let now = unix_now();
+    let step = move |job: &Job| {
+        let outcome = Outcome {
+            public_payload: completion.public_payload,
+            balance_delta: completion.balance_delta,
+            // Never before its creation, should the clock have been set back.
+            completed_at_sync: now.max(job.created_at_sync),
+            completed_at_local: now,
+        };
+        job.complete_as_provider(outcome, completion.private_payload)
+            .map_err(|ended| match ended {
+                AlreadyEnded::Completed { completed_at_sync } => {
+                    ProviderCompleteError::AlreadyCompleted { completed_at_sync }
+                }
+                AlreadyEnded::Failed(failure) => ProviderCompleteError::AlreadyFailed(failure),
+            })
+    };
+    // Survives the process. Were a power cut to take it, the consumer's signed copy would stand.
+    let changed = shared
+        .store
+        .change_job(Role::Provider, key, Durability::Wal, step)
+        .await;
+    match changed.map_err(internal)? {
+        ChangeOutcome::Changed(job) => {
+            if let Some(owed) = job.unsigned_debt().filter(|_| job.consumer != shared.local) {
+                shared.market().credit.owes(job.consumer, owed);
+            }
+            shared.emit_job(&job);
+            match job.state {
+                derouter_market::JobState::Completed { outcome, .. } => {
+                    Ok(outcome.completed_at_sync)
+                }
+                _ => Err(NodeError::Internal("a completed job is not completed".into()).into()),
+            }
+        }
+        ChangeOutcome::NotFound => Err(ProviderCompleteError::InvalidJobId),
+        ChangeOutcome::Refused(refusal) => Err(refusal),
+    }
+}
+
+/// Gives a job up on one side.
+pub(crate) async fn fail(
+    shared: &Arc<Shared>,
+    role: Role,
+    key: &JobKey,
+    mut failure: FailureReason,
+) -> Result<(), FailJobError> {
+    cbor::truncate_to_char(&mut failure.reason, limits::REASON_BYTES);
+    if role == Role::Provider {
+        arrival(shared, key).await;
+    }
+    let step = move |job: &Job| {
+        job.fail(failure, None, unix_now())
+            .map_err(|ended| match ended {
+                AlreadyEnded::Completed { .. } => FailJobError::AlreadyCompleted,
+                AlreadyEnded::Failed(failure) => FailJobError::AlreadyFailed(failure),
+            })
+    };
+    let changed = shared
+        .store
+        .change_job(role, key, Durability::Wal, step)
+        .await;
+    match changed.map_err(internal)? {
+        ChangeOutcome::Changed(job) => {
+            debug_assert!(!is_open(&job), "a failed job is not open");
+            shared.emit_job(&job);
+            Ok(())
+        }
+        ChangeOutcome::NotFound => Err(FailJobError::InvalidJobId),
+        ChangeOutcome::Refused(refusal) => Err(refusal),
+    }
+}
+
+/// Waits until the row of a job that was accepted just now is there, or will never be.
+async fn arrival(shared: &Shared, key: &JobKey) {
+    let arriving = shared.market().arriving.get(key).cloned();
+    if let Some(mut arriving) = arriving {
+        // Ends when the sender is dropped; nothing is ever sent.
+        let _ = tokio::time::timeout(ARRIVAL_DEADLINE, arriving.changed()).await;
+    }
+}
+
+fn check_payload(public: &str, private: Option<&str>) -> Result<(), NodeError> {
+    let too_long = |name: &str, most: usize| {
+        Err(NodeError::Invalid(format!(
+            "{name} is over its limit of {most} bytes"
+        )))
+    };
+    if public.len() > limits::PUBLIC_PAYLOAD_BYTES {
+        return too_long("public_payload", limits::PUBLIC_PAYLOAD_BYTES);
+    }
+    if private.is_some_and(|text| text.len() > limits::PRIVATE_PAYLOAD_BYTES) {
+        return too_long("private_payload", limits::PRIVATE_PAYLOAD_BYTES);
+    }
+    Ok(())
+}

@@ -1,0 +1,180 @@
+//! What the node's tasks share. Each piece of state has one owner: jobs and providers are in the
+//! store, connections in net, and the market of this run is behind [`Shared::market`]. That lock is
+//! held for map operations only, never across an await.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use derouter_market::job::{Job, JobState};
+use derouter_market::{CreditBook, OfferChange, OfferIndex};
+use derouter_net::Net;
+use derouter_sdk::{JobKey, PeerId, SnapshotId};
+use derouter_store::Store;
+use derouter_wire::rpc::record::{JobRecord, OfferSnapshot};
+use libp2p_identity::Keypair;
+use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::provided::ProvidedOffers;
+use crate::records::job_record;
+
+/// Events kept for slow watchers of the node. Whoever is further behind starts anew from the full
+/// state, so nothing is lost; it only costs more.
+const EVENT_BACKLOG: usize = 4096;
+
+/// Wishes to announce that wait. One is enough: an announcement takes all that is there.
+pub(crate) const REFRESH_QUEUE: usize = 64;
+
+/// What happened, in one order for all watchers.
+#[derive(Clone, Debug)]
+pub(crate) enum NodeEvent {
+    /// On the market.
+    Market(Arc<OfferChange>),
+    /// To a job.
+    Job(Arc<JobRecord>),
+}
+
+/// The market of this run.
+pub(crate) struct Market {
+    pub(crate) index: OfferIndex,
+    pub(crate) provided: ProvidedOffers,
+    pub(crate) credit: CreditBook,
+    /// Jobs that a service accepted and that are on their way into the database: a service may
+    /// end a job before its row is there.
+    pub(crate) arriving: HashMap<JobKey, watch::Receiver<()>>,
+}
+
+/// Tells the market task that the provided offers changed, and hears when that is on the market.
+pub(crate) type Refresh = tokio::sync::oneshot::Sender<()>;
+
+pub(crate) struct Shared {
+    pub(crate) local: PeerId,
+    pub(crate) keypair: Keypair,
+    pub(crate) store: Store,
+    pub(crate) net: Net,
+    pub(crate) clock: Clock,
+    pub(crate) store_payloads: bool,
+    pub(crate) events: broadcast::Sender<NodeEvent>,
+    pub(crate) refresh: mpsc::Sender<Option<Refresh>>,
+    /// A new signature waits for delivery.
+    pub(crate) signed: mpsc::Sender<JobKey>,
+    /// Ends with the node.
+    pub(crate) stop: CancellationToken,
+    /// Tasks that a shutdown waits for.
+    pub(crate) tasks: TaskTracker,
+    /// Signatures wait in the database that found no place in [`Shared::signed`].
+    pub(crate) signed_overflow: Notify,
+    market: Mutex<Market>,
+}
+
+/// The queues whose receivers the node's tasks own.
+pub(crate) struct Receivers {
+    pub(crate) refresh: mpsc::Receiver<Option<Refresh>>,
+    pub(crate) signed: mpsc::Receiver<JobKey>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        keypair: Keypair,
+        store: Store,
+        net: Net,
+        clock: Clock,
+        credit: CreditBook,
+        store_payloads: bool,
+        stop: CancellationToken,
+    ) -> (Arc<Self>, Receivers) {
+        let local = keypair.public().to_peer_id();
+        let (refresh, refresh_receiver) = mpsc::channel(REFRESH_QUEUE);
+        let (signed, signed_receiver) = mpsc::channel(crate::confirm::SIGNED_QUEUE);
+        let market = Market {
+            index: OfferIndex::new(local),
+            provided: ProvidedOffers::default(),
+            credit,
+            arriving: HashMap::new(),
+        };
+        let shared = Self {
+            local,
+            keypair,
+            store,
+            net,
+            clock,
+            store_payloads,
+            events: broadcast::channel(EVENT_BACKLOG).0,
+            refresh,
+            signed,
+            signed_overflow: Notify::new(),
+            stop,
+            tasks: TaskTracker::new(),
+            market: Mutex::new(market),
+        };
+        (
+            Arc::new(shared),
+            Receivers {
+                refresh: refresh_receiver,
+                signed: signed_receiver,
+            },
+        )
+    }
+
+    /// The market. Never hold the guard across an await.
+    pub(crate) fn market(&self) -> MutexGuard<'_, Market> {
+        // A panic under the lock can't leave a map half-changed in a way that matters more than
+        // going on does.
+        self.market.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells watchers of market changes, in order.
+    pub(crate) fn emit_market(&self, changes: Vec<OfferChange>) {
+        for change in changes {
+            // No watcher is no error.
+            let _ = self.events.send(NodeEvent::Market(Arc::new(change)));
+        }
+    }
+
+    /// Tells watchers of a job.
+    pub(crate) fn emit_job(&self, job: &Job) {
+        if self.events.receiver_count() > 0 {
+            let _ = self.events.send(NodeEvent::Job(Arc::new(self.record(job))));
+        }
+    }
+
+    /// A job as modules see it.
+    pub(crate) fn record(&self, job: &Job) -> JobRecord {
+        job_record(job, self.market().index.is_active(job.offer.snapshot_id))
+    }
+
+    /// An offer snapshot, on the market or only in the database.
+    pub(crate) async fn snapshot(
+        &self,
+        id: SnapshotId,
+    ) -> Result<Option<OfferSnapshot>, derouter_store::StoreError> {
+        let active = self.market().index.active_offer(id).cloned();
+        if active.is_some() {
+            return Ok(active);
+        }
+        let mut rows = self.store.snapshots(vec![id]).await?;
+        Ok(rows.pop().map(|row| OfferSnapshot {
+            snapshot_id: row.id,
+            active: false,
+            provider_peer_id: row.provider,
+            protocol_id: row.protocol_id,
+            offer_id: row.offer_id,
+            protocol_payload: row.payload,
+        }))
+    }
+
+    /// Puts a signed job into the delivery queue; when that is full it stays in the database, from
+    /// where the confirmer loads it.
+    pub(crate) fn deliver_signature(&self, job: &JobKey) {
+        if self.signed.try_send(job.clone()).is_err() {
+            self.signed_overflow.notify_one();
+        }
+    }
+}
+
+/// Whether a job is open.
+pub(crate) fn is_open(job: &Job) -> bool {
+    matches!(job.state, JobState::Open)
+}
