@@ -1,1 +1,35 @@
-//! Peers: the libp2p swarm behind one actor.
+//! Peers: the libp2p swarm behind one actor (wire 0.1, "Node to node").
+//!
+//! [`start`] spawns the task that owns the swarm and gives a [`Net`] handle and the inbound halves
+//! ([`NetEvents`]). The swarm task only decides and negotiates; every exchange with a peer
+//! (request, response, stream head) runs in its own task with its own deadline, so that no peer
+//! makes another wait.
+
+mod actor;
+mod address_book;
+mod behaviour;
+mod bootstrap;
+mod config;
+mod counters;
+mod error;
+mod heartbeat;
+mod job_stream;
+mod limits;
+mod net;
+mod peer;
+mod reqres;
+mod serve;
+mod streams;
+mod transport;
+
+pub use behaviour::MESH_PROTOCOL;
+pub use config::NetConfig;
+pub use counters::NetCounters;
+pub use error::{DialError, OpenStreamError, RequestError, StartError};
+pub use heartbeat::{ReceivedHeartbeat, SentHeartbeat};
+pub use job_stream::{InboundJobStream, JobStream};
+pub use libp2p::identity::Keypair;
+pub use libp2p::{Multiaddr, PeerId};
+pub use net::{Net, NetEvents, start};
+pub use peer::{PeerConnection, PeerEvent, PeerInfo};
+pub use reqres::{InboundRequest, Reply};

@@ -1,0 +1,283 @@
+//! The task that owns the swarm. Its handlers are synchronous and short; whatever waits is done by
+//! other tasks.
+
+mod connections;
+mod heartbeats;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use derouter_wire::UnixSeconds;
+use derouter_wire::gossip::Announcement;
+use futures::{FutureExt, StreamExt};
+use libp2p::core::transport::ListenerId;
+use libp2p::swarm::{ConnectionId, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, Swarm};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::behaviour::{Behaviour, BehaviourEvent};
+use crate::bootstrap::Bootstrap;
+use crate::config::NetConfig;
+use crate::counters::NetCounters;
+use crate::error::{DialError, StartError};
+use crate::heartbeat::filter::HeartbeatFilter;
+use crate::heartbeat::schedule::HeartbeatSchedule;
+use crate::heartbeat::{ReceivedHeartbeat, SentHeartbeat};
+use crate::limits;
+use crate::peer::{PeerEvent, PeerInfo};
+use crate::streams::OpenRequest;
+use connections::PeerState;
+
+/// What handles ask of the task.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Open(PeerId, OpenRequest),
+    Announce(Option<Announcement>),
+    AddAddress(PeerId, Multiaddr),
+    Dial(Multiaddr, oneshot::Sender<Result<PeerId, DialError>>),
+    ListenAddresses(oneshot::Sender<Vec<Multiaddr>>),
+    Peers(oneshot::Sender<Vec<PeerInfo>>),
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// What the task is built from.
+pub(crate) struct ActorParts {
+    pub(crate) swarm: Swarm<Behaviour>,
+    pub(crate) config: NetConfig,
+    pub(crate) cancel: CancellationToken,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) heartbeats: mpsc::Sender<ReceivedHeartbeat>,
+    pub(crate) peer_events: mpsc::Sender<PeerEvent>,
+    pub(crate) sent: watch::Sender<SentHeartbeat>,
+    pub(crate) counters: Arc<NetCounters>,
+}
+
+/// The owner of the swarm.
+pub(crate) struct Actor {
+    swarm: Swarm<Behaviour>,
+    cancel: CancellationToken,
+    commands: mpsc::Receiver<Command>,
+    heartbeats: mpsc::Sender<ReceivedHeartbeat>,
+    peer_events: mpsc::Sender<PeerEvent>,
+    sent: watch::Sender<SentHeartbeat>,
+    counters: Arc<NetCounters>,
+    listen: Vec<Multiaddr>,
+    relay_server: bool,
+    schedule: HeartbeatSchedule,
+    filter: HeartbeatFilter,
+    bootstrap: Bootstrap,
+    bootstrap_dials: HashMap<ConnectionId, usize>,
+    awaited_dials: HashMap<ConnectionId, oneshot::Sender<Result<PeerId, DialError>>>,
+    peers: HashMap<PeerId, PeerState>,
+}
+
+impl Actor {
+    pub(crate) fn new(parts: ActorParts) -> Self {
+        let floor = *parts.sent.borrow();
+        Self {
+            swarm: parts.swarm,
+            cancel: parts.cancel,
+            commands: parts.commands,
+            heartbeats: parts.heartbeats,
+            peer_events: parts.peer_events,
+            sent: parts.sent,
+            counters: parts.counters,
+            listen: parts.config.listen,
+            relay_server: parts.config.relay_server,
+            schedule: HeartbeatSchedule::new(floor),
+            filter: HeartbeatFilter::default(),
+            bootstrap: Bootstrap::new(parts.config.bootstrap, Instant::now()),
+            bootstrap_dials: HashMap::new(),
+            awaited_dials: HashMap::new(),
+            peers: HashMap::new(),
+        }
+    }
+
+    /// Listens on the configured addresses, and waits until their real ports are known.
+    pub(crate) async fn listen(&mut self) -> Result<(), StartError> {
+        let mut silent = Vec::new();
+        for address in self.listen.clone() {
+            let listener = self.swarm.listen_on(address.clone());
+            let listener = listener.map_err(|error| listen_error(&address, &error))?;
+            silent.push((listener, address));
+        }
+        let wait = async {
+            while !silent.is_empty() {
+                let event = self.swarm.select_next_some().await;
+                self.on_listening(event, &mut silent)?;
+            }
+            Ok(())
+        };
+        match timeout(limits::LISTEN_DEADLINE, wait).await {
+            Ok(outcome) => outcome,
+            // A relay may take longer to grant a reservation, or no interface may be up yet.
+            Err(_late) => Ok(()),
+        }
+    }
+
+    fn on_listening(
+        &mut self,
+        event: SwarmEvent<BehaviourEvent>,
+        silent: &mut Vec<(ListenerId, Multiaddr)>,
+    ) -> Result<(), StartError> {
+        match &event {
+            SwarmEvent::NewListenAddr { listener_id, .. } => {
+                silent.retain(|(listener, _)| listener != listener_id);
+            }
+            SwarmEvent::ListenerClosed {
+                listener_id,
+                reason: Err(error),
+                ..
+            } => {
+                let closed = silent.iter().find(|(listener, _)| listener == listener_id);
+                if let Some((_, address)) = closed {
+                    return Err(listen_error(address, error));
+                }
+            }
+            _ => {}
+        }
+        self.on_swarm_event(event);
+        Ok(())
+    }
+
+    /// Runs until cancelled or told to stop.
+    pub(crate) async fn run(mut self) {
+        let cancel = self.cancel.clone();
+        let mut commands_in_a_row = 0;
+        let timer = tokio::time::sleep(limits::LISTEN_DEADLINE);
+        tokio::pin!(timer);
+        let stopper = loop {
+            let due = self.next_deadline();
+            if let Some(due) = due {
+                let due = tokio::time::Instant::from_std(due);
+                if timer.deadline() != due {
+                    timer.as_mut().reset(due);
+                }
+            }
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => break None,
+                command = self.commands.recv() => match command {
+                    None => break None,
+                    Some(Command::Shutdown(reply)) => break Some(reply),
+                    Some(command) => {
+                        self.on_command(command);
+                        commands_in_a_row += 1;
+                    }
+                },
+                () = &mut timer, if due.is_some() => self.on_timer(),
+                event = self.swarm.select_next_some() => {
+                    commands_in_a_row = 0;
+                    self.on_swarm_event(event);
+                }
+            }
+            if commands_in_a_row >= limits::COMMANDS_PER_TURN {
+                commands_in_a_row = 0;
+                self.take_swarm_turn();
+            }
+        };
+        self.stop().await;
+        if let Some(reply) = stopper {
+            let _ = reply.send(());
+        }
+    }
+
+    /// Lets the swarm work although commands keep coming.
+    fn take_swarm_turn(&mut self) {
+        for _ in 0..limits::EVENTS_PER_TURN {
+            let Some(event) = self.swarm.select_next_some().now_or_never() else {
+                break;
+            };
+            self.on_swarm_event(event);
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let deadlines = [self.schedule.due(), self.bootstrap.due()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    fn on_timer(&mut self) {
+        self.send_heartbeat();
+        self.dial_bootstrap();
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Open(peer, request) => self.swarm.behaviour_mut().streams.open(peer, request),
+            Command::Announce(announcement) => {
+                self.schedule
+                    .announce(announcement, Instant::now(), unix_now());
+            }
+            Command::AddAddress(peer, address) => {
+                self.swarm.behaviour_mut().addresses.book.told(peer, address);
+            }
+            Command::Dial(address, reply) => self.dial(address, reply),
+            Command::ListenAddresses(reply) => {
+                let _ = reply.send(self.swarm.listeners().cloned().collect());
+            }
+            Command::Peers(reply) => {
+                let _ = reply.send(self.peer_infos());
+            }
+            // Ends the loop in `run`.
+            Command::Shutdown(_) => {}
+        }
+    }
+
+    fn on_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(BehaviourEvent::Gossipsub(event)) => self.on_gossip(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => self.on_identify(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(&event),
+            SwarmEvent::Behaviour(BehaviourEvent::Mdns(event)) => self.on_mdns(event),
+            SwarmEvent::Behaviour(_) => {}
+            other => self.on_connection_event(other),
+        }
+    }
+
+    /// Takes back what was announced, then closes everything.
+    async fn stop(mut self) {
+        self.commands.close();
+        if self.send_last_heartbeat() {
+            self.drive(limits::FLUSH).await;
+        }
+        let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        if self.swarm.connected_peers().next().is_some() {
+            let close = async {
+                while self.swarm.connected_peers().next().is_some() {
+                    self.swarm.select_next_some().await;
+                }
+            };
+            let _ = timeout(limits::CLOSE, close).await;
+        }
+    }
+
+    /// Lets the swarm work for a while; what it reports no longer matters.
+    async fn drive(&mut self, duration: std::time::Duration) {
+        let forever = async {
+            loop {
+                self.swarm.select_next_some().await;
+            }
+        };
+        let _: Result<(), _> = timeout(duration, forever).await;
+    }
+}
+
+fn listen_error(address: &Multiaddr, error: &dyn std::error::Error) -> StartError {
+    StartError::Listen {
+        address: address.clone(),
+        reason: crate::transport::innermost(error),
+    }
+}
+
+/// The time on the wire.
+fn unix_now() -> UnixSeconds {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH);
+    UnixSeconds(elapsed.map_or(0, |elapsed| elapsed.as_secs()))
+}

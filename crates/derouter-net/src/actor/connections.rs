@@ -1,0 +1,265 @@
+//! Peers that come and go: connections, dials, bootstrap nodes, identify, ping, mDNS.
+
+use std::time::Instant;
+
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{self, ConnectionId, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, identify, mdns, ping};
+use tokio::sync::oneshot;
+
+use super::Actor;
+use crate::behaviour::BehaviourEvent;
+use crate::bootstrap::peer_of;
+use crate::counters::count;
+use crate::error::DialError;
+use crate::limits;
+use crate::peer::{PeerConnection, PeerEvent, PeerInfo};
+use crate::streams::{MESH, REQUESTS};
+use crate::transport::dial_error_text;
+
+/// What a peer calls itself is kept up to this many characters.
+const AGENT_CHARS: usize = 128;
+
+/// A connected peer.
+#[derive(Debug, Default)]
+pub(super) struct PeerState {
+    agent: Option<String>,
+    version_0_1: Option<bool>,
+    /// At most [`limits::ESTABLISHED_PER_PEER`].
+    connections: Vec<(ConnectionId, PeerConnection)>,
+}
+
+impl Actor {
+    pub(super) fn on_connection_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                ..
+            } => {
+                let connection = PeerConnection {
+                    address: endpoint.get_remote_address().clone(),
+                    relayed: endpoint.is_relayed(),
+                    outbound: endpoint.is_dialer(),
+                };
+                self.on_established(peer_id, connection_id, connection);
+            }
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                connection_id,
+                num_established,
+                cause,
+                ..
+            } => {
+                tracing::debug!(peer = %peer_id, cause = ?cause.map(|cause| cause.to_string()), "connection closed");
+                self.on_closed(peer_id, connection_id, num_established);
+            }
+            SwarmEvent::OutgoingConnectionError {
+                connection_id,
+                error,
+                ..
+            } => self.on_dial_error(connection_id, &error),
+            SwarmEvent::NewListenAddr { address, .. } => {
+                tracing::info!(%address, "listening for peers");
+                if self.relay_server {
+                    // A relay tells its clients where it is reached.
+                    self.swarm.add_external_address(address);
+                }
+            }
+            SwarmEvent::ListenerClosed {
+                addresses, reason, ..
+            } => {
+                tracing::warn!(?addresses, ?reason, "no longer listening");
+            }
+            SwarmEvent::ListenerError { error, .. } => {
+                tracing::warn!(%error, "an address can't be listened on for now");
+            }
+            SwarmEvent::IncomingConnectionError { error, .. } => {
+                tracing::debug!(%error, "an incoming connection failed");
+            }
+            _ => {}
+        }
+    }
+
+    fn on_established(&mut self, peer: PeerId, id: ConnectionId, connection: PeerConnection) {
+        tracing::debug!(%peer, address = %connection.address, relayed = connection.relayed, "connected");
+        let state = self.peers.entry(peer).or_default();
+        let first = state.connections.is_empty();
+        state.connections.push((id, connection));
+        if first {
+            self.tell_peer_event(PeerEvent::Connected(peer));
+        }
+        let dialled = self.bootstrap_dials.remove(&id);
+        if self.bootstrap.connected(peer, dialled) {
+            tracing::info!(%peer, "bootstrap node reached");
+        }
+        if let Some(reply) = self.awaited_dials.remove(&id) {
+            let _ = reply.send(Ok(peer));
+        }
+    }
+
+    fn on_closed(&mut self, peer: PeerId, id: ConnectionId, remaining: u32) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.connections.retain(|(known, _)| *known != id);
+        }
+        if remaining > 0 {
+            return;
+        }
+        self.peers.remove(&peer);
+        let gossipsub = &mut self.swarm.behaviour_mut().gossipsub;
+        gossipsub.remove_explicit_peer(&peer);
+        self.bootstrap
+            .disconnected(peer, Instant::now(), rand::random());
+        self.tell_peer_event(PeerEvent::Disconnected(peer));
+    }
+
+    fn tell_peer_event(&self, event: PeerEvent) {
+        if self.peer_events.try_send(event).is_err() {
+            count(&self.counters.peer_events_dropped);
+        }
+    }
+
+    fn on_dial_error(&mut self, id: ConnectionId, error: &swarm::DialError) {
+        if let Some(index) = self.bootstrap_dials.remove(&id) {
+            self.on_bootstrap_error(index, error);
+        }
+        if let Some(reply) = self.awaited_dials.remove(&id) {
+            let _ = reply.send(Err(DialError::Unreachable(dial_error_text(error))));
+        }
+    }
+
+    fn on_bootstrap_error(&mut self, index: usize, error: &swarm::DialError) {
+        let reason = dial_error_text(error);
+        if let swarm::DialError::LocalPeerId { address } = error {
+            self.bootstrap.is_ourselves(index);
+            tracing::info!(%address, "a configured bootstrap address is this node itself");
+            return;
+        }
+        let told = self
+            .bootstrap
+            .failed(index, Instant::now(), rand::random());
+        if let Some(address) = told {
+            tracing::warn!(
+                %address,
+                %reason,
+                "bootstrap node not reached, trying again; check that it runs and that its address, port and peer id are right"
+            );
+        }
+    }
+
+    /// Dials the bootstrap nodes that are due.
+    pub(super) fn dial_bootstrap(&mut self) {
+        while let Some((index, address)) = self.bootstrap.take(Instant::now()) {
+            if let Some(peer) = peer_of(&address)
+                && self.swarm.is_connected(&peer)
+            {
+                self.bootstrap.connected(peer, Some(index));
+                continue;
+            }
+            let opts = dial_opts(address, PeerCondition::Disconnected);
+            let id = opts.connection_id();
+            match self.swarm.dial(opts) {
+                Ok(()) => {
+                    self.bootstrap_dials.insert(id, index);
+                }
+                Err(error) => self.on_bootstrap_error(index, &error),
+            }
+        }
+    }
+
+    pub(super) fn dial(
+        &mut self,
+        address: Multiaddr,
+        reply: oneshot::Sender<Result<PeerId, DialError>>,
+    ) {
+        self.awaited_dials.retain(|_, reply| !reply.is_closed());
+        if self.awaited_dials.len() >= limits::AWAITED_DIALS {
+            let _ = reply.send(Err(DialError::Busy));
+            return;
+        }
+        let opts = dial_opts(address, PeerCondition::Always);
+        let id = opts.connection_id();
+        match self.swarm.dial(opts) {
+            Ok(()) => {
+                self.awaited_dials.insert(id, reply);
+            }
+            Err(error) => {
+                let _ = reply.send(Err(DialError::Unreachable(dial_error_text(&error))));
+            }
+        }
+    }
+
+    pub(super) fn on_identify(&mut self, event: identify::Event) {
+        let identify::Event::Received { peer_id, info, .. } = event else {
+            return;
+        };
+        let Some(state) = self.peers.get_mut(&peer_id) else {
+            return;
+        };
+        let printable = info.agent_version.chars().filter(|c| !c.is_control());
+        state.agent = Some(printable.take(AGENT_CHARS).collect());
+        let version_0_1 = info.protocols.contains(&REQUESTS) && !info.protocols.contains(&MESH);
+        let known = state.version_0_1.replace(version_0_1);
+        if known == Some(version_0_1) {
+            return;
+        }
+        let gossipsub = &mut self.swarm.behaviour_mut().gossipsub;
+        if version_0_1 {
+            gossipsub.add_explicit_peer(&peer_id);
+        } else {
+            gossipsub.remove_explicit_peer(&peer_id);
+        }
+    }
+
+    /// A connection without an answer to a ping is dead, whatever TCP believes.
+    pub(super) fn on_ping(&mut self, event: &ping::Event) {
+        match &event.result {
+            Ok(_) | Err(ping::Failure::Unsupported) => {}
+            Err(error) => {
+                tracing::debug!(peer = %event.peer, %error, "no answer to a ping, closing");
+                self.swarm.close_connection(event.connection);
+            }
+        }
+    }
+
+    pub(super) fn on_mdns(&mut self, event: mdns::Event) {
+        let mdns::Event::Discovered(found) = event else {
+            return;
+        };
+        for (peer, address) in found.into_iter().take(limits::MDNS_ADDRESSES) {
+            self.swarm.behaviour_mut().addresses.book.told(peer, address);
+            let opts = DialOpts::peer_id(peer)
+                .condition(PeerCondition::DisconnectedAndNotDialing)
+                .build();
+            // Refused when it is connected or being dialled already.
+            let _ = self.swarm.dial(opts);
+        }
+    }
+
+    pub(super) fn peer_infos(&self) -> Vec<PeerInfo> {
+        let info = |(peer, state): (&PeerId, &PeerState)| PeerInfo {
+            peer: *peer,
+            agent: state.agent.clone(),
+            version_0_1: state.version_0_1,
+            connections: state
+                .connections
+                .iter()
+                .map(|(_, connection)| connection.clone())
+                .collect(),
+        };
+        self.peers.iter().map(info).collect()
+    }
+}
+
+/// To the peer that the address names, if it names one, at its other known addresses too.
+fn dial_opts(address: Multiaddr, condition: PeerCondition) -> DialOpts {
+    match peer_of(&address) {
+        Some(peer) => DialOpts::peer_id(peer)
+            .condition(condition)
+            .addresses(vec![address])
+            .extend_addresses_through_behaviour()
+            .build(),
+        None => DialOpts::unknown_peer_id().address(address).build(),
+    }
+}

@@ -1,0 +1,151 @@
+//! What the node speaks: every libp2p behaviour, put together.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use derouter_wire::gossip::{HEARTBEAT_TOPIC, heartbeat_message_id};
+use libp2p::connection_limits::{self, ConnectionLimits};
+use libp2p::gossipsub::{
+    self, IdentTopic, IdentityTransform, MessageAuthenticity, MessageId, ValidationMode,
+    WhitelistSubscriptionFilter,
+};
+use libp2p::identity::Keypair;
+use libp2p::swarm::NetworkBehaviour;
+use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::{dcutr, identify, mdns, ping, relay};
+
+use crate::counters::NetCounters;
+use crate::streams::InboundQueue;
+use crate::{address_book, limits, streams};
+
+/// A protocol that is announced and never spoken: "this node takes part in the gossipsub mesh of
+/// `heartbeat`". Nodes of version 0.1.0, which lack it, make every peer an explicit one and
+/// answer GRAFT with PRUNE, so that ours must send them heartbeats without a mesh.
+pub const MESH_PROTOCOL: &str = "/derouter/mesh/0.2.0";
+
+/// The protocol string in identify (wire 0.1).
+const IDENTIFY_PROTOCOL: &str = "/derouter/identify/0.1.0";
+
+/// Peers of the gossipsub mesh that we aim for; more subscribers than this are a crowd.
+pub(crate) const MESH_PEERS: usize = 6;
+
+/// Gossipsub that knows one topic; subscriptions to others are not remembered.
+pub(crate) type Gossipsub =
+    gossipsub::Behaviour<IdentityTransform, WhitelistSubscriptionFilter>;
+
+/// What a behaviour is built from.
+pub(crate) struct BehaviourParts {
+    pub(crate) keypair: Keypair,
+    pub(crate) mdns: bool,
+    pub(crate) relay_server: bool,
+    pub(crate) inbound: InboundQueue,
+    pub(crate) counters: Arc<NetCounters>,
+}
+
+/// All behaviours. Limits come first, so that they can refuse before others count a connection.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Behaviour {
+    limits: connection_limits::Behaviour,
+    pub(crate) addresses: address_book::Behaviour,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    relay_server: Toggle<relay::Behaviour>,
+    relay_client: relay::client::Behaviour,
+    dcutr: dcutr::Behaviour,
+    mdns: Toggle<mdns::tokio::Behaviour>,
+    pub(crate) gossipsub: Gossipsub,
+    pub(crate) streams: streams::Behaviour,
+}
+
+type BuildError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Behaviour {
+    pub(crate) fn new(
+        parts: BehaviourParts,
+        relay_client: relay::client::Behaviour,
+    ) -> Result<Self, BuildError> {
+        let public_key = parts.keypair.public();
+        let peer = public_key.to_peer_id();
+        let identify = identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), public_key)
+            .with_agent_version(format!("derouter/{}", env!("CARGO_PKG_VERSION")))
+            .with_push_listen_addr_updates(true);
+        let ping = ping::Config::new()
+            .with_interval(limits::PING_INTERVAL)
+            .with_timeout(limits::PING_TIMEOUT);
+        let relay_server = parts
+            .relay_server
+            .then(|| relay::Behaviour::new(peer, relay_config()));
+        Ok(Self {
+            limits: connection_limits::Behaviour::new(connection_limits()),
+            addresses: address_book::Behaviour::default(),
+            identify: identify::Behaviour::new(identify),
+            ping: ping::Behaviour::new(ping),
+            relay_server: relay_server.into(),
+            relay_client,
+            dcutr: dcutr::Behaviour::new(peer),
+            mdns: mdns_behaviour(parts.mdns, peer).into(),
+            gossipsub: gossipsub_behaviour(parts.keypair)?,
+            streams: streams::Behaviour::new(parts.inbound, parts.counters),
+        })
+    }
+}
+
+fn connection_limits() -> ConnectionLimits {
+    ConnectionLimits::default()
+        .with_max_pending_incoming(Some(limits::PENDING_INCOMING))
+        .with_max_pending_outgoing(Some(limits::PENDING_OUTGOING))
+        .with_max_established(Some(limits::ESTABLISHED))
+        .with_max_established_incoming(Some(limits::ESTABLISHED_INCOMING))
+        .with_max_established_per_peer(Some(limits::ESTABLISHED_PER_PEER))
+}
+
+/// Without mDNS a node still works, so a failure is told and no more.
+fn mdns_behaviour(wanted: bool, peer: libp2p::PeerId) -> Option<mdns::tokio::Behaviour> {
+    if !wanted {
+        return None;
+    }
+    match mdns::tokio::Behaviour::new(mdns::Config::default(), peer) {
+        Ok(behaviour) => Some(behaviour),
+        Err(error) => {
+            tracing::warn!(%error, "peers on the local network can't be looked for by mdns");
+            None
+        }
+    }
+}
+
+/// libp2p's default limits (128 KiB, 2 minutes a circuit) would cut every job stream.
+fn relay_config() -> relay::Config {
+    relay::Config {
+        max_reservations: 256,
+        max_reservations_per_peer: 4,
+        max_circuits: 512,
+        max_circuits_per_peer: 16,
+        max_circuit_duration: Duration::from_secs(12 * 3600),
+        max_circuit_bytes: 4 << 30,
+        ..relay::Config::default()
+    }
+}
+
+fn gossipsub_behaviour(keypair: Keypair) -> Result<Gossipsub, BuildError> {
+    let topic = IdentTopic::new(HEARTBEAT_TOPIC);
+    let config = gossipsub::ConfigBuilder::default()
+        .validation_mode(ValidationMode::Strict)
+        .validate_messages()
+        .message_id_fn(|message| MessageId::from(heartbeat_message_id(&message.data)))
+        .mesh_n(MESH_PEERS)
+        .mesh_n_low(4)
+        .mesh_n_high(12)
+        .mesh_outbound_min(2)
+        .heartbeat_interval(Duration::from_secs(1))
+        .heartbeat_initial_delay(Duration::from_millis(100))
+        .flood_publish(false)
+        .max_transmit_size(limits::GOSSIP_FRAME_BYTES)
+        .max_transmit_size_for_topic(limits::GOSSIP_MESSAGE_BYTES, topic.hash())
+        .build()?;
+    let topics = WhitelistSubscriptionFilter(HashSet::from([topic.hash()]));
+    let authenticity = MessageAuthenticity::Signed(keypair);
+    let mut gossipsub = Gossipsub::new_with_subscription_filter(authenticity, config, topics)?;
+    gossipsub.subscribe(&topic)?;
+    Ok(gossipsub)
+}

@@ -1,0 +1,180 @@
+//! When bootstrap nodes are dialled. Pure: the caller gives the time and the chance.
+
+use std::time::{Duration, Instant};
+
+use libp2p::multiaddr::Protocol;
+use libp2p::{Multiaddr, PeerId};
+
+/// The first retry.
+const FIRST_DELAY: Duration = Duration::from_secs(5);
+/// The slowest retry.
+const LAST_DELAY: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// To be dialled then.
+    Waiting(Instant),
+    Dialling,
+    Connected,
+    /// Never to be dialled: it is this node.
+    Ourselves,
+}
+
+#[derive(Debug)]
+struct Node {
+    address: Multiaddr,
+    peer: Option<PeerId>,
+    state: State,
+    delay: Duration,
+    complained: bool,
+}
+
+/// The configured bootstrap nodes.
+#[derive(Debug)]
+pub(crate) struct Bootstrap {
+    nodes: Vec<Node>,
+}
+
+impl Bootstrap {
+    /// All are due at once.
+    pub(crate) fn new(addresses: Vec<Multiaddr>, now: Instant) -> Self {
+        let node = |address: Multiaddr| Node {
+            peer: peer_of(&address),
+            address,
+            state: State::Waiting(now),
+            delay: FIRST_DELAY,
+            complained: false,
+        };
+        Self {
+            nodes: addresses.into_iter().map(node).collect(),
+        }
+    }
+
+    /// When the next dial is due.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let waiting = self.nodes.iter().filter_map(|node| match node.state {
+            State::Waiting(until) => Some(until),
+            _ => None,
+        });
+        waiting.min()
+    }
+
+    /// A node to dial now; it then counts as being dialled.
+    pub(crate) fn take(&mut self, now: Instant) -> Option<(usize, Multiaddr)> {
+        let due = |node: &Node| matches!(node.state, State::Waiting(until) if until <= now);
+        let (index, node) = self
+            .nodes
+            .iter_mut()
+            .enumerate()
+            .find(|(_, node)| due(node))?;
+        node.state = State::Dialling;
+        Some((index, node.address.clone()))
+    }
+
+    /// A dial from [`Bootstrap::take`] failed. `chance` from 0 to 1. Gives the address when this
+    /// is worth a line in the log: the first time in a row.
+    pub(crate) fn failed(&mut self, index: usize, now: Instant, chance: f64) -> Option<&Multiaddr> {
+        let node = self.nodes.get_mut(index)?;
+        if node.state != State::Dialling {
+            return None;
+        }
+        let jittered = node.delay.mul_f64(0.75 + chance.clamp(0.0, 1.0) / 2.0);
+        node.state = State::Waiting(now + jittered);
+        node.delay = (node.delay * 2).min(LAST_DELAY);
+        let first = !std::mem::replace(&mut node.complained, true);
+        first.then_some(&node.address)
+    }
+
+    /// The dial ended at this node itself.
+    pub(crate) fn is_ourselves(&mut self, index: usize) {
+        if let Some(node) = self.nodes.get_mut(index) {
+            node.state = State::Ourselves;
+        }
+    }
+
+    /// There is a connection with `peer`, from the dial of `index` or from elsewhere. True when
+    /// that ends a failure that was logged.
+    pub(crate) fn connected(&mut self, peer: PeerId, index: Option<usize>) -> bool {
+        if let Some(node) = index.and_then(|index| self.nodes.get_mut(index)) {
+            node.peer = Some(peer);
+        }
+        let mut recovered = false;
+        for node in self.nodes.iter_mut().filter(|node| node.peer == Some(peer)) {
+            node.state = State::Connected;
+            node.delay = FIRST_DELAY;
+            recovered |= std::mem::replace(&mut node.complained, false);
+        }
+        recovered
+    }
+
+    /// The last connection with `peer` is gone.
+    pub(crate) fn disconnected(&mut self, peer: PeerId, now: Instant, chance: f64) {
+        let connected = |node: &&mut Node| node.peer == Some(peer) && node.state == State::Connected;
+        for node in self.nodes.iter_mut().filter(connected) {
+            // Soon, but not at once from everybody when a bootstrap node restarts.
+            let delay = Duration::from_secs(1).mul_f64(1.0 + chance.clamp(0.0, 1.0) * 2.0);
+            node.state = State::Waiting(now + delay);
+        }
+    }
+}
+
+/// The peer id at the end of an address.
+pub(crate) fn peer_of(address: &Multiaddr) -> Option<PeerId> {
+    match address.iter().last() {
+        Some(Protocol::P2p(peer)) => Some(peer),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(port: u16) -> Multiaddr {
+        format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap()
+    }
+
+    #[test]
+    fn a_node_that_does_not_answer_is_dialled_again_after_5_to_60_seconds_for_ever() {
+        let start = Instant::now();
+        let mut bootstrap = Bootstrap::new(vec![address(1)], start);
+        let mut now = start;
+        let mut delays = Vec::new();
+        for attempt in 0..8 {
+            let (index, _) = bootstrap.take(now).unwrap();
+            assert_eq!(bootstrap.take(now), None, "it is being dialled");
+            let told = bootstrap.failed(index, now, 0.5).is_some();
+            assert_eq!(told, attempt == 0, "said once");
+            let due = bootstrap.due().unwrap();
+            delays.push((due - now).as_secs());
+            now = due;
+        }
+        assert_eq!(delays, [5, 10, 20, 40, 60, 60, 60, 60]);
+    }
+
+    #[test]
+    fn a_connected_node_is_left_alone_until_it_goes() {
+        let now = Instant::now();
+        let peer = PeerId::random();
+        let mut bootstrap = Bootstrap::new(vec![address(1), address(2)], now);
+        let (first, _) = bootstrap.take(now).unwrap();
+        let (second, _) = bootstrap.take(now).unwrap();
+        bootstrap.failed(first, now, 0.0);
+        assert!(!bootstrap.connected(peer, Some(second)));
+        assert!(bootstrap.connected(peer, Some(first)), "it had failed");
+        assert_eq!(bootstrap.due(), None);
+        bootstrap.disconnected(PeerId::random(), now, 0.0);
+        assert_eq!(bootstrap.due(), None);
+        bootstrap.disconnected(peer, now, 1.0);
+        assert!(bootstrap.due().unwrap() <= now + Duration::from_secs(3));
+    }
+
+    #[test]
+    fn this_nodes_own_address_is_not_dialled_again() {
+        let now = Instant::now();
+        let mut bootstrap = Bootstrap::new(vec![address(1)], now);
+        let (index, _) = bootstrap.take(now).unwrap();
+        bootstrap.is_ourselves(index);
+        assert_eq!(bootstrap.due(), None);
+    }
+}

@@ -1,0 +1,45 @@
+//! What this node refused, dropped and rejected, for metrics and tests.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counts since the start. All only rise.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct NetCounters {
+    /// Heartbeats passed on to the node.
+    pub heartbeats_received: AtomicU64,
+    /// Heartbeats that were no heartbeat: bad CBOR, too large, no source.
+    pub heartbeats_invalid: AtomicU64,
+    /// Heartbeats not newer than the last one of their source.
+    pub heartbeats_stale: AtomicU64,
+    /// Heartbeats of the future (over an hour ahead).
+    pub heartbeats_future: AtomicU64,
+    /// Good heartbeats that the node was too slow to take.
+    pub heartbeats_dropped: AtomicU64,
+    /// Heartbeats that this node published.
+    pub heartbeats_sent: AtomicU64,
+    /// Tries to publish that failed, mostly for want of peers; they are repeated.
+    pub heartbeats_unsent: AtomicU64,
+    /// Inbound requests passed on to the node.
+    pub requests_received: AtomicU64,
+    /// Inbound requests refused because the node's queue was full.
+    pub requests_refused: AtomicU64,
+    /// Inbound requests that could not be read in time or were no request.
+    pub requests_invalid: AtomicU64,
+    /// Inbound requests that the node did not answer in time.
+    pub requests_unanswered: AtomicU64,
+    /// Job streams passed on to the node.
+    pub streams_received: AtomicU64,
+    /// Job streams refused because the node's queue was full.
+    pub streams_refused: AtomicU64,
+    /// Job streams whose head did not come in time or was none.
+    pub streams_invalid: AtomicU64,
+    /// Inbound substreams dropped because their connection or the node had too many unserved.
+    pub substreams_dropped: AtomicU64,
+    /// Connect and disconnect notices that the node was too slow to take.
+    pub peer_events_dropped: AtomicU64,
+}
+
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}

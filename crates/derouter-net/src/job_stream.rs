@@ -1,0 +1,159 @@
+//! Job streams on `/derouter/stream/0.1.0`: one head each way, then a raw byte pipe.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use derouter_wire::cbor::truncate_to_char;
+use derouter_wire::stream::{HeadRequest, HeadResponse, JobConnectionResult, head_length};
+use derouter_wire::{JobId, limits::REASON_BYTES};
+use libp2p::{PeerId, Stream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::timeout;
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
+
+use crate::counters::{NetCounters, count};
+use crate::error::OpenStreamError;
+use crate::limits;
+use crate::streams::{InboundStream, Permit};
+
+/// How long a refused peer may take to read why, before the substream is reset.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The byte pipe of a job: tokio's `AsyncRead` and `AsyncWrite`, straight on the libp2p
+/// substream. `shutdown` closes one direction; dropping it resets what is still open.
+pub type JobStream = Compat<Stream>;
+
+/// Asks to be connected to a job, on a fresh substream.
+pub(crate) async fn connect(stream: Stream, job: JobId) -> Result<JobStream, OpenStreamError> {
+    let mut stream = stream.compat();
+    let request = HeadRequest::JobConnection {
+        provider_job_id: job,
+    };
+    let exchange = async {
+        stream.write_all(&request.encode()).await?;
+        stream.flush().await?;
+        read_head(&mut stream).await
+    };
+    let answer = timeout(limits::HEAD_DEADLINE, exchange)
+        .await
+        .map_err(|_| OpenStreamError::Timeout)?;
+    let invalid = |reason: String| OpenStreamError::InvalidResponse(reason);
+    let body = answer.map_err(|error| invalid(error.to_string()))?;
+    let HeadResponse::JobConnection(result) =
+        HeadResponse::decode(&body).map_err(|error| invalid(error.to_string()))?;
+    match result {
+        JobConnectionResult::Ok => Ok(stream),
+        JobConnectionResult::JobNotFound => Err(OpenStreamError::JobNotFound),
+        JobConnectionResult::JobExpired => Err(OpenStreamError::JobExpired),
+        JobConnectionResult::Busy => Err(OpenStreamError::Busy),
+        JobConnectionResult::AnotherError(mut reason) => {
+            truncate_to_char(&mut reason, REASON_BYTES);
+            Err(OpenStreamError::Other(reason))
+        }
+    }
+}
+
+async fn read_head<R: AsyncRead + Unpin>(stream: &mut R) -> io::Result<Vec<u8>> {
+    let mut prefix = [0; 4];
+    stream.read_exact(&mut prefix).await?;
+    let length =
+        head_length(prefix).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    Ok(body)
+}
+
+/// A peer wants to be connected to a job. Dropped, its substream is reset.
+#[derive(Debug)]
+pub struct InboundJobStream {
+    /// Who asks.
+    pub peer: PeerId,
+    /// The job it asks for.
+    pub job_id: JobId,
+    stream: JobStream,
+    permit: Permit,
+}
+
+impl InboundJobStream {
+    /// Says yes, and gives the byte pipe. Fails when the peer is gone, or does not take the
+    /// answer within 10 s.
+    pub async fn accept(self) -> io::Result<JobStream> {
+        let mut stream = self.stream;
+        write_head(&mut stream, JobConnectionResult::Ok).await?;
+        drop(self.permit);
+        Ok(stream)
+    }
+
+    /// Says no. ([`JobConnectionResult::Ok`] is no refusal and is sent as `Busy`.) Returns when
+    /// the peer has taken the answer, within 12 s.
+    pub async fn refuse(self, reason: JobConnectionResult) -> io::Result<()> {
+        let reason = match reason {
+            JobConnectionResult::Ok => JobConnectionResult::Busy,
+            JobConnectionResult::AnotherError(mut text) => {
+                truncate_to_char(&mut text, REASON_BYTES);
+                JobConnectionResult::AnotherError(text)
+            }
+            other => other,
+        };
+        refuse(self.stream, reason).await
+    }
+}
+
+async fn refuse(mut stream: JobStream, reason: JobConnectionResult) -> io::Result<()> {
+    write_head(&mut stream, reason).await?;
+    timeout(limits::HEAD_DEADLINE, stream.shutdown()).await??;
+    // A reset must not overtake the answer: wait for the peer to end its side.
+    let mut byte = [0; 1];
+    let _ = timeout(LINGER, stream.read(&mut byte)).await;
+    Ok(())
+}
+
+async fn write_head(stream: &mut JobStream, result: JobConnectionResult) -> io::Result<()> {
+    let head = HeadResponse::JobConnection(result).encode();
+    let write = async {
+        stream.write_all(&head).await?;
+        stream.flush().await
+    };
+    timeout(limits::HEAD_DEADLINE, write).await?
+}
+
+/// Serves inbound job streams up to their head.
+#[derive(Debug, Clone)]
+pub(crate) struct JobStreamServer {
+    pub(crate) queue: mpsc::Sender<InboundJobStream>,
+    pub(crate) counters: Arc<NetCounters>,
+}
+
+impl JobStreamServer {
+    /// Reads the head and passes the stream on to the node.
+    pub(crate) async fn serve(self, inbound: InboundStream) {
+        let mut stream = inbound.stream.compat();
+        let head = timeout(limits::HEAD_DEADLINE, read_head(&mut stream)).await;
+        let request = match head {
+            Ok(Ok(body)) => HeadRequest::decode(&body).ok(),
+            _ => None,
+        };
+        let Some(HeadRequest::JobConnection { provider_job_id }) = request else {
+            return count(&self.counters.streams_invalid);
+        };
+        let job_stream = InboundJobStream {
+            peer: inbound.peer,
+            job_id: provider_job_id,
+            stream,
+            permit: inbound.permit,
+        };
+        match self.queue.try_send(job_stream) {
+            Ok(()) => count(&self.counters.streams_received),
+            Err(TrySendError::Full(refused)) => {
+                count(&self.counters.streams_refused);
+                let _ = refused.refuse(JobConnectionResult::Busy).await;
+            }
+            Err(TrySendError::Closed(refused)) => {
+                let _ = refused.refuse(JobConnectionResult::Busy).await;
+            }
+        }
+    }
+}

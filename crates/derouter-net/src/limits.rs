@@ -1,0 +1,109 @@
+//! Every bound of this crate, with its reason.
+
+use std::time::Duration;
+
+/// Commands from handles to the swarm task. Callers wait, so this only smooths bursts.
+pub(crate) const COMMAND_QUEUE: usize = 256;
+/// Commands that the swarm task takes in a row before it polls the swarm once.
+pub(crate) const COMMANDS_PER_TURN: u32 = 32;
+/// Swarm events handled in a row when commands exceeded their budget.
+pub(crate) const EVENTS_PER_TURN: u32 = 32;
+/// A command is queued and answered by the swarm task within this, else the caller gives up. The
+/// task never waits on anything, so only an overloaded machine gets near it.
+pub(crate) const COMMAND_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Checked heartbeats waiting for the node. One for each of many hundred providers.
+pub(crate) const HEARTBEAT_QUEUE: usize = 1024;
+/// Requests waiting for the node; the next one is answered `Busy`. Each may hold 1 MiB.
+pub(crate) const REQUEST_QUEUE: usize = 256;
+/// Job streams waiting for the node; the next one is answered `Busy`.
+pub(crate) const STREAM_QUEUE: usize = 256;
+/// Connect and disconnect notices waiting for the node; they are hints and dropped when full.
+pub(crate) const PEER_EVENT_QUEUE: usize = 256;
+
+/// Inbound substreams of one connection whose request or head is not dealt with yet.
+pub(crate) const INBOUND_PER_CONNECTION: usize = 256;
+/// The same over all connections.
+pub(crate) const INBOUND_TOTAL: usize = 2048;
+/// Negotiated substreams waiting for the task that serves them; it never waits, so bursts only.
+pub(crate) const INBOUND_QUEUE: usize = 512;
+/// Requests over [`SMALL_REQUEST_BYTES`] that are held in memory at the same time.
+pub(crate) const LARGE_REQUESTS: usize = 128;
+/// A request up to this size needs no place among the large ones.
+pub(crate) const SMALL_REQUEST_BYTES: usize = 64 * 1024;
+
+/// Substreams that one connection negotiates for us at the same time; more wait in its queue.
+pub(crate) const OUTBOUND_NEGOTIATING: usize = 64;
+/// Substreams that wait for negotiation on one connection; the next one fails.
+pub(crate) const OUTBOUND_PER_CONNECTION: usize = 1024;
+/// Substreams that wait for a connection to their peer, over all peers; the next one fails.
+pub(crate) const WAITING_FOR_CONNECTION: usize = 1024;
+/// Negotiation of one substream: a round trip or two.
+pub(crate) const NEGOTIATE_DEADLINE: Duration = Duration::from_secs(5);
+/// Inbound substreams that one connection negotiates at the same time; libp2p drops the rest.
+/// Above [`INBOUND_PER_CONNECTION`], so that a burst meets our counted limit, not libp2p's.
+pub(crate) const INBOUND_NEGOTIATING: usize = 512;
+
+/// Dialling one address, transport handshakes included.
+pub(crate) const DIAL_DEADLINE: Duration = Duration::from_secs(5);
+/// Getting a substream: dial, then negotiate.
+pub(crate) const OPEN_DEADLINE: Duration = Duration::from_secs(8);
+/// What a 0.1 asker waits for a response.
+pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// Reading an inbound request.
+pub(crate) const READ_REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// The node's time for an answer. The asker counts 10 s from when it opened the substream, so
+/// this leaves the rest for the way there and back.
+pub(crate) const ANSWER_DEADLINE: Duration = Duration::from_secs(9);
+/// Writing a response of up to 10 MiB.
+pub(crate) const WRITE_RESPONSE_DEADLINE: Duration = Duration::from_secs(10);
+/// Each step of the head of a job stream.
+pub(crate) const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+
+/// yamux substreams of one connection. yamux takes 256 KiB of its 1 GiB window for each; the half
+/// that is left lets single streams grow past 256 KiB in flight.
+pub(crate) const YAMUX_STREAMS: usize = 2048;
+/// QUIC substreams of one connection that the peer may hold open.
+pub(crate) const QUIC_STREAMS: u32 = 2048;
+
+/// Connections being accepted.
+pub(crate) const PENDING_INCOMING: u32 = 32;
+/// Connections being dialled.
+pub(crate) const PENDING_OUTGOING: u32 = 16;
+/// Connections in all.
+pub(crate) const ESTABLISHED: u32 = 300;
+/// Connections that others opened; the rest is kept for those that we open.
+pub(crate) const ESTABLISHED_INCOMING: u32 = ESTABLISHED - 64;
+/// Connections with one peer: TCP, QUIC, and one that takes over.
+pub(crate) const ESTABLISHED_PER_PEER: u32 = 3;
+/// A connection without substreams stays this long: heartbeats arrive every 30 s, and a peer that
+/// is silent for hours is only kept for its address.
+pub(crate) const IDLE_CONNECTION: Duration = Duration::from_secs(4 * 3600);
+/// How often a connection is pinged, and how long a pong may take, before it is closed.
+pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// See [`PING_INTERVAL`].
+pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Peers whose addresses are remembered.
+pub(crate) const BOOK_PEERS: usize = 4096;
+/// Addresses remembered for each.
+pub(crate) const BOOK_ADDRESSES: usize = 8;
+/// Sources whose last heartbeat is remembered.
+pub(crate) const HEARTBEAT_SOURCES: usize = 10_000;
+/// Dials that a handle waits for.
+pub(crate) const AWAITED_DIALS: usize = 64;
+/// Addresses of one mDNS answer that are looked at.
+pub(crate) const MDNS_ADDRESSES: usize = 64;
+
+/// Gossip frames. One heartbeat is capped at 64 KiB by topic; libp2p counts bytes of the next
+/// message that are already read against this limit, so it needs room for both.
+pub(crate) const GOSSIP_FRAME_BYTES: usize = 256 * 1024;
+/// A gossip message on the heartbeat topic, as 0.1 has it.
+pub(crate) const GOSSIP_MESSAGE_BYTES: usize = 64 * 1024;
+
+/// How long a stop waits for its last heartbeat to leave.
+pub(crate) const FLUSH: Duration = Duration::from_millis(500);
+/// How long a stop waits for connections to close.
+pub(crate) const CLOSE: Duration = Duration::from_millis(500);
+/// How long [`crate::start`] waits for listeners to tell their real ports.
+pub(crate) const LISTEN_DEADLINE: Duration = Duration::from_secs(3);

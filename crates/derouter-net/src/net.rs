@@ -1,0 +1,269 @@
+//! The handle of the network side, and its start.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use derouter_wire::JobId;
+use derouter_wire::gossip::Announcement;
+use derouter_wire::reqres::{Request, Response};
+use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::actor::{Actor, ActorParts, Command};
+use crate::behaviour::BehaviourParts;
+use crate::config::NetConfig;
+use crate::counters::NetCounters;
+use crate::error::{DialError, OpenStreamError, RequestError, StartError};
+use crate::heartbeat::{ReceivedHeartbeat, SentHeartbeat};
+use crate::job_stream::{InboundJobStream, JobStream, JobStreamServer};
+use crate::peer::{PeerEvent, PeerInfo};
+use crate::reqres::{InboundRequest, RequestServer, UNSUPPORTED};
+use crate::streams::{JOBS, OpenError, OpenRequest, REQUESTS};
+use crate::{job_stream, limits, reqres, serve, transport};
+
+/// How often a substream is tried: a connection may close while it is asked.
+const OPEN_TRIES: u32 = 2;
+/// How long [`Net::shutdown`] waits: the flush, the closing, and some slack.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
+
+/// The handle of the network side. Cheap to clone; every call has a deadline inside.
+#[derive(Clone, Debug)]
+pub struct Net {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    peer_id: PeerId,
+    commands: mpsc::Sender<Command>,
+    counters: Arc<NetCounters>,
+    sent: watch::Receiver<SentHeartbeat>,
+}
+
+/// What comes in. Separate queues, so that none starves another; what happens when one is full is
+/// said at each.
+#[derive(Debug)]
+pub struct NetEvents {
+    /// Checked heartbeats; dropped (counted) when full, the next is 30 s away.
+    pub heartbeats: mpsc::Receiver<ReceivedHeartbeat>,
+    /// Requests of peers; `Busy` or no answer (counted) when full.
+    pub requests: mpsc::Receiver<InboundRequest>,
+    /// Job streams of peers, heads read; `Busy` (counted) when full.
+    pub streams: mpsc::Receiver<InboundJobStream>,
+    /// Comings and goings; dropped (counted) when full.
+    pub peers: mpsc::Receiver<PeerEvent>,
+    /// The times of the last heartbeat of this node, to be kept for the next start.
+    pub sent: watch::Receiver<SentHeartbeat>,
+}
+
+/// Starts the network side. It listens when this returns, and ends with `cancel` or
+/// [`Net::shutdown`], taking back what it announced either way.
+pub async fn start(
+    config: NetConfig,
+    cancel: CancellationToken,
+) -> Result<(Net, NetEvents), StartError> {
+    let counters = Arc::new(NetCounters::default());
+    let (inbound_sender, inbound) = mpsc::channel(limits::INBOUND_QUEUE);
+    let (heartbeat_sender, heartbeats) = mpsc::channel(limits::HEARTBEAT_QUEUE);
+    let (request_sender, requests) = mpsc::channel(limits::REQUEST_QUEUE);
+    let (stream_sender, streams) = mpsc::channel(limits::STREAM_QUEUE);
+    let (peer_sender, peers) = mpsc::channel(limits::PEER_EVENT_QUEUE);
+    let (command_sender, commands) = mpsc::channel(limits::COMMAND_QUEUE);
+    let floor = SentHeartbeat {
+        timestamp: config.last_timestamp,
+        updated_at: config.last_updated_at,
+    };
+    let (sent_sender, sent) = watch::channel(floor);
+    let peer_id = config.keypair.public().to_peer_id();
+
+    let swarm = transport::build_swarm(BehaviourParts {
+        keypair: config.keypair.clone(),
+        mdns: config.mdns,
+        relay_server: config.relay_server,
+        inbound: inbound_sender,
+        counters: counters.clone(),
+    })?;
+    let mut actor = Actor::new(ActorParts {
+        swarm,
+        config,
+        cancel,
+        commands,
+        heartbeats: heartbeat_sender,
+        peer_events: peer_sender,
+        sent: sent_sender,
+        counters: counters.clone(),
+    });
+    actor.listen().await?;
+    tokio::spawn(serve::serve_inbound(
+        inbound,
+        RequestServer::new(request_sender, counters.clone()),
+        JobStreamServer {
+            queue: stream_sender,
+            counters: counters.clone(),
+        },
+    ));
+    tokio::spawn(actor.run());
+
+    let net = Net {
+        inner: Arc::new(Inner {
+            peer_id,
+            commands: command_sender,
+            counters,
+            sent: sent.clone(),
+        }),
+    };
+    let events = NetEvents {
+        heartbeats,
+        requests,
+        streams,
+        peers,
+        sent,
+    };
+    Ok((net, events))
+}
+
+impl Net {
+    /// Who this node is.
+    pub fn local_peer_id(&self) -> PeerId {
+        self.inner.peer_id
+    }
+
+    /// What was refused, dropped and rejected so far.
+    pub fn counters(&self) -> &NetCounters {
+        &self.inner.counters
+    }
+
+    /// Where this node listens, with real ports. Empty when the network has stopped.
+    pub async fn listen_addresses(&self) -> Vec<Multiaddr> {
+        self.query(Command::ListenAddresses).await.unwrap_or_default()
+    }
+
+    /// The connected peers. Empty when the network has stopped.
+    pub async fn peers(&self) -> Vec<PeerInfo> {
+        self.query(Command::Peers).await.unwrap_or_default()
+    }
+
+    /// Remembers an address of a peer, for when it is needed.
+    pub async fn add_address(&self, peer: PeerId, address: Multiaddr) {
+        self.tell(Command::AddAddress(peer, address)).await;
+    }
+
+    /// Says from now on that this node provides `announcement`, which must fit one heartbeat
+    /// (`derouter_wire::gossip::fit_announcement`). `None`, or no offers, takes back what was
+    /// announced. `updated_at` is raised where it would not be newer than what was sent.
+    pub async fn announce(&self, announcement: Option<Announcement>) {
+        self.tell(Command::Announce(announcement)).await;
+    }
+
+    /// Connects to an address; when it ends in `/p2p/<id>`, to that peer only.
+    pub async fn dial(&self, address: Multiaddr) -> Result<PeerId, DialError> {
+        let (reply, outcome) = oneshot::channel();
+        if !self.tell(Command::Dial(address, reply)).await {
+            return Err(DialError::Stopped);
+        }
+        match timeout(limits::OPEN_DEADLINE, outcome).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_stopped)) => Err(DialError::Stopped),
+            Err(_late) => Err(DialError::Timeout),
+        }
+    }
+
+    /// Asks a peer, which is dialled at its known addresses when it is not connected. Within 18 s;
+    /// an unreachable peer is known after 8 s, most at once.
+    pub async fn request(
+        &self,
+        peer: PeerId,
+        request: Request,
+    ) -> Result<Response, RequestError> {
+        let stream = self.open(peer, REQUESTS).await.map_err(|error| match error {
+            Unopened::Open(OpenError::Unsupported) => UNSUPPORTED,
+            Unopened::Open(error) => RequestError::Unreachable(open_error_text(error)),
+            Unopened::Stopped => RequestError::Stopped,
+        })?;
+        reqres::ask(stream, &request).await
+    }
+
+    /// Connects to a job of a provider, which is dialled when it is not connected.
+    pub async fn open_job_stream(
+        &self,
+        provider: PeerId,
+        job: JobId,
+    ) -> Result<JobStream, OpenStreamError> {
+        let stream = self.open(provider, JOBS).await.map_err(|error| match error {
+            Unopened::Open(error) => OpenStreamError::Unreachable(open_error_text(error)),
+            Unopened::Stopped => OpenStreamError::Stopped,
+        })?;
+        job_stream::connect(stream, job).await
+    }
+
+    /// Takes back what was announced, closes every connection and stops. Gives the times of the
+    /// last heartbeat, to be kept for the next start. Within 3 s.
+    pub async fn shutdown(&self) -> SentHeartbeat {
+        let (reply, done) = oneshot::channel();
+        if self.tell(Command::Shutdown(reply)).await {
+            let _ = timeout(SHUTDOWN_DEADLINE, done).await;
+        }
+        *self.inner.sent.borrow()
+    }
+
+    async fn open(&self, peer: PeerId, protocol: StreamProtocol) -> Result<Stream, Unopened> {
+        match timeout(limits::OPEN_DEADLINE, self.try_open(peer, protocol)).await {
+            Ok(outcome) => outcome,
+            Err(_late) => Err(failed("no connection in time")),
+        }
+    }
+
+    async fn try_open(&self, peer: PeerId, protocol: StreamProtocol) -> Result<Stream, Unopened> {
+        let mut last = failed("the connection closed");
+        for _ in 0..OPEN_TRIES {
+            let (reply, outcome) = oneshot::channel();
+            let request = OpenRequest {
+                protocol: protocol.clone(),
+                reply,
+            };
+            if !self.tell(Command::Open(peer, request)).await {
+                return Err(Unopened::Stopped);
+            }
+            match outcome.await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(OpenError::Failed(reason))) => last = failed(&reason),
+                Ok(Err(error)) => return Err(Unopened::Open(error)),
+                Err(_closed) => last = failed("the connection closed"),
+            }
+        }
+        Err(last)
+    }
+
+    /// False when the network has stopped, or is too busy for the command's deadline.
+    async fn tell(&self, command: Command) -> bool {
+        let send = self.inner.commands.send(command);
+        matches!(timeout(limits::COMMAND_DEADLINE, send).await, Ok(Ok(())))
+    }
+
+    async fn query<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        if !self.tell(command(reply)).await {
+            return None;
+        }
+        timeout(limits::COMMAND_DEADLINE, answer).await.ok()?.ok()
+    }
+}
+
+enum Unopened {
+    Open(OpenError),
+    Stopped,
+}
+
+fn failed(reason: &str) -> Unopened {
+    Unopened::Open(OpenError::Failed(reason.to_owned()))
+}
+
+fn open_error_text(error: OpenError) -> String {
+    match error {
+        OpenError::Unreachable(reason) | OpenError::Failed(reason) => reason,
+        OpenError::Unsupported => "it does not support this protocol".to_owned(),
+        OpenError::TooMany => "too many exchanges are waiting already".to_owned(),
+    }
+}

@@ -1,0 +1,208 @@
+//! One request and its response on a substream of `/derouter/reqres/0.1.0`: the asker writes and
+//! closes its side, the answerer writes and closes, each CBOR without a length.
+
+use std::io;
+use std::sync::Arc;
+
+use derouter_wire::limits::{REQRES_REQUEST_BYTES, REQRES_RESPONSE_BYTES};
+use derouter_wire::reqres::{CreateJobResult, REQRES_PROTOCOL, Request, Response};
+use libp2p::{PeerId, Stream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
+
+use crate::counters::{NetCounters, count};
+use crate::error::RequestError;
+use crate::limits;
+use crate::streams::InboundStream;
+
+/// A request of a peer, for the node to answer.
+#[derive(Debug)]
+pub struct InboundRequest {
+    /// Who asks.
+    pub peer: PeerId,
+    /// What it asks.
+    pub request: Request,
+    /// Where the answer goes.
+    pub reply: Reply,
+}
+
+/// Takes the answer to one request. Dropped unused, the peer is told at once that there is none.
+/// After 9 s a `CreateJob` is answered `Busy` without the node, others are dropped.
+#[derive(Debug)]
+pub struct Reply(oneshot::Sender<Response>);
+
+impl Reply {
+    /// Sends the answer. False when nobody waits for it any more: what the answer promised should
+    /// then be undone.
+    #[must_use = "an answer that nobody waits for promised nothing"]
+    pub fn send(self, response: Response) -> bool {
+        self.0.send(response).is_ok()
+    }
+
+    /// Resolves when nobody waits for the answer any more.
+    pub async fn closed(&mut self) {
+        self.0.closed().await;
+    }
+}
+
+/// Asks on a fresh substream.
+pub(crate) async fn ask(stream: Stream, request: &Request) -> Result<Response, RequestError> {
+    let bytes = encode(request)?;
+    let exchange = exchange(stream.compat(), &bytes);
+    let answer = timeout(limits::REQUEST_DEADLINE, exchange)
+        .await
+        .map_err(|_| RequestError::Timeout)?;
+    let body = answer.map_err(exchange_error)?;
+    read_response(request, &body)
+}
+
+fn encode(request: &Request) -> Result<Vec<u8>, RequestError> {
+    let encoded = request.encode();
+    let bytes = encoded.len();
+    if bytes > REQRES_REQUEST_BYTES {
+        let limit = REQRES_REQUEST_BYTES;
+        return Err(RequestError::TooLarge { bytes, limit });
+    }
+    Ok(encoded)
+}
+
+async fn exchange(mut stream: Compat<Stream>, request: &[u8]) -> io::Result<Vec<u8>> {
+    stream.write_all(request).await?;
+    stream.shutdown().await?;
+    let mut body = Vec::new();
+    let cap = u64::try_from(REQRES_RESPONSE_BYTES).unwrap_or(u64::MAX);
+    (&mut stream).take(cap + 1).read_to_end(&mut body).await?;
+    Ok(body)
+}
+
+fn exchange_error(error: io::Error) -> RequestError {
+    RequestError::Closed(error.to_string())
+}
+
+fn read_response(request: &Request, body: &[u8]) -> Result<Response, RequestError> {
+    let invalid = |reason: &str| Err(RequestError::InvalidResponse(reason.to_owned()));
+    if body.is_empty() {
+        return Err(RequestError::Closed("the peer gave no answer".to_owned()));
+    }
+    if body.len() > REQRES_RESPONSE_BYTES {
+        return invalid("it is over 10 MiB");
+    }
+    let response = match Response::decode(body) {
+        Ok(response) => response,
+        Err(error) => return Err(RequestError::InvalidResponse(error.to_string())),
+    };
+    match (request, &response) {
+        (Request::CreateJob { .. }, Response::CreateJob(_))
+        | (Request::GetJob { .. }, Response::GetJob(_))
+        | (Request::ConfirmJob { .. }, Response::ConfirmJob(_)) => Ok(response),
+        _ => invalid("it answers another kind of request"),
+    }
+}
+
+/// Serves inbound requests.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestServer {
+    pub(crate) queue: mpsc::Sender<InboundRequest>,
+    pub(crate) large: Arc<Semaphore>,
+    pub(crate) counters: Arc<NetCounters>,
+}
+
+impl RequestServer {
+    pub(crate) fn new(queue: mpsc::Sender<InboundRequest>, counters: Arc<NetCounters>) -> Self {
+        Self {
+            queue,
+            large: Arc::new(Semaphore::new(limits::LARGE_REQUESTS)),
+            counters,
+        }
+    }
+
+    /// Reads one request, has it answered, writes the answer. Every step has a deadline.
+    pub(crate) async fn serve(self, inbound: InboundStream) {
+        let _permit = inbound.permit;
+        let mut stream = inbound.stream.compat();
+        let mut place = None;
+        let read = self.read(&mut stream, &mut place);
+        let Ok(Some(request)) = timeout(limits::READ_REQUEST_DEADLINE, read).await else {
+            return count(&self.counters.requests_invalid);
+        };
+        let Some(response) = self.answer(inbound.peer, request).await else {
+            // A closed side without a byte says "no answer" at once, as 0.1 does.
+            let _ = timeout(limits::WRITE_RESPONSE_DEADLINE, stream.shutdown()).await;
+            return;
+        };
+        let write = write_response(&mut stream, response);
+        if !matches!(timeout(limits::WRITE_RESPONSE_DEADLINE, write).await, Ok(Ok(()))) {
+            tracing::debug!(peer = %inbound.peer, "a response could not be delivered");
+        }
+    }
+
+    /// `place` keeps room among the large requests until the request is dealt with.
+    async fn read<R: AsyncRead + Unpin>(
+        &self,
+        stream: &mut R,
+        place: &mut Option<tokio::sync::OwnedSemaphorePermit>,
+    ) -> Option<Request> {
+        let mut body = Vec::new();
+        let small = u64::try_from(limits::SMALL_REQUEST_BYTES).ok()?;
+        let cap = u64::try_from(REQRES_REQUEST_BYTES).ok()?;
+        let first = (&mut *stream).take(small).read_to_end(&mut body).await;
+        first.ok()?;
+        if body.len() >= limits::SMALL_REQUEST_BYTES {
+            *place = Some(self.large.clone().acquire_owned().await.ok()?);
+            let rest = stream.take(cap + 1 - small).read_to_end(&mut body).await;
+            rest.ok()?;
+        }
+        if body.len() > REQRES_REQUEST_BYTES {
+            return None;
+        }
+        Request::decode(&body).ok()
+    }
+
+    async fn answer(&self, peer: PeerId, request: Request) -> Option<Response> {
+        let busy = busy(&request);
+        let (sender, receiver) = oneshot::channel();
+        let inbound = InboundRequest {
+            peer,
+            request,
+            reply: Reply(sender),
+        };
+        match self.queue.try_send(inbound) {
+            Ok(()) => count(&self.counters.requests_received),
+            Err(TrySendError::Full(_)) => {
+                count(&self.counters.requests_refused);
+                return busy;
+            }
+            Err(TrySendError::Closed(_)) => return busy,
+        }
+        match timeout(limits::ANSWER_DEADLINE, receiver).await {
+            Ok(Ok(response)) => Some(response),
+            Ok(Err(_dropped)) => {
+                count(&self.counters.requests_unanswered);
+                None
+            }
+            Err(_late) => {
+                count(&self.counters.requests_unanswered);
+                busy
+            }
+        }
+    }
+}
+
+/// What a request is answered when the node can't take it. Only one kind has such an answer.
+fn busy(request: &Request) -> Option<Response> {
+    matches!(request, Request::CreateJob { .. })
+        .then_some(Response::CreateJob(CreateJobResult::Busy))
+}
+
+async fn write_response(stream: &mut Compat<Stream>, response: Response) -> io::Result<()> {
+    let bytes = response.encode();
+    drop(response);
+    stream.write_all(&bytes).await?;
+    stream.shutdown().await
+}
+
+/// How an open failure looks to the asker.
+pub(crate) const UNSUPPORTED: RequestError = RequestError::Unsupported(REQRES_PROTOCOL);

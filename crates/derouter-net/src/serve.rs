@@ -1,0 +1,31 @@
+//! Gives each inbound substream a task of its own.
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::job_stream::JobStreamServer;
+use crate::reqres::RequestServer;
+use crate::streams::{InboundStream, JOBS};
+
+/// Runs until the swarm is gone. The number of tasks is bounded by the permits that substreams
+/// carry.
+pub(crate) async fn serve_inbound(
+    mut inbound: mpsc::Receiver<InboundStream>,
+    requests: RequestServer,
+    jobs: JobStreamServer,
+) {
+    let mut tasks = JoinSet::new();
+    loop {
+        tokio::select! {
+            next = inbound.recv() => {
+                let Some(stream) = next else { break };
+                if stream.protocol == JOBS {
+                    tasks.spawn(jobs.clone().serve(stream));
+                } else {
+                    tasks.spawn(requests.clone().serve(stream));
+                }
+            }
+            Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+        }
+    }
+}

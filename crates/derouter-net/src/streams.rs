@@ -1,0 +1,67 @@
+//! Substreams for requests and jobs: a libp2p behaviour that only negotiates them.
+//!
+//! Outbound: [`Behaviour::open`] picks the best connection (direct before relayed), dials when
+//! there is none, and answers on a oneshot. Inbound: negotiated substreams go to one bounded
+//! queue; what does not fit is dropped and counted. What is said on them happens elsewhere.
+
+mod behaviour;
+mod handler;
+
+use libp2p::{PeerId, Stream, StreamProtocol};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+pub(crate) use behaviour::Behaviour;
+
+use crate::behaviour::MESH_PROTOCOL;
+
+/// Job streams.
+pub(crate) const JOBS: StreamProtocol =
+    StreamProtocol::new(derouter_wire::stream::STREAM_PROTOCOL);
+/// Requests and responses.
+pub(crate) const REQUESTS: StreamProtocol =
+    StreamProtocol::new(derouter_wire::reqres::REQRES_PROTOCOL);
+/// The marker; never spoken.
+pub(crate) const MESH: StreamProtocol = StreamProtocol::new(MESH_PROTOCOL);
+
+/// Where the outcome of [`Behaviour::open`] goes.
+pub(crate) type OpenReply = oneshot::Sender<Result<Stream, OpenError>>;
+
+/// A substream that is wanted.
+#[derive(Debug)]
+pub(crate) struct OpenRequest {
+    pub(crate) protocol: StreamProtocol,
+    pub(crate) reply: OpenReply,
+}
+
+/// Why there is no substream. When the reply is dropped, its connection closed meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum OpenError {
+    /// Dialling failed, in words.
+    Unreachable(String),
+    /// The peer does not speak the protocol.
+    Unsupported,
+    /// The connection broke or was too slow while it negotiated.
+    Failed(String),
+    /// Too many wait already.
+    TooMany,
+}
+
+/// A substream that a peer opened.
+#[derive(Debug)]
+pub(crate) struct InboundStream {
+    pub(crate) peer: PeerId,
+    pub(crate) protocol: StreamProtocol,
+    pub(crate) stream: Stream,
+    pub(crate) permit: Permit,
+}
+
+/// A place among the unserved substreams of a connection and of the node; held until the peer has
+/// its answer.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    pub(crate) _connection: OwnedSemaphorePermit,
+    pub(crate) _node: OwnedSemaphorePermit,
+}
+
+/// The queue of inbound substreams.
+pub(crate) type InboundQueue = mpsc::Sender<InboundStream>;

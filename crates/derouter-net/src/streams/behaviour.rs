@@ -1,0 +1,198 @@
+//! Which connection a substream is opened on.
+
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use libp2p::core::Endpoint;
+use libp2p::core::transport::PortUse;
+use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished, DialFailure};
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{
+    ConnectionDenied, ConnectionId, DialError, FromSwarm, NetworkBehaviour, NotifyHandler, THandler,
+    THandlerInEvent, THandlerOutEvent, ToSwarm,
+};
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::Semaphore;
+
+use super::handler::{Handler, Shared};
+use super::{InboundQueue, OpenError, OpenRequest};
+use crate::counters::NetCounters;
+use crate::limits;
+use crate::transport::dial_error_text;
+
+#[derive(Debug, Clone, Copy)]
+struct Connection {
+    id: ConnectionId,
+    relayed: bool,
+}
+
+/// Opens and accepts substreams.
+pub(crate) struct Behaviour {
+    shared: Shared,
+    connections: HashMap<PeerId, Vec<Connection>>,
+    /// Substreams wanted with peers that are being dialled.
+    waiting: HashMap<PeerId, Vec<OpenRequest>>,
+    actions: VecDeque<ToSwarm<Infallible, OpenRequest>>,
+    waker: Option<Waker>,
+}
+
+impl Behaviour {
+    pub(crate) fn new(inbound: InboundQueue, counters: Arc<NetCounters>) -> Self {
+        Self {
+            shared: Shared {
+                inbound,
+                total: Arc::new(Semaphore::new(limits::INBOUND_TOTAL)),
+                counters,
+            },
+            connections: HashMap::new(),
+            waiting: HashMap::new(),
+            actions: VecDeque::new(),
+            waker: None,
+        }
+    }
+
+    /// Opens a substream with `peer`; the outcome goes to the request's reply.
+    pub(crate) fn open(&mut self, peer: PeerId, request: OpenRequest) {
+        if let Some(connection) = self.best_connection(&peer) {
+            self.notify(peer, connection, request);
+        } else {
+            self.wait(peer, request);
+        }
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Direct before relayed, older before newer.
+    fn best_connection(&self, peer: &PeerId) -> Option<ConnectionId> {
+        let connections = self.connections.get(peer)?;
+        connections
+            .iter()
+            .min_by_key(|connection| connection.relayed)
+            .map(|connection| connection.id)
+    }
+
+    fn notify(&mut self, peer_id: PeerId, connection: ConnectionId, event: OpenRequest) {
+        self.actions.push_back(ToSwarm::NotifyHandler {
+            peer_id,
+            handler: NotifyHandler::One(connection),
+            event,
+        });
+    }
+
+    fn wait(&mut self, peer: PeerId, request: OpenRequest) {
+        // Those whose caller gave up make room.
+        self.waiting.retain(|_, requests| {
+            requests.retain(|request| !request.reply.is_closed());
+            !requests.is_empty()
+        });
+        let waiting: usize = self.waiting.values().map(Vec::len).sum();
+        if waiting >= limits::WAITING_FOR_CONNECTION {
+            let _ = request.reply.send(Err(OpenError::TooMany));
+            return;
+        }
+        self.waiting.entry(peer).or_default().push(request);
+        let opts = DialOpts::peer_id(peer)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .build();
+        self.actions.push_back(ToSwarm::Dial { opts });
+    }
+
+    fn on_established(&mut self, established: ConnectionEstablished<'_>) {
+        let connection = Connection {
+            id: established.connection_id,
+            relayed: established.endpoint.is_relayed(),
+        };
+        let peer = established.peer_id;
+        self.connections.entry(peer).or_default().push(connection);
+        for request in self.waiting.remove(&peer).unwrap_or_default() {
+            self.notify(peer, connection.id, request);
+        }
+    }
+
+    fn on_closed(&mut self, closed: ConnectionClosed<'_>) {
+        let Some(connections) = self.connections.get_mut(&closed.peer_id) else {
+            return;
+        };
+        connections.retain(|connection| connection.id != closed.connection_id);
+        if connections.is_empty() {
+            self.connections.remove(&closed.peer_id);
+        }
+    }
+
+    fn on_dial_failure(&mut self, failure: DialFailure<'_>) {
+        // Another dial to this peer goes on, or a connection is there: its outcome counts.
+        if matches!(failure.error, DialError::DialPeerConditionFalse(_)) {
+            return;
+        }
+        let Some(peer) = failure.peer_id else {
+            return;
+        };
+        let Some(requests) = self.waiting.remove(&peer) else {
+            return;
+        };
+        let reason = dial_error_text(failure.error);
+        for request in requests {
+            let _ = request
+                .reply
+                .send(Err(OpenError::Unreachable(reason.clone())));
+        }
+    }
+}
+
+impl NetworkBehaviour for Behaviour {
+    type ConnectionHandler = Handler;
+    type ToSwarm = Infallible;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _connection: ConnectionId,
+        peer: PeerId,
+        _local: &Multiaddr,
+        _remote: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(Handler::new(peer, self.shared.clone()))
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _connection: ConnectionId,
+        peer: PeerId,
+        _address: &Multiaddr,
+        _role: Endpoint,
+        _port_use: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(Handler::new(peer, self.shared.clone()))
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::ConnectionEstablished(established) => self.on_established(established),
+            FromSwarm::ConnectionClosed(closed) => self.on_closed(closed),
+            FromSwarm::DialFailure(failure) => self.on_dial_failure(failure),
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(
+        &mut self,
+        _peer: PeerId,
+        _connection: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
+        match event {}
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        if let Some(action) = self.actions.pop_front() {
+            return Poll::Ready(action);
+        }
+        self.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}

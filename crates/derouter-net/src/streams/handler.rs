@@ -1,0 +1,198 @@
+//! The part of [`super::Behaviour`] that lives on one connection.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use libp2p::core::upgrade::{InboundUpgrade, OutboundUpgrade, UpgradeInfo};
+use libp2p::swarm::handler::{
+    ConnectionEvent, ConnectionHandlerEvent, DialUpgradeError, FullyNegotiatedInbound,
+    FullyNegotiatedOutbound, StreamUpgradeError,
+};
+use libp2p::swarm::{ConnectionHandler, SubstreamProtocol};
+use libp2p::{PeerId, Stream, StreamProtocol};
+use tokio::sync::Semaphore;
+
+use super::{InboundQueue, InboundStream, JOBS, MESH, OpenError, OpenRequest, Permit, REQUESTS};
+use crate::counters::{NetCounters, count};
+use crate::limits;
+
+/// Names protocols and gives the substream as it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Bare(Vec<StreamProtocol>);
+
+impl UpgradeInfo for Bare {
+    type Info = StreamProtocol;
+    type InfoIter = std::vec::IntoIter<StreamProtocol>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        self.0.clone().into_iter()
+    }
+}
+
+impl InboundUpgrade<Stream> for Bare {
+    type Output = (Stream, StreamProtocol);
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Output, Infallible>>;
+
+    fn upgrade_inbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
+        ready(Ok((stream, protocol)))
+    }
+}
+
+impl OutboundUpgrade<Stream> for Bare {
+    type Output = Stream;
+    type Error = Infallible;
+    type Future = Ready<Result<Stream, Infallible>>;
+
+    fn upgrade_outbound(self, stream: Stream, _protocol: StreamProtocol) -> Self::Future {
+        ready(Ok(stream))
+    }
+}
+
+/// What all handlers of a node share.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    pub(crate) inbound: InboundQueue,
+    pub(crate) total: Arc<Semaphore>,
+    pub(crate) counters: Arc<NetCounters>,
+}
+
+/// Negotiates the substreams of one connection.
+pub(crate) struct Handler {
+    peer: PeerId,
+    shared: Shared,
+    unserved: Arc<Semaphore>,
+    wanted: VecDeque<OpenRequest>,
+    negotiating: usize,
+    waker: Option<Waker>,
+}
+
+impl Handler {
+    pub(crate) fn new(peer: PeerId, shared: Shared) -> Self {
+        Self {
+            peer,
+            shared,
+            unserved: Arc::new(Semaphore::new(limits::INBOUND_PER_CONNECTION)),
+            wanted: VecDeque::new(),
+            negotiating: 0,
+            waker: None,
+        }
+    }
+
+    fn on_inbound(&self, stream: Stream, protocol: StreamProtocol) {
+        // The marker is a capability, not a conversation.
+        if protocol == MESH {
+            return;
+        }
+        let connection = self.unserved.clone().try_acquire_owned();
+        let node = self.shared.total.clone().try_acquire_owned();
+        let (Ok(connection), Ok(node)) = (connection, node) else {
+            return count(&self.shared.counters.substreams_dropped);
+        };
+        let inbound = InboundStream {
+            peer: self.peer,
+            protocol,
+            stream,
+            permit: Permit {
+                _connection: connection,
+                _node: node,
+            },
+        };
+        if self.shared.inbound.try_send(inbound).is_err() {
+            count(&self.shared.counters.substreams_dropped);
+        }
+    }
+
+    fn finished_one(&mut self) {
+        self.negotiating = self.negotiating.saturating_sub(1);
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl ConnectionHandler for Handler {
+    type FromBehaviour = OpenRequest;
+    type ToBehaviour = Infallible;
+    type InboundProtocol = Bare;
+    type OutboundProtocol = Bare;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = super::OpenReply;
+
+    fn listen_protocol(&self) -> SubstreamProtocol<Bare> {
+        SubstreamProtocol::new(Bare(vec![JOBS, REQUESTS, MESH]), ())
+            .with_timeout(limits::NEGOTIATE_DEADLINE)
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<ConnectionHandlerEvent<Bare, super::OpenReply, Infallible>> {
+        while self.negotiating < limits::OUTBOUND_NEGOTIATING {
+            let Some(request) = self.wanted.pop_front() else {
+                break;
+            };
+            if request.reply.is_closed() {
+                continue;
+            }
+            self.negotiating += 1;
+            let upgrade = Bare(vec![request.protocol]);
+            let protocol = SubstreamProtocol::new(upgrade, request.reply)
+                .with_timeout(limits::NEGOTIATE_DEADLINE);
+            return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
+        }
+        self.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn on_behaviour_event(&mut self, request: OpenRequest) {
+        if self.wanted.len() >= limits::OUTBOUND_PER_CONNECTION {
+            let _ = request.reply.send(Err(OpenError::TooMany));
+            return;
+        }
+        self.wanted.push_back(request);
+        self.wake();
+    }
+
+    fn on_connection_event(
+        &mut self,
+        event: ConnectionEvent<'_, Bare, Bare, (), super::OpenReply>,
+    ) {
+        match event {
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
+                protocol: (stream, protocol),
+                ..
+            }) => self.on_inbound(stream, protocol),
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
+                protocol: stream,
+                info: reply,
+            }) => {
+                self.finished_one();
+                let _ = reply.send(Ok(stream));
+            }
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { error, info: reply }) => {
+                self.finished_one();
+                let _ = reply.send(Err(upgrade_error(error)));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn upgrade_error(error: StreamUpgradeError<Infallible>) -> OpenError {
+    match error {
+        StreamUpgradeError::NegotiationFailed => OpenError::Unsupported,
+        StreamUpgradeError::Timeout => {
+            OpenError::Failed("negotiating a substream took too long".to_owned())
+        }
+        StreamUpgradeError::Io(error) => OpenError::Failed(error.to_string()),
+        StreamUpgradeError::Apply(never) => match never {},
+    }
+}

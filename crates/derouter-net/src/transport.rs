@@ -1,0 +1,88 @@
+//! The transports of wire 0.1 (TCP with noise and yamux, QUIC v1, DNS, relayed) and the swarm on
+//! top of them.
+
+use std::num::NonZeroU8;
+
+use libp2p::swarm::DialError;
+use libp2p::{Swarm, SwarmBuilder, noise, tcp, yamux};
+
+use crate::behaviour::{Behaviour, BehaviourParts};
+use crate::error::StartError;
+use crate::limits;
+
+/// Addresses of one peer that are dialled at the same time.
+const CONCURRENT_ADDRESSES: NonZeroU8 = NonZeroU8::MAX;
+
+fn yamux_config() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(limits::YAMUX_STREAMS);
+    config
+}
+
+/// Builds the swarm. Needs a tokio runtime.
+pub(crate) fn build_swarm(parts: BehaviourParts) -> Result<Swarm<Behaviour>, StartError> {
+    let setup = |error: &dyn std::fmt::Display| StartError::Setup(error.to_string());
+    let keypair = parts.keypair.clone();
+    let builder = SwarmBuilder::with_existing_identity(keypair)
+        .with_tokio()
+        .with_tcp(
+            tcp::Config::new().nodelay(true),
+            noise::Config::new,
+            yamux_config,
+        )
+        .map_err(|error| setup(&error))?
+        .with_quic_config(|mut config| {
+            config.max_concurrent_stream_limit = limits::QUIC_STREAMS;
+            config.handshake_timeout = limits::DIAL_DEADLINE;
+            // A QUIC connection without any packet for this long is closed; keep-alives go
+            // every 5 s, so only a dead or cut-off peer gets there.
+            config.max_idle_timeout = 30_000;
+            config
+        })
+        .with_dns()
+        .map_err(StartError::Dns)?
+        .with_relay_client(noise::Config::new, yamux_config)
+        .map_err(|error| setup(&error))?;
+    let swarm = builder
+        .with_behaviour(|_keypair, relay_client| Behaviour::new(parts, relay_client))
+        .map_err(|error| setup(&error))?
+        .with_swarm_config(|config| {
+            config
+                .with_idle_connection_timeout(limits::IDLE_CONNECTION)
+                .with_max_negotiating_inbound_streams(limits::INBOUND_NEGOTIATING)
+                .with_dial_concurrency_factor(CONCURRENT_ADDRESSES)
+        })
+        .with_connection_timeout(limits::DIAL_DEADLINE)
+        .build();
+    Ok(swarm)
+}
+
+/// A dial error in words that a user can act on.
+pub(crate) fn dial_error_text(error: &DialError) -> String {
+    match error {
+        DialError::NoAddresses => "no address of this peer is known".to_owned(),
+        DialError::LocalPeerId { address } => format!("{address} is this node itself"),
+        DialError::WrongPeerId { obtained, address } => {
+            format!("{address} answers as another peer, {obtained}")
+        }
+        DialError::Transport(errors) => {
+            let shown = errors
+                .iter()
+                .take(limits::BOOK_ADDRESSES)
+                .map(|(address, error)| format!("{address}: {}", innermost(error)));
+            shown.collect::<Vec<_>>().join("; ")
+        }
+        DialError::Denied { cause } => format!("not dialled: {}", innermost(cause)),
+        DialError::Aborted => "the dial was cut short".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// The last error in the chain says what happened; those around it only where.
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
+    let mut current = error;
+    while let Some(source) = current.source() {
+        current = source;
+    }
+    current.to_string()
+}
