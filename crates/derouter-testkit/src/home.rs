@@ -156,7 +156,13 @@ impl NodeHome {
     /// Adds the node's arguments and environment to a command.
     pub fn arguments(&self, command: &mut Command) {
         command.arg("run").arg("-c").arg(self.config_path());
-        command.arg("--ready-json").current_dir(self.path());
+        command.arg("--ready-json");
+        self.environment(command);
+    }
+
+    /// Sets a command's directory and environment as those of the node.
+    pub fn environment(&self, command: &mut Command) {
+        command.current_dir(self.path());
         let level = std::env::var("DEROUTER_TEST_LOG").unwrap_or_else(|_| "info".to_owned());
         command.env("RUST_LOG", level).env("NO_COLOR", "1");
     }
