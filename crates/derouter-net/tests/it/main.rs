@@ -1,0 +1,16 @@
+//! Real swarms on 127.0.0.1, over TCP and QUIC, with peers that behave and peers that do not.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+mod connections;
+mod heartbeats;
+mod job_streams;
+mod raw_peer;
+mod requests;
+mod support;
+mod version_0_1;
