@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use derouter_sdk::{JobId, JobQuery, JobRecord, Node, RowId, TcpNode};
+use derouter_sdk::{JobId, JobQuery, JobRecord, Node, RowId, TcpNode, TcpOptions};
 
 use crate::process::Ready;
 use crate::wait::eventually;
@@ -25,6 +25,10 @@ pub struct Ledger {
     provider: TcpNode,
     consumer: TcpNode,
     known: HashSet<JobId>,
+}
+
+fn node(ready: &Ready) -> TcpNode {
+    TcpNode::connect(ready.rpc.to_string(), TcpOptions::default())
 }
 
 /// All jobs of a node, oldest first.
@@ -80,12 +84,14 @@ impl Ledger {
     /// Looks at the jobs made from now on.
     pub async fn open(provider: &Ready, consumer: &Ready) -> Self {
         let mut ledger = Self {
-            provider: TcpNode::new(provider.rpc),
-            consumer: TcpNode::new(consumer.rpc),
+            provider: node(provider),
+            consumer: node(consumer),
             known: HashSet::new(),
         };
         let old = jobs(&ledger.consumer).await;
-        ledger.known.extend(old.into_iter().map(|job| job.provider_job_id));
+        ledger
+            .known
+            .extend(old.into_iter().map(|job| job.provider_job_id));
         ledger
     }
 
@@ -114,11 +120,15 @@ impl Ledger {
                     (bought.clone(), sold.cloned())
                 })
                 .collect();
-            let all_good = pairs.iter().all(|(bought, sold)| good(bought, sold.as_ref()));
+            let all_good = pairs
+                .iter()
+                .all(|(bought, sold)| good(bought, sold.as_ref()));
             (pairs.len() == count && all_good).then_some(pairs)
         })
         .await;
-        let ids = found.iter().map(|(bought, _)| bought.provider_job_id.clone());
+        let ids = found
+            .iter()
+            .map(|(bought, _)| bought.provider_job_id.clone());
         self.known.extend(ids);
         found
     }
@@ -167,7 +177,8 @@ impl Ledger {
             (fresh.len() == count && fresh.iter().all(is_failed)).then_some(fresh)
         })
         .await;
-        self.known.extend(found.iter().map(|job| job.provider_job_id.clone()));
+        self.known
+            .extend(found.iter().map(|job| job.provider_job_id.clone()));
         found
     }
 

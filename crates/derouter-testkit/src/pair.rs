@@ -9,7 +9,7 @@ use tokio::process::Command;
 use crate::backend::Backend;
 use crate::home::{NodeConfig, NodeHome, openai_consumer, openai_provider};
 use crate::http;
-//LATER use crate::ledger::Ledger;
+use crate::ledger::Ledger;
 use crate::process::{NodeProcess, Process};
 use crate::wait::eventually;
 
@@ -122,7 +122,10 @@ impl Pair {
         &self.url
     }
 
-    //LATER ledger
+    /// What both sides have of their jobs from now on.
+    pub async fn ledger(&self) -> Ledger {
+        Ledger::open(&self.provider.ready, &self.consumer.ready).await
+    }
 }
 
 fn rpc_section(node: &NodeProcess) -> Value {
