@@ -25,5 +25,5 @@ pub use provider::{
     ConnectionRefusal, JobRefusal, NodeDesk, OfferSpec, ProvideOptions, ProviderCompletion,
     ProviderDesk, ProviderJob, ProviderService, Provision,
 };
-pub use tcp::TcpNode;
+pub use tcp::{TcpNode, TcpOptions};
 pub use watch::{JobEvent, OfferEvent, ProviderEvent, Watch};

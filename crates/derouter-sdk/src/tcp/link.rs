@@ -7,4 +7,4 @@ mod mux;
 
 pub use calls::{CallError, Caller, Outgoing};
 pub use frames::{FrameError, ReadBudget, ReceivedFrame, read_frame};
-pub use mux::{Mux, MuxStream, Side, drive};
+pub use mux::{Mux, MuxStream, OpenRequests, Side, drive};

@@ -217,6 +217,11 @@ impl Caller {
         self.enqueue_or_closed(frame).await
     }
 
+    /// Acknowledges an event, as 0.1 modules do. Waits for room in the queue.
+    pub async fn acknowledge(&self, id: u32) -> Result<(), CallError> {
+        self.enqueue_or_closed(acknowledgement(id)).await
+    }
+
     async fn enqueue_or_closed(&self, frame: Vec<u8>) -> Result<(), CallError> {
         tokio::select! {
             result = self.enqueue(frame) => result,
@@ -250,6 +255,19 @@ impl Caller {
     fn has_room(&self) -> bool {
         self.shared.queue.capacity() > 0 && self.shared.room.available_permits() > 0
     }
+}
+
+/// The frame `{type: "Ack", data: undefined, kind: "Response", id}`, byte for byte what 0.1 modules
+/// send: a 0.1 node may be strict about a value that it never sees.
+fn acknowledgement(id: u32) -> Vec<u8> {
+    /// Behind the length, the map's head, `type`, `Ack` and `data`.
+    const DATA_AT: usize = 4 + 1 + 5 + 4 + 5;
+    const UNDEFINED: u8 = 0xf7;
+    let mut frame = encode_frame(FrameKind::Response, id, "Ack", &());
+    if let Some(null) = frame.get_mut(DATA_AT) {
+        *null = UNDEFINED;
+    }
+    frame
 }
 
 /// Reads an answer, or an error that fits any request.
@@ -322,5 +340,17 @@ async fn stalled(caller: &Caller) {
         } else if since.elapsed() >= STALLED {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_acknowledgement_is_what_a_0_1_module_sends() {
+        let mut expected = vec![0, 0, 0, 34, 0xa4, 0x64];
+        expected.extend(b"type\x63Ack\x64data\xf7\x64kind\x68Response\x62id\x03");
+        assert_eq!(acknowledgement(3), expected);
     }
 }
