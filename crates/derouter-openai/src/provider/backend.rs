@@ -1,0 +1,358 @@
+//! The HTTP client of one OpenAI-compatible server.
+//!
+//! Sends nothing of the consumer but the request's body: the headers are ours. Follows no redirect,
+//! since a key must not travel on, and uses no system proxy for a server on this machine.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{self, HeaderMap, HeaderValue};
+use reqwest::{Response, StatusCode, Url};
+use serde_json::{Map, Value};
+use tokio::time::timeout;
+
+use super::config::{Limits, Secret};
+use super::normalize::error_message;
+use crate::frames::MAX_VALUE_BYTES;
+use crate::protocol::Endpoint;
+
+/// What is read of an error's body: more than any message needs.
+const MAX_ERROR_BYTES: usize = 64 * 1024;
+
+/// How long the body of an error may take; its status is known already.
+const ERROR_BODY_LIMIT: Duration = Duration::from_secs(5);
+
+/// The largest `/models` that is read: OpenRouter's has about 500 KiB.
+const MAX_MODELS_BYTES: usize = 4 * 1024 * 1024;
+
+/// How long the check of a backend may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Idle connections kept for the next request, for each backend.
+const IDLE_CONNECTIONS: usize = 64;
+
+/// Under the 60 s or more after which most servers close an idle connection.
+const IDLE_LIMIT: Duration = Duration::from_secs(50);
+
+/// A backend's address or key can't be used.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendConfigError {
+    /// The base URL can't be used.
+    #[error("the backend's base URL {url:?} can't be used: {reason}")]
+    Url {
+        /// As configured.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// The key holds characters that no header may hold.
+    #[error("the backend's API key holds characters that can't be sent, such as a line break")]
+    ApiKey,
+    /// The HTTP client can't be made, for example without any TLS root certificate.
+    #[error("no HTTP client can be made: {0}")]
+    Client(String),
+}
+
+/// Why the backend gives no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// For the consumer: short, without the backend's address or key.
+    pub(super) message: String,
+    /// For our log.
+    pub(super) detail: String,
+}
+
+impl Failure {
+    pub(super) fn new(message: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            detail: detail.into(),
+        }
+    }
+
+    /// One that has no more to say to the log.
+    pub(super) fn plain(message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self::new(message.clone(), message)
+    }
+}
+
+/// A backend.
+#[derive(Debug)]
+pub(super) struct Backend {
+    client: reqwest::Client,
+    base_url: String,
+    /// The base URL without credentials.
+    shown: String,
+    /// What no consumer may see in a message.
+    hidden: Vec<String>,
+    limits: Limits,
+}
+
+impl Backend {
+    pub(super) fn new(
+        base_url: &str,
+        api_key: Option<&Secret>,
+        limits: Limits,
+    ) -> Result<Self, BackendConfigError> {
+        let url = parse_url(base_url)?;
+        let client = client(&url, headers(api_key)?, limits)
+            .map_err(|error| BackendConfigError::Client(describe(error)))?;
+        let mut hidden: Vec<String> = api_key.iter().map(|key| key.expose().to_owned()).collect();
+        hidden.extend(url.host_str().map(str::to_owned));
+        Ok(Self {
+            client,
+            base_url: url.as_str().trim_end_matches('/').to_owned(),
+            shown: shown(&url),
+            hidden,
+            limits,
+        })
+    }
+
+    /// The base URL for logs.
+    pub(super) fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// Sends a request; returns once the backend has answered 2xx.
+    pub(super) async fn send(&self, endpoint: Endpoint, body: Bytes) -> Result<Response, Failure> {
+        let url = format!("{}{}", self.base_url, endpoint.path());
+        let request = self.client.post(url).body(body);
+        let response = match timeout(self.limits.first_byte, request.send()).await {
+            Err(_) => return Err(Failure::plain("the backend did not answer in time")),
+            Ok(Err(error)) => {
+                let detail = describe(error);
+                return Err(Failure::new("the backend can't be reached", detail));
+            }
+            Ok(Ok(response)) => response,
+        };
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(self.refusal(response).await)
+    }
+
+    /// The models that the backend names.
+    pub(super) async fn models(&self) -> Result<Vec<String>, String> {
+        let url = format!("{}/models", self.base_url);
+        let ask = async {
+            let response = self.client.get(url).send().await.map_err(describe)?;
+            if !response.status().is_success() {
+                return Err(format!("it answers {} to /models", response.status()));
+            }
+            let body = read_body(response, MAX_MODELS_BYTES).await?;
+            let value: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+            Ok(model_ids(&value))
+        };
+        timeout(PROBE_LIMIT, ask)
+            .await
+            .unwrap_or_else(|_| Err("it does not answer".to_owned()))
+    }
+
+    async fn refusal(&self, response: Response) -> Failure {
+        let status = response.status();
+        let read = timeout(ERROR_BODY_LIMIT, read_body(response, MAX_ERROR_BYTES)).await;
+        let said = read.ok().and_then(Result::ok).and_then(|body| {
+            let value: Map<String, Value> = serde_json::from_slice(&body).ok()?;
+            error_message(&value)
+        });
+        let said = said.filter(|message| !self.hides(message));
+        let detail = said.as_ref().map_or_else(
+            || format!("status {status}"),
+            |said| format!("status {status}: {said}"),
+        );
+        Failure::new(refusal_message(status, said), detail)
+    }
+
+    /// Whether a text has something in it that no consumer may see.
+    pub(super) fn hides(&self, text: &str) -> bool {
+        let found = |hidden: &&String| !hidden.is_empty() && text.contains(hidden.as_str());
+        self.hidden.iter().find(found).is_some()
+    }
+}
+
+/// What the consumer is told. The backend's own words only where they are about the request.
+fn refusal_message(status: StatusCode, said: Option<String>) -> String {
+    match status.as_u16() {
+        400 | 404 | 413 | 422 => {
+            said.unwrap_or_else(|| format!("the backend refused the request ({})", status.as_u16()))
+        }
+        401 | 403 => "the backend does not accept this provider's credentials".to_owned(),
+        429 => "the backend has too many requests".to_owned(),
+        other => format!("the backend failed ({other})"),
+    }
+}
+
+/// Reads a whole body of at most `limit` bytes.
+async fn read_body(mut response: Response, limit: usize) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    while let Some(bytes) = response.chunk().await.map_err(describe)? {
+        if body.len().saturating_add(bytes.len()) > limit {
+            return Err(format!("its answer is over {limit} bytes"));
+        }
+        body.extend_from_slice(&bytes);
+    }
+    Ok(body)
+}
+
+/// Reads the body of a plain answer. Each read has its deadline.
+pub(super) async fn read_answer(
+    mut response: Response,
+    limits: Limits,
+) -> Result<Vec<u8>, Failure> {
+    let mut body = Vec::new();
+    let mut limit = limits.first_byte;
+    loop {
+        let bytes = match timeout(limit, response.chunk()).await {
+            Err(_) => {
+                return Err(Failure::plain(
+                    "the backend stopped in the middle of its answer",
+                ));
+            }
+            Ok(Err(error)) => {
+                let detail = describe(error);
+                return Err(Failure::new("the backend broke off its answer", detail));
+            }
+            Ok(Ok(None)) => return Ok(body),
+            Ok(Ok(Some(bytes))) => bytes,
+        };
+        if body.len().saturating_add(bytes.len()) > MAX_VALUE_BYTES {
+            return Err(Failure::plain("the backend's answer is too large"));
+        }
+        body.extend_from_slice(&bytes);
+        limit = limits.between_chunks;
+    }
+}
+
+/// An HTTP error in words, its causes too, without the URL.
+pub(super) fn describe(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn model_ids(models: &Value) -> Vec<String> {
+    let data = models.get("data").and_then(Value::as_array);
+    let ids = data.into_iter().flatten();
+    ids.filter_map(|model| Some(model.get("id")?.as_str()?.to_owned()))
+        .collect()
+}
+
+fn parse_url(text: &str) -> Result<Url, BackendConfigError> {
+    let refuse = |reason: &str| BackendConfigError::Url {
+        url: text.to_owned(),
+        reason: reason.to_owned(),
+    };
+    let url = Url::parse(text).map_err(|error| refuse(&error.to_string()))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(refuse("it must begin with http:// or https://"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(refuse("it must have no ? and no #"));
+    }
+    Ok(url)
+}
+
+fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    // Fails only for URLs without a host, and those have no credentials.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.as_str().trim_end_matches('/').to_owned()
+}
+
+fn headers(api_key: Option<&Secret>) -> Result<HeaderMap, BackendConfigError> {
+    let mut headers = HeaderMap::new();
+    let json = HeaderValue::from_static("application/json");
+    headers.insert(header::CONTENT_TYPE, json);
+    if let Some(key) = api_key {
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose()))
+            .map_err(|_| BackendConfigError::ApiKey)?;
+        value.set_sensitive(true);
+        headers.insert(header::AUTHORIZATION, value);
+    }
+    Ok(headers)
+}
+
+fn client(url: &Url, headers: HeaderMap, limits: Limits) -> reqwest::Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder()
+        .default_headers(headers)
+        .user_agent(concat!("derouter/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .connect_timeout(limits.connect)
+        .tcp_nodelay(true)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS)
+        .pool_idle_timeout(IDLE_LIMIT);
+    if is_local(url) {
+        builder = builder.no_proxy();
+    }
+    if url.scheme() == "http" {
+        // No TLS: spares reading the system's root certificates, which a small machine may lack.
+        builder = builder.tls_certs_only([]);
+    }
+    builder.build()
+}
+
+/// Whether a URL names this machine.
+fn is_local(url: &Url) -> bool {
+    let Some(host) = url.host_str() else {
+        return false;
+    };
+    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backend(url: &str, key: &str) -> Result<Backend, BackendConfigError> {
+        Backend::new(url, Some(&Secret::new(key)), Limits::default())
+    }
+
+    #[test]
+    fn a_base_url_that_cannot_be_used_is_named_with_its_reason() {
+        for url in [
+            "",
+            "127.0.0.1:1",
+            "ftp://x/v1",
+            "http://x/v1?key=1",
+            "http://",
+        ] {
+            let error = backend(url, "k").unwrap_err().to_string();
+            assert!(error.contains(&format!("{url:?}")), "{error}");
+        }
+        assert!(backend("http://x", "a\nb").is_err());
+    }
+
+    #[test]
+    fn neither_key_nor_address_is_shown() {
+        let backend = backend("http://user:pass@host.example:8000/v1/", "sk-12345").unwrap();
+        assert_eq!(backend.shown(), "http://host.example:8000/v1");
+        assert_eq!(backend.base_url, "http://user:pass@host.example:8000/v1");
+        assert!(backend.hides("bad key sk-12345"));
+        assert!(backend.hides("no route to host.example"));
+        assert!(!backend.hides("too many tokens"));
+        assert!(!format!("{:?}", Secret::new("sk-12345")).contains("sk-"));
+    }
+
+    #[test]
+    fn only_servers_on_this_machine_are_local() {
+        for (url, local) in [
+            ("http://127.0.0.1:1/v1", true),
+            ("http://[::1]:1/v1", true),
+            ("http://localhost/v1", true),
+            ("http://localhost.example/v1", false),
+            ("http://10.0.0.1/v1", false),
+        ] {
+            assert_eq!(is_local(&Url::parse(url).unwrap()), local, "{url}");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Starts and stops the provider.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use derouter_sdk::wire::limits;
+use derouter_sdk::{Node, OfferId, OfferSpec, ProvideError, ProvideOptions, Provision};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::backend::{Backend, BackendConfigError};
+use super::config::{BackendConfig, DEFAULT_MAX_CONCURRENCY, OfferConfig, ProviderConfig};
+use super::counters::Counters;
+use super::pump::{Offer, Shared};
+use super::registry::Registry;
+use super::service::Service;
+use crate::protocol::protocol_id;
+
+/// How often finished answers are looked through for too old ones.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// How long jobs may take to be failed when the provider stops.
+const FAIL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why a provider does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// There is nothing to offer.
+    #[error("the provider has no offers: add at least one under \"offers\"")]
+    NoOffers,
+    /// Two backends have an offer of the same id.
+    #[error("two offers are called {0:?}: give one of them another id")]
+    DuplicateOffer(String),
+    /// An offer's id or payload is too long, or its concurrency is zero.
+    #[error("the offer {offer_id:?} can't be provided: {reason}")]
+    Offer {
+        /// The offer.
+        offer_id: String,
+        /// Why.
+        reason: String,
+    },
+    /// A backend's address or key can't be used.
+    #[error(transparent)]
+    Backend(#[from] BackendConfigError),
+    /// The node does not put the offers on the market.
+    #[error(transparent)]
+    Provide(#[from] ProvideError),
+}
+
+/// A provider at work. Dropping it takes its offers back and fails its running jobs.
+#[derive(Debug)]
+pub struct RunningProvider {
+    provision: Option<Provision>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    counters: Arc<Counters>,
+}
+
+/// Puts the configured offers on the market and serves them until the result is dropped or shut
+/// down. Backends are looked at once, in the background: one that can't be reached is a warning in
+/// the log, since it may come up later.
+///
+/// # Errors
+/// See [`StartError`]; nothing is on the market then.
+pub async fn start(
+    node: Arc<dyn Node>,
+    config: ProviderConfig,
+) -> Result<RunningProvider, StartError> {
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let counters = Arc::new(Counters::default());
+    let mut offers = HashMap::new();
+    let mut specs = Vec::new();
+    let mut probes = Vec::new();
+    for backend_config in &config.backends {
+        let backend = backend(backend_config, &config)?;
+        for (offer_id, offer) in &backend_config.offers {
+            let (spec, offer) = offer_of(offer_id, offer, &backend)?;
+            if offers
+                .insert(spec.offer_id.clone(), Arc::new(offer))
+                .is_some()
+            {
+                return Err(StartError::DuplicateOffer(offer_id.clone()));
+            }
+            specs.push(spec);
+        }
+        probes.push((backend, models_of(backend_config)));
+    }
+    if specs.is_empty() {
+        return Err(StartError::NoOffers);
+    }
+    let shared = Arc::new(Shared {
+        node: Arc::clone(&node),
+        limits: config.limits,
+        registry: Registry::default(),
+        counters: Arc::clone(&counters),
+        store_payloads: config.store_payloads,
+        stop: stop.clone(),
+        tasks: tasks.clone(),
+    });
+    let count = specs.len();
+    let options = ProvideOptions {
+        max_unsigned: config.max_unsigned,
+    };
+    let service = Arc::new(Service {
+        offers,
+        shared: Arc::clone(&shared),
+    });
+    let provision = node.provide(specs, options, service).await?;
+    for (backend, models) in probes {
+        tokio::spawn(
+            stop.clone()
+                .run_until_cancelled_owned(probe(backend, models)),
+        );
+    }
+    tokio::spawn(stop.clone().run_until_cancelled_owned(sweep(shared)));
+    tracing::info!(offers = count, "openai provider started");
+    Ok(RunningProvider {
+        provision: Some(provision),
+        stop,
+        tasks,
+        counters,
+    })
+}
+
+impl RunningProvider {
+    /// What happened so far.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Takes the offers back, lets running answers finish within `grace`, and fails the others.
+    pub async fn shutdown(mut self, grace: Duration) {
+        drop(self.provision.take());
+        self.tasks.close();
+        let _ = timeout(grace, self.tasks.wait()).await;
+        self.stop.cancel();
+        if timeout(FAIL_LIMIT, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some jobs could not be ended in time");
+        }
+    }
+}
+
+impl Drop for RunningProvider {
+    fn drop(&mut self) {
+        drop(self.provision.take());
+        self.stop.cancel();
+    }
+}
+
+fn backend(
+    backend: &BackendConfig,
+    config: &ProviderConfig,
+) -> Result<Arc<Backend>, BackendConfigError> {
+    let key = backend.api_key.as_ref();
+    Backend::new(&backend.base_url, key, config.limits).map(Arc::new)
+}
+
+fn offer_of(
+    offer_id: &str,
+    config: &OfferConfig,
+    backend: &Arc<Backend>,
+) -> Result<(OfferSpec, Offer), StartError> {
+    let refuse = |reason: String| StartError::Offer {
+        offer_id: offer_id.to_owned(),
+        reason,
+    };
+    let payload = config.payload();
+    let spec = OfferSpec {
+        protocol_id: protocol_id(),
+        offer_id: OfferId::new(offer_id).map_err(|error| refuse(error.to_string()))?,
+        protocol_payload: payload.to_json(),
+    };
+    if spec.protocol_payload.len() > limits::OFFER_PAYLOAD_BYTES {
+        return Err(refuse("its description is too long".to_owned()));
+    }
+    let slots = config.max_concurrency.unwrap_or(DEFAULT_MAX_CONCURRENCY);
+    if slots == 0 {
+        return Err(refuse("max_concurrency must be at least 1".to_owned()));
+    }
+    let slots = usize::try_from(slots).unwrap_or(Semaphore::MAX_PERMITS);
+    let offer = Offer {
+        config: config.clone(),
+        payload,
+        backend: Arc::clone(backend),
+        slots: Arc::new(Semaphore::new(slots.min(Semaphore::MAX_PERMITS))),
+    };
+    Ok((spec, offer))
+}
+
+fn models_of(config: &BackendConfig) -> Vec<String> {
+    let models = config.offers.values().map(OfferConfig::backend_model);
+    models.map(str::to_owned).collect()
+}
+
+/// Looks once whether a backend is there and has the models. Tells the operator what to do.
+async fn probe(backend: Arc<Backend>, models: Vec<String>) {
+    let shown = backend.shown();
+    match backend.models().await {
+        Err(error) => tracing::warn!(
+            backend = shown,
+            error,
+            "the backend can't be reached: jobs fail until it is started, or openai_base_url corrected"
+        ),
+        Ok(known) => {
+            for model in models.iter().filter(|model| !known.contains(model)) {
+                tracing::warn!(
+                    backend = shown,
+                    model,
+                    "the backend does not name this model: load it there, or set the offer's backend_model to the name it has there"
+                );
+            }
+        }
+    }
+}
+
+async fn sweep(shared: Arc<Shared>) {
+    let mut ticks = interval(SWEEP_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        shared.registry.sweep(Instant::now());
+    }
+}

@@ -1,0 +1,111 @@
+//! What the node asks of the provider: take a job, take a connection, serve it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use derouter_sdk::{
+    ConnectionRefusal, JobKey, JobRefusal, JobStream, OfferId, ProviderDesk, ProviderJob,
+    ProviderService, async_trait,
+};
+
+use super::connection::{self, Ended};
+use super::job::Job;
+use super::pump::{Offer, Pump, Recorder, Shared};
+use super::registry::Added;
+use super::request::Request;
+use crate::protocol::PROTOCOL;
+
+/// The provider's service.
+pub(super) struct Service {
+    pub(super) offers: HashMap<OfferId, Arc<Offer>>,
+    pub(super) shared: Arc<Shared>,
+}
+
+#[async_trait]
+impl ProviderService for Service {
+    async fn accept(&self, job: ProviderJob) -> Result<(), JobRefusal> {
+        let taken = self.take(job);
+        let counters = &self.shared.counters;
+        match &taken {
+            Ok(()) => counters.jobs_accepted.increment(),
+            Err(JobRefusal::Busy) => counters.jobs_busy.increment(),
+            Err(JobRefusal::InvalidJobArgs(_)) => counters.jobs_invalid.increment(),
+        }
+        taken
+    }
+
+    async fn prepare(&self, key: &JobKey) -> Result<(), ConnectionRefusal> {
+        let job = self.shared.registry.get(&key.job_id);
+        let job = job.ok_or(ConnectionRefusal::JobNotFound)?;
+        if !job.log.replays() {
+            // An answer so long that its beginning is gone.
+            return Err(ConnectionRefusal::JobNotFound);
+        }
+        if job.has_room() {
+            Ok(())
+        } else {
+            Err(ConnectionRefusal::Busy)
+        }
+    }
+
+    async fn serve(&self, key: JobKey, desk: Arc<dyn ProviderDesk>, stream: JobStream) {
+        let Some(job) = self.shared.registry.get(&key.job_id) else {
+            return;
+        };
+        let Some(connected) = job.connect(desk) else {
+            return;
+        };
+        let counters = &self.shared.counters;
+        counters.connections.increment();
+        if connected.replay {
+            counters.replays.increment();
+        }
+        let ended = connection::serve(&job.log, stream, self.shared.limits.write).await;
+        match ended {
+            Ended::Served => tracing::debug!(job = %key.job_id, "connection served"),
+            Ended::ConsumerLeft => tracing::debug!(job = %key.job_id, "consumer left"),
+            Ended::Broke(error) => tracing::debug!(job = %key.job_id, %error, "connection broke"),
+        }
+    }
+}
+
+impl Service {
+    fn take(&self, job: ProviderJob) -> Result<(), JobRefusal> {
+        let offer = self.offers.get(&job.offer_id);
+        let offer = offer.filter(|_| job.protocol_id.as_str() == PROTOCOL);
+        let Some(offer) = offer else {
+            let unknown = format!(
+                "no offer {} of {} is served here",
+                job.offer_id, job.protocol_id
+            );
+            return Err(JobRefusal::InvalidJobArgs(unknown));
+        };
+        if self.shared.stop.is_cancelled() {
+            return Err(JobRefusal::Busy);
+        }
+        let slot = Arc::clone(&offer.slots).try_acquire_owned();
+        let slot = slot.map_err(|_| JobRefusal::Busy)?;
+        let args = job.job_args.as_deref();
+        let request = Request::parse(args, &offer.config).map_err(JobRefusal::InvalidJobArgs)?;
+        let recorder = args
+            .filter(|_| self.shared.store_payloads)
+            .map(|args| Recorder::new(args, request.stream));
+        let job = Arc::new(Job::new(job.key));
+        match self.shared.registry.add(&job) {
+            Added::New => {}
+            // The node asks again because our answer was lost.
+            Added::Known => return Ok(()),
+            Added::Full => return Err(JobRefusal::Busy),
+        }
+        tracing::debug!(job = %job.key.job_id, model = %offer.config.model_id, "job taken");
+        let pump = Pump {
+            shared: Arc::clone(&self.shared),
+            job,
+            offer: Arc::clone(offer),
+            request,
+            recorder,
+        };
+        self.shared.tasks.spawn(pump.run(slot));
+        Ok(())
+    }
+}
