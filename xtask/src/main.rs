@@ -11,6 +11,7 @@ mod deny;
 mod shell;
 mod system;
 mod test;
+mod unused;
 
 use std::process::ExitCode;
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::clients::{self, Clients};
 use crate::shell::{Failure, cargo, is_root, works};
-use crate::{deny, shell, system};
+use crate::{deny, shell, system, unused};
 
 /// What happened, for the summary.
 #[derive(Debug, Default)]
@@ -37,8 +37,9 @@ impl Report {
 type Step = fn(&mut Report) -> Result<(), Failure>;
 
 /// In the order in which a failure is cheapest to learn of.
-const STEPS: [(&str, Step); 6] = [
+const STEPS: [(&str, Step); 7] = [
     ("fmt", fmt),
+    ("unused", unused::check),
     ("system", system::install),
     ("clippy", clippy),
     ("doc", doc),
