@@ -213,7 +213,11 @@ impl Actor {
                     .announce(announcement, Instant::now(), unix_now());
             }
             Command::AddAddress(peer, address) => {
-                self.swarm.behaviour_mut().addresses.book.told(peer, address);
+                self.swarm
+                    .behaviour_mut()
+                    .addresses
+                    .book
+                    .told(peer, address);
             }
             Command::Dial(address, reply) => self.dial(address, reply),
             Command::ListenAddresses(reply) => {

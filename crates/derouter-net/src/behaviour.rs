@@ -17,7 +17,7 @@ use libp2p::{dcutr, identify, mdns, ping, relay};
 
 use crate::counters::NetCounters;
 use crate::streams::InboundQueue;
-use crate::{address_book, limits, streams};
+use crate::{address_book, limits, streams, subnets};
 
 /// A protocol that is announced and never spoken: "this node takes part in the gossipsub mesh of
 /// `heartbeat`". Nodes of version 0.1.0, which lack it, make every peer an explicit one and
@@ -31,8 +31,7 @@ const IDENTIFY_PROTOCOL: &str = "/derouter/identify/0.1.0";
 pub(crate) const MESH_PEERS: usize = 6;
 
 /// Gossipsub that knows one topic; subscriptions to others are not remembered.
-pub(crate) type Gossipsub =
-    gossipsub::Behaviour<IdentityTransform, WhitelistSubscriptionFilter>;
+pub(crate) type Gossipsub = gossipsub::Behaviour<IdentityTransform, WhitelistSubscriptionFilter>;
 
 /// What a behaviour is built from.
 pub(crate) struct BehaviourParts {
@@ -47,6 +46,7 @@ pub(crate) struct BehaviourParts {
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
     limits: connection_limits::Behaviour,
+    subnets: subnets::Behaviour,
     pub(crate) addresses: address_book::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
@@ -78,6 +78,7 @@ impl Behaviour {
             .then(|| relay::Behaviour::new(peer, relay_config()));
         Ok(Self {
             limits: connection_limits::Behaviour::new(connection_limits()),
+            subnets: subnets::Behaviour::default(),
             addresses: address_book::Behaviour::default(),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping),

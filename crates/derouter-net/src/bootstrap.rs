@@ -109,7 +109,8 @@ impl Bootstrap {
 
     /// The last connection with `peer` is gone.
     pub(crate) fn disconnected(&mut self, peer: PeerId, now: Instant, chance: f64) {
-        let connected = |node: &&mut Node| node.peer == Some(peer) && node.state == State::Connected;
+        let connected =
+            |node: &&mut Node| node.peer == Some(peer) && node.state == State::Connected;
         for node in self.nodes.iter_mut().filter(connected) {
             // Soon, but not at once from everybody when a bootstrap node restarts.
             let delay = Duration::from_secs(1).mul_f64(1.0 + chance.clamp(0.0, 1.0) * 2.0);

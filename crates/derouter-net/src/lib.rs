@@ -20,6 +20,7 @@ mod peer;
 mod reqres;
 mod serve;
 mod streams;
+mod subnets;
 mod transport;
 
 pub use behaviour::MESH_PROTOCOL;

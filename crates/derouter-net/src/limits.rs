@@ -76,6 +76,8 @@ pub(crate) const ESTABLISHED: u32 = 300;
 pub(crate) const ESTABLISHED_INCOMING: u32 = ESTABLISHED - 64;
 /// Connections with one peer: TCP, QUIC, and one that takes over.
 pub(crate) const ESTABLISHED_PER_PEER: u32 = 3;
+/// Inbound connections from one /24 (IPv4) or /48 (IPv6).
+pub(crate) const INBOUND_PER_SUBNET: usize = 16;
 /// A connection without substreams stays this long: heartbeats arrive every 30 s, and a peer that
 /// is silent for hours is only kept for its address.
 pub(crate) const IDLE_CONNECTION: Duration = Duration::from_secs(4 * 3600);

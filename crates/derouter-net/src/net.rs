@@ -137,7 +137,9 @@ impl Net {
 
     /// Where this node listens, with real ports. Empty when the network has stopped.
     pub async fn listen_addresses(&self) -> Vec<Multiaddr> {
-        self.query(Command::ListenAddresses).await.unwrap_or_default()
+        self.query(Command::ListenAddresses)
+            .await
+            .unwrap_or_default()
     }
 
     /// The connected peers. Empty when the network has stopped.
@@ -172,16 +174,15 @@ impl Net {
 
     /// Asks a peer, which is dialled at its known addresses when it is not connected. Within 18 s;
     /// an unreachable peer is known after 8 s, most at once.
-    pub async fn request(
-        &self,
-        peer: PeerId,
-        request: Request,
-    ) -> Result<Response, RequestError> {
-        let stream = self.open(peer, REQUESTS).await.map_err(|error| match error {
-            Unopened::Open(OpenError::Unsupported) => UNSUPPORTED,
-            Unopened::Open(error) => RequestError::Unreachable(open_error_text(error)),
-            Unopened::Stopped => RequestError::Stopped,
-        })?;
+    pub async fn request(&self, peer: PeerId, request: Request) -> Result<Response, RequestError> {
+        let stream = self
+            .open(peer, REQUESTS)
+            .await
+            .map_err(|error| match error {
+                Unopened::Open(OpenError::Unsupported) => UNSUPPORTED,
+                Unopened::Open(error) => RequestError::Unreachable(open_error_text(error)),
+                Unopened::Stopped => RequestError::Stopped,
+            })?;
         reqres::ask(stream, &request).await
     }
 
@@ -191,10 +192,13 @@ impl Net {
         provider: PeerId,
         job: JobId,
     ) -> Result<JobStream, OpenStreamError> {
-        let stream = self.open(provider, JOBS).await.map_err(|error| match error {
-            Unopened::Open(error) => OpenStreamError::Unreachable(open_error_text(error)),
-            Unopened::Stopped => OpenStreamError::Stopped,
-        })?;
+        let stream = self
+            .open(provider, JOBS)
+            .await
+            .map_err(|error| match error {
+                Unopened::Open(error) => OpenStreamError::Unreachable(open_error_text(error)),
+                Unopened::Stopped => OpenStreamError::Stopped,
+            })?;
         job_stream::connect(stream, job).await
     }
 

@@ -55,7 +55,7 @@ pub(crate) async fn ask(stream: Stream, request: &Request) -> Result<Response, R
     let answer = timeout(limits::REQUEST_DEADLINE, exchange)
         .await
         .map_err(|_| RequestError::Timeout)?;
-    let body = answer.map_err(exchange_error)?;
+    let body = answer.map_err(|error| RequestError::Closed(error.to_string()))?;
     read_response(request, &body)
 }
 
@@ -76,10 +76,6 @@ async fn exchange(mut stream: Compat<Stream>, request: &[u8]) -> io::Result<Vec<
     let cap = u64::try_from(REQRES_RESPONSE_BYTES).unwrap_or(u64::MAX);
     (&mut stream).take(cap + 1).read_to_end(&mut body).await?;
     Ok(body)
-}
-
-fn exchange_error(error: io::Error) -> RequestError {
-    RequestError::Closed(error.to_string())
 }
 
 fn read_response(request: &Request, body: &[u8]) -> Result<Response, RequestError> {
@@ -134,7 +130,10 @@ impl RequestServer {
             return;
         };
         let write = write_response(&mut stream, response);
-        if !matches!(timeout(limits::WRITE_RESPONSE_DEADLINE, write).await, Ok(Ok(()))) {
+        if !matches!(
+            timeout(limits::WRITE_RESPONSE_DEADLINE, write).await,
+            Ok(Ok(()))
+        ) {
             tracing::debug!(peer = %inbound.peer, "a response could not be delivered");
         }
     }

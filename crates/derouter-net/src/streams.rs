@@ -15,8 +15,7 @@ pub(crate) use behaviour::Behaviour;
 use crate::behaviour::MESH_PROTOCOL;
 
 /// Job streams.
-pub(crate) const JOBS: StreamProtocol =
-    StreamProtocol::new(derouter_wire::stream::STREAM_PROTOCOL);
+pub(crate) const JOBS: StreamProtocol = StreamProtocol::new(derouter_wire::stream::STREAM_PROTOCOL);
 /// Requests and responses.
 pub(crate) const REQUESTS: StreamProtocol =
     StreamProtocol::new(derouter_wire::reqres::REQRES_PROTOCOL);

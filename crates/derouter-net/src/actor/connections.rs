@@ -136,9 +136,7 @@ impl Actor {
             tracing::info!(%address, "a configured bootstrap address is this node itself");
             return;
         }
-        let told = self
-            .bootstrap
-            .failed(index, Instant::now(), rand::random());
+        let told = self.bootstrap.failed(index, Instant::now(), rand::random());
         if let Some(address) = told {
             tracing::warn!(
                 %address,
@@ -228,7 +226,11 @@ impl Actor {
             return;
         };
         for (peer, address) in found.into_iter().take(limits::MDNS_ADDRESSES) {
-            self.swarm.behaviour_mut().addresses.book.told(peer, address);
+            self.swarm
+                .behaviour_mut()
+                .addresses
+                .book
+                .told(peer, address);
             let opts = DialOpts::peer_id(peer)
                 .condition(PeerCondition::DisconnectedAndNotDialing)
                 .build();

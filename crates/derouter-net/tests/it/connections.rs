@@ -24,7 +24,10 @@ async fn an_address_in_use_is_named() {
 async fn an_address_of_an_unknown_kind_is_named() {
     let config = config("/dns4/example.org/tcp/1/ws");
     let error = start(config, CancellationToken::new()).await.unwrap_err();
-    assert!(error.to_string().contains("/dns4/example.org/tcp/1/ws"), "{error}");
+    assert!(
+        error.to_string().contains("/dns4/example.org/tcp/1/ws"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -94,11 +97,20 @@ async fn a_bootstrap_node_that_restarts_is_reached_again() {
     config.bootstrap = vec![bootstrap.address().await];
     let mut node = node_with(config).await;
     let id = bootstrap.id();
-    assert_eq!(soon(node.events.peers.recv()).await, Some(PeerEvent::Connected(id)));
+    assert_eq!(
+        soon(node.events.peers.recv()).await,
+        Some(PeerEvent::Connected(id))
+    );
     bootstrap.net.shutdown().await;
-    assert_eq!(soon(node.events.peers.recv()).await, Some(PeerEvent::Disconnected(id)));
+    assert_eq!(
+        soon(node.events.peers.recv()).await,
+        Some(PeerEvent::Disconnected(id))
+    );
     let _restarted = node_with(restarted_config).await;
-    assert_eq!(soon(node.events.peers.recv()).await, Some(PeerEvent::Connected(id)));
+    assert_eq!(
+        soon(node.events.peers.recv()).await,
+        Some(PeerEvent::Connected(id))
+    );
 }
 
 #[tokio::test]

@@ -49,7 +49,10 @@ async fn a_job_stream_is_a_byte_pipe_with_half_close() {
 #[tokio::test]
 async fn each_refusal_arrives_as_what_it_is() {
     let refusals = [
-        (JobConnectionResult::JobNotFound, OpenStreamError::JobNotFound),
+        (
+            JobConnectionResult::JobNotFound,
+            OpenStreamError::JobNotFound,
+        ),
         (JobConnectionResult::JobExpired, OpenStreamError::JobExpired),
         (JobConnectionResult::Busy, OpenStreamError::Busy),
         (
@@ -80,7 +83,10 @@ async fn a_stream_that_the_node_drops_is_an_error_at_once() {
         async { drop(next_stream(&mut provider).await) }
     );
     let error = opened.unwrap_err();
-    assert!(matches!(error, OpenStreamError::InvalidResponse(_)), "{error:?}");
+    assert!(
+        matches!(error, OpenStreamError::InvalidResponse(_)),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -176,7 +182,10 @@ async fn a_stream_whose_opener_says_nothing_ends_at_the_deadline_and_harms_no_ot
     assert!(started.elapsed() < Duration::from_secs(3), "not held up");
     let net = provider.net.clone();
     until(async || net.counters().streams_invalid.load(Relaxed) == 20).await;
-    assert!(started.elapsed() > Duration::from_secs(5), "by the deadline");
+    assert!(
+        started.elapsed() > Duration::from_secs(5),
+        "by the deadline"
+    );
     drop(silent);
 }
 
@@ -189,5 +198,8 @@ async fn an_unreachable_provider_is_known_at_once() {
     until(async || consumer.net.peers().await.is_empty()).await;
     let error = consumer.net.open_job_stream(gone.id(), job("one")).await;
     let error = error.unwrap_err();
-    assert!(matches!(error, OpenStreamError::Unreachable(_)), "{error:?}");
+    assert!(
+        matches!(error, OpenStreamError::Unreachable(_)),
+        "{error:?}"
+    );
 }

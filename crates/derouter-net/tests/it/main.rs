@@ -11,6 +11,7 @@ mod connections;
 mod heartbeats;
 mod job_streams;
 mod raw_peer;
+mod relayed;
 mod requests;
 mod support;
 mod version_0_1;

@@ -28,7 +28,7 @@ pub(crate) struct RawPeer {
 pub(crate) enum Seen {
     /// A gossip message: its source and data.
     Message(Option<PeerId>, Vec<u8>),
-    Subscribed(PeerId),
+    Subscribed,
     Request(Request, request_response::ResponseChannel<Response>),
     Response(Response),
     RequestFailed(String),
@@ -107,7 +107,7 @@ impl RawPeer {
     /// Connects, and waits until the other has subscribed to heartbeats.
     pub(crate) async fn join(&mut self, address: Multiaddr) {
         self.swarm.dial(address).unwrap();
-        while !matches!(self.next().await, Seen::Subscribed(_)) {}
+        while !matches!(self.next().await, Seen::Subscribed) {}
     }
 
     pub(crate) fn publish(&mut self, data: Vec<u8>) {
@@ -141,8 +141,8 @@ impl RawPeer {
             RawBehaviourEvent::Gossipsub(gossipsub::Event::Message { message, .. }) => {
                 Some(Seen::Message(message.source, message.data))
             }
-            RawBehaviourEvent::Gossipsub(gossipsub::Event::Subscribed { peer_id, .. }) => {
-                Some(Seen::Subscribed(peer_id))
+            RawBehaviourEvent::Gossipsub(gossipsub::Event::Subscribed { .. }) => {
+                Some(Seen::Subscribed)
             }
             RawBehaviourEvent::Identify(identify::Event::Received { peer_id, .. }) => {
                 if self.explicit {

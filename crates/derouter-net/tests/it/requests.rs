@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 
 use derouter_net::{InboundRequest, Keypair, RequestError};
 use derouter_wire::cbor::IntArray;
-use derouter_wire::reqres::{
-    ConfirmJobResult, CreateJobResult, GetJobResult, Request, Response,
-};
+use derouter_wire::reqres::{ConfirmJobResult, CreateJobResult, GetJobResult, Request, Response};
 use derouter_wire::{Currency, JobId, OfferId, ProtocolId, UnixSeconds};
 
 use crate::support::*;
@@ -105,7 +103,10 @@ async fn a_request_over_a_mebibyte_is_not_sent() {
     let (consumer, provider) = pair(TCP).await;
     let request = create_job(Some("x".repeat(1024 * 1024)));
     let error = consumer.net.request(provider.id(), request).await;
-    assert!(matches!(error, Err(RequestError::TooLarge { .. })), "{error:?}");
+    assert!(
+        matches!(error, Err(RequestError::TooLarge { .. })),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -140,7 +141,10 @@ async fn an_answer_to_another_kind_of_request_is_invalid() {
         let inbound = next_request(&mut provider).await;
         assert!(inbound.reply.send(created()));
     });
-    assert!(matches!(answer, Err(RequestError::InvalidResponse(_))), "{answer:?}");
+    assert!(
+        matches!(answer, Err(RequestError::InvalidResponse(_))),
+        "{answer:?}"
+    );
 }
 
 #[tokio::test]
@@ -162,7 +166,10 @@ async fn a_full_queue_is_answered_busy_at_once_and_counted() {
         let answer = soon(tasks.join_next()).await.unwrap().unwrap();
         assert_eq!(answer.unwrap(), Response::CreateJob(CreateJobResult::Busy));
     }
-    assert!(asked.elapsed() < Duration::from_secs(9), "not by the deadline");
+    assert!(
+        asked.elapsed() < Duration::from_secs(9),
+        "not by the deadline"
+    );
     assert_eq!(provider.net.counters().requests_refused.load(Relaxed), 44);
 }
 
@@ -172,14 +179,20 @@ async fn an_unreachable_peer_is_known_well_before_ten_seconds() {
     let nobody = Keypair::generate_ed25519().public().to_peer_id();
     let started = Instant::now();
     let unknown = consumer.net.request(nobody, get_job()).await;
-    assert!(matches!(unknown, Err(RequestError::Unreachable(_))), "{unknown:?}");
+    assert!(
+        matches!(unknown, Err(RequestError::Unreachable(_))),
+        "{unknown:?}"
+    );
 
     let gone = node(TCP).await;
     let address = gone.net.listen_addresses().await[0].clone();
     gone.net.shutdown().await;
     consumer.net.add_address(gone.id(), address).await;
     let refused = consumer.net.request(gone.id(), get_job()).await;
-    assert!(matches!(refused, Err(RequestError::Unreachable(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(RequestError::Unreachable(_))),
+        "{refused:?}"
+    );
     assert!(started.elapsed() < Duration::from_secs(5));
 }
 
@@ -193,7 +206,10 @@ async fn an_address_that_answers_nothing_is_given_up_before_ten_seconds() {
     consumer.net.add_address(nobody, address).await;
     let started = Instant::now();
     let error = consumer.net.request(nobody, get_job()).await;
-    assert!(matches!(error, Err(RequestError::Unreachable(_))), "{error:?}");
+    assert!(
+        matches!(error, Err(RequestError::Unreachable(_))),
+        "{error:?}"
+    );
     assert!(started.elapsed() < Duration::from_secs(9));
 }
 

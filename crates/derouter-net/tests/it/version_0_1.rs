@@ -89,7 +89,11 @@ async fn a_0_1_peer_asks_and_is_answered() {
     let serve = async {
         let inbound = soon(node.events.requests.recv()).await.unwrap();
         assert_eq!(inbound.request, get_job());
-        assert!(inbound.reply.send(Response::GetJob(GetJobResult::JobNotFound)));
+        assert!(
+            inbound
+                .reply
+                .send(Response::GetJob(GetJobResult::JobNotFound))
+        );
     };
     let ask = async {
         loop {
@@ -137,7 +141,10 @@ async fn a_0_1_peer_answers_what_we_ask() {
         () = old.run() => unreachable!(),
         opened = node.net.open_job_stream(id, job) => opened.unwrap_err(),
     };
-    assert!(unsupported.to_string().contains("not support"), "{unsupported}");
+    assert!(
+        unsupported.to_string().contains("not support"),
+        "{unsupported}"
+    );
 }
 
 /// A peer that holds job streams open without a word, for as long as the handle lives.
@@ -202,8 +209,7 @@ mod silent {
         ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, (), ()>> {
             if self.to_open > 0 {
                 self.to_open -= 1;
-                let protocol =
-                    SubstreamProtocol::new(ReadyUpgrade::new(self.protocol.clone()), ());
+                let protocol = SubstreamProtocol::new(ReadyUpgrade::new(self.protocol.clone()), ());
                 return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
             }
             if self.told < self.held.len() {
@@ -276,11 +282,7 @@ mod silent {
         }
     }
 
-    pub(super) async fn open(
-        address: Multiaddr,
-        protocol: StreamProtocol,
-        count: usize,
-    ) -> Silent {
+    pub(super) async fn open(address: Multiaddr, protocol: StreamProtocol, count: usize) -> Silent {
         let behaviour = Behaviour {
             protocol,
             count,

@@ -1,0 +1,209 @@
+//! At most so many inbound connections from one network, so that one machine with many peer ids
+//! can't take every place.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv6Addr};
+use std::task::{Context, Poll};
+
+use libp2p::core::transport::PortUse;
+use libp2p::core::{ConnectedPoint, Endpoint};
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::{
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
+    THandlerOutEvent, ToSwarm, dummy,
+};
+use libp2p::{Multiaddr, PeerId};
+
+use crate::limits;
+
+/// A /24 of IPv4 or a /48 of IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Subnet {
+    V4([u8; 3]),
+    V6([u16; 3]),
+}
+
+/// The network that counts for an address. None for this machine and private networks, where
+/// everybody may share one, and for relayed connections, which the relay limits.
+fn subnet(address: &Multiaddr) -> Option<Subnet> {
+    if address.iter().any(|part| part == Protocol::P2pCircuit) {
+        return None;
+    }
+    let ip = match address.iter().next()? {
+        Protocol::Ip4(ip) => IpAddr::V4(ip),
+        Protocol::Ip6(ip) => ip.to_canonical(),
+        _ => return None,
+    };
+    match ip {
+        IpAddr::V4(ip) if ip.is_loopback() || ip.is_private() || ip.is_link_local() => None,
+        IpAddr::V4(ip) => {
+            let [a, b, c, _] = ip.octets();
+            Some(Subnet::V4([a, b, c]))
+        }
+        IpAddr::V6(ip) if is_local(ip) => None,
+        IpAddr::V6(ip) => {
+            let [a, b, c, ..] = ip.segments();
+            Some(Subnet::V6([a, b, c]))
+        }
+    }
+}
+
+fn is_local(ip: Ipv6Addr) -> bool {
+    ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()
+}
+
+/// A network has as many inbound connections as it may have.
+#[derive(Debug, thiserror::Error)]
+#[error("too many connections from one network")]
+struct TooMany;
+
+/// Counts inbound connections by network and refuses those over the limit.
+#[derive(Debug, Default)]
+pub(crate) struct Behaviour {
+    inbound: HashMap<Subnet, usize>,
+}
+
+impl Behaviour {
+    fn check(&self, address: &Multiaddr) -> Result<(), ConnectionDenied> {
+        let count = subnet(address).and_then(|subnet| self.inbound.get(&subnet));
+        if count.is_some_and(|count| *count >= limits::INBOUND_PER_SUBNET) {
+            return Err(ConnectionDenied::new(TooMany));
+        }
+        Ok(())
+    }
+
+    fn established(&mut self, address: &Multiaddr) {
+        if let Some(subnet) = subnet(address) {
+            *self.inbound.entry(subnet).or_default() += 1;
+        }
+    }
+
+    fn closed(&mut self, address: &Multiaddr) {
+        let Some(subnet) = subnet(address) else {
+            return;
+        };
+        if let Some(count) = self.inbound.get_mut(&subnet) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.inbound.remove(&subnet);
+            }
+        }
+    }
+}
+
+/// The remote address of an inbound connection.
+fn inbound_address(endpoint: &ConnectedPoint) -> Option<&Multiaddr> {
+    match endpoint {
+        ConnectedPoint::Listener { send_back_addr, .. } => Some(send_back_addr),
+        ConnectedPoint::Dialer { .. } => None,
+    }
+}
+
+impl NetworkBehaviour for Behaviour {
+    type ConnectionHandler = dummy::ConnectionHandler;
+    type ToSwarm = Infallible;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        _connection: ConnectionId,
+        _local: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        self.check(remote)
+    }
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _connection: ConnectionId,
+        _peer: PeerId,
+        _local: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.check(remote)?;
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _connection: ConnectionId,
+        _peer: PeerId,
+        _address: &Multiaddr,
+        _role: Endpoint,
+        _port_use: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::ConnectionEstablished(established) => {
+                if let Some(address) = inbound_address(established.endpoint) {
+                    self.established(address);
+                }
+            }
+            FromSwarm::ConnectionClosed(closed) => {
+                if let Some(address) = inbound_address(closed.endpoint) {
+                    self.closed(address);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(
+        &mut self,
+        _peer: PeerId,
+        _connection: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
+        match event {}
+    }
+
+    fn poll(
+        &mut self,
+        _cx: &mut Context<'_>,
+    ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> Multiaddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn one_network_gets_sixteen_places_and_others_still_get_theirs() {
+        let mut behaviour = Behaviour::default();
+        for host in 0..limits::INBOUND_PER_SUBNET {
+            let address = address(&format!("/ip4/203.0.113.{host}/tcp/1000"));
+            assert!(behaviour.check(&address).is_ok());
+            behaviour.established(&address);
+        }
+        let one_more = address("/ip4/203.0.113.200/udp/7/quic-v1");
+        assert!(behaviour.check(&one_more).is_err());
+        assert!(behaviour.check(&address("/ip4/203.0.114.1/tcp/1")).is_ok());
+        assert!(behaviour.check(&address("/ip6/2001:db8::1/tcp/1")).is_ok());
+        behaviour.closed(&address("/ip4/203.0.113.3/tcp/1000"));
+        assert!(behaviour.check(&one_more).is_ok());
+    }
+
+    #[test]
+    fn this_machine_private_networks_and_relays_are_not_counted() {
+        for uncounted in [
+            "/ip4/127.0.0.1/tcp/1",
+            "/ip4/192.168.1.2/tcp/1",
+            "/ip6/::1/tcp/1",
+            "/ip6/fd00::1/tcp/1",
+            "/ip4/203.0.113.1/tcp/1/p2p-circuit",
+        ] {
+            assert_eq!(subnet(&address(uncounted)), None, "{uncounted}");
+        }
+        let mapped = address("/ip6/::ffff:203.0.113.9/tcp/1");
+        assert_eq!(subnet(&mapped), subnet(&address("/ip4/203.0.113.1/tcp/1")));
+    }
+}
