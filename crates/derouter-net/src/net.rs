@@ -58,8 +58,9 @@ pub struct NetEvents {
     pub sent: watch::Receiver<SentHeartbeat>,
 }
 
-/// Starts the network side. It listens when this returns, and ends with `cancel` or
-/// [`Net::shutdown`], taking back what it announced either way.
+/// Starts the network side. It listens when this returns, and ends with `cancel`,
+/// [`Net::shutdown`] or the last [`Net`], taking back what it announced either way. Job streams
+/// end with it.
 pub async fn start(
     config: NetConfig,
     cancel: CancellationToken,

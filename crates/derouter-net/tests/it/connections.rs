@@ -137,3 +137,18 @@ async fn commands_without_end_do_not_starve_the_swarm() {
     within(Duration::from_secs(5), one.dial(&other)).await;
     flood.abort();
 }
+
+#[tokio::test]
+async fn many_connections_that_say_nothing_do_not_keep_others_out() {
+    let (one, other) = (node(TCP).await, node(TCP).await);
+    let address = one.address().await;
+    let Some(libp2p::multiaddr::Protocol::Tcp(port)) = address.iter().nth(1) else {
+        panic!("{address}");
+    };
+    let mut held = Vec::new();
+    for _ in 0..400 {
+        held.push(tokio::net::TcpStream::connect(("127.0.0.1", port)).await);
+    }
+    until(async || other.net.dial(address.clone()).await.is_ok()).await;
+    assert_eq!(held.len(), 400);
+}

@@ -167,6 +167,26 @@ async fn a_stale_heartbeat_is_ignored() {
 }
 
 #[tokio::test]
+async fn a_heartbeat_in_anothers_name_is_dropped() {
+    let mut node = node(TCP).await;
+    let provider = self::node(TCP).await;
+    provider.dial(&node).await;
+    let mut forger = RawPeer::forger(provider.id());
+    forger.join(node.address().await).await;
+    // Newer than anything the provider says: believed, it would silence the provider.
+    forger.publish(heartbeat(unix_now() + 3000));
+    // Time for the forgery to arrive and be believed, if it were.
+    let _ = tokio::time::timeout(Duration::from_millis(500), forger.run()).await;
+    provider.net.announce(Some(announcement("true", 1))).await;
+    let received = tokio::select! {
+        () = forger.run() => unreachable!(),
+        received = next_heartbeat(&mut node) => received,
+    };
+    assert_eq!(payload(&received.provider.unwrap()), Some("true"));
+    assert!(node.events.heartbeats.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn a_heartbeat_over_64_kib_is_dropped_and_its_peer_still_heard() {
     let mut node = node(TCP).await;
     let mut raw = RawPeer::hostile();

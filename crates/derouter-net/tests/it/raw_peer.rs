@@ -37,26 +37,40 @@ pub(crate) enum Seen {
 impl RawPeer {
     /// As version 0.1.0: makes whoever identifies itself an explicit gossipsub peer.
     pub(crate) fn version_0_1() -> Self {
-        let mut peer = Self::with_limit(64 * 1024);
+        let keypair = Keypair::generate_ed25519();
+        let signed = MessageAuthenticity::Signed(keypair.clone());
+        let mut peer = Self::new(keypair, signed, ValidationMode::Strict, 64 * 1024);
         peer.explicit = true;
         peer
     }
 
     /// Publishes whatever it is told to, of any size.
     pub(crate) fn hostile() -> Self {
-        Self::with_limit(1024 * 1024)
+        let keypair = Keypair::generate_ed25519();
+        let signed = MessageAuthenticity::Signed(keypair.clone());
+        Self::new(keypair, signed, ValidationMode::Strict, 1024 * 1024)
     }
 
-    fn with_limit(max_transmit: usize) -> Self {
+    /// Publishes in the name of another peer, whose key it does not have.
+    pub(crate) fn forger(author: PeerId) -> Self {
+        let unsigned = MessageAuthenticity::Author(author);
         let keypair = Keypair::generate_ed25519();
+        Self::new(keypair, unsigned, ValidationMode::None, 1024 * 1024)
+    }
+
+    fn new(
+        keypair: Keypair,
+        authenticity: MessageAuthenticity,
+        validation: ValidationMode,
+        max_transmit: usize,
+    ) -> Self {
         let topic = IdentTopic::new("heartbeat");
         let config = gossipsub::ConfigBuilder::default()
-            .validation_mode(ValidationMode::Strict)
+            .validation_mode(validation)
             .max_transmit_size(max_transmit)
             .message_id_fn(|message| MessageId::from(heartbeat_message_id(&message.data)))
             .build()
             .unwrap();
-        let authenticity = MessageAuthenticity::Signed(keypair.clone());
         let mut gossipsub = gossipsub::Behaviour::new(authenticity, config).unwrap();
         gossipsub.subscribe(&topic).unwrap();
         let identify =

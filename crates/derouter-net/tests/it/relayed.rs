@@ -60,3 +60,50 @@ async fn a_job_stream_goes_through_a_relay_and_carries_more_than_libp2ps_default
     got.unwrap();
     assert_eq!(received.len(), BYTES);
 }
+
+#[tokio::test]
+async fn a_job_stream_takes_the_direct_connection_although_the_relayed_one_is_older() {
+    let mut relay_config = config(TCP);
+    relay_config.relay_server = true;
+    let relay = node_with(relay_config).await;
+    let circuit = relay.address().await.with(Protocol::P2pCircuit);
+    let mut provider = config(TCP);
+    provider.listen.push(circuit.clone());
+    let mut provider = node_with(provider).await;
+    let net = provider.net.clone();
+    until(async || net.listen_addresses().await.len() > 1).await;
+    let addresses = net.listen_addresses().await;
+    let is_direct = |address: &&derouter_net::Multiaddr| {
+        !address.iter().any(|part| part == Protocol::P2pCircuit)
+    };
+    let direct = addresses.iter().find(is_direct).unwrap().clone();
+
+    let consumer = node(TCP).await;
+    let relayed = circuit.with_p2p(provider.id()).unwrap();
+    consumer.net.dial(relayed).await.unwrap();
+    let direct = direct.with_p2p(provider.id()).unwrap();
+    consumer.net.dial(direct).await.unwrap();
+    let (opened, accepted) = tokio::join!(
+        consumer
+            .net
+            .open_job_stream(provider.id(), JobId::new("job").unwrap()),
+        async {
+            let inbound = soon(provider.events.streams.recv()).await.unwrap();
+            inbound.accept().await.unwrap()
+        }
+    );
+    let (mut near, mut far) = (opened.unwrap(), accepted);
+    // Without the relay only the direct connection is left.
+    relay.net.shutdown().await;
+    until(async || {
+        let peers = consumer.net.peers().await;
+        let left = peers.iter().find(|info| info.peer == provider.id());
+        peers.len() == 1 && left.unwrap().connections.iter().all(|one| !one.relayed)
+    })
+    .await;
+    far.write_all(b"direct").await.unwrap();
+    far.shutdown().await.unwrap();
+    let mut received = Vec::new();
+    soon(near.read_to_end(&mut received)).await.unwrap();
+    assert_eq!(received, b"direct");
+}
