@@ -9,6 +9,7 @@ use std::time::Duration;
 use derouter_market::Role;
 use derouter_market::job::{Delivery, Job, JobState, SignatureState};
 use derouter_net::PeerEvent;
+use derouter_store::limits::PAGE_ROWS;
 use derouter_store::{ChangeOutcome, Durability, StoreError};
 use derouter_wire::cbor::IntArray;
 use derouter_wire::reqres::{Request, Response};
@@ -27,8 +28,8 @@ pub(crate) const SIGNED_QUEUE: usize = 1024;
 /// Deliveries under way at once, over all providers.
 const MAX_UNDER_WAY: usize = 32;
 
-/// Jobs in one read of the database.
-const PAGE: usize = 500;
+/// The pause after the database could not be read.
+const READ_PAUSE: Duration = Duration::from_secs(5);
 
 /// The longest the queue sleeps: a safety net against a missed wake-up.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -38,6 +39,8 @@ pub(crate) struct Confirmer {
     queue: DeliveryQueue,
     /// Whether the database holds undelivered signatures that are not in the queue.
     more_in_store: bool,
+    /// Not before this time is the database read again.
+    next_read: Duration,
 }
 
 enum Finished {
@@ -51,6 +54,7 @@ impl Confirmer {
             shared,
             queue: DeliveryQueue::default(),
             more_in_store: true,
+            next_read: Duration::ZERO,
         }
     }
 
@@ -62,7 +66,7 @@ impl Confirmer {
     ) {
         let mut deliveries = JoinSet::new();
         loop {
-            if self.more_in_store && self.queue.len() < MAX_QUEUED / 2 {
+            if self.wants_more() && self.now() >= self.next_read {
                 self.load().await;
             }
             self.start_due(&mut deliveries);
@@ -88,12 +92,15 @@ impl Confirmer {
         self.shared.clock.now().uptime
     }
 
+    fn wants_more(&self) -> bool {
+        self.more_in_store && self.queue.len() < MAX_QUEUED / 2
+    }
+
     fn sleep(&self) -> Duration {
-        let due = self
-            .queue
-            .next_due()
-            .map_or(LONGEST_SLEEP, |due| due.saturating_sub(self.now()));
-        due.min(LONGEST_SLEEP)
+        let next_read = self.wants_more().then_some(self.next_read);
+        let next = self.queue.next_due().into_iter().chain(next_read).min();
+        next.map_or(LONGEST_SLEEP, |next| next.saturating_sub(self.now()))
+            .min(LONGEST_SLEEP)
     }
 
     fn add(&mut self, job: JobKey, attempts: u32) {
@@ -108,11 +115,13 @@ impl Confirmer {
         let mut after: Option<RowId> = None;
         self.more_in_store = false;
         loop {
-            let page = match self.shared.store.undelivered(PAGE, after).await {
+            let page = match self.shared.store.undelivered(PAGE_ROWS, after).await {
                 Ok(page) => page,
                 Err(StoreError::Closed) => return,
                 Err(error) => {
-                    tracing::warn!(%error, "could not read which signatures wait for delivery");
+                    tracing::warn!(%error, "could not read which signatures wait for delivery; trying again");
+                    self.more_in_store = true;
+                    self.next_read = self.now() + READ_PAUSE;
                     return;
                 }
             };
