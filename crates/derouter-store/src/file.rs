@@ -40,9 +40,10 @@ impl OpenFile {
         let mut file = private_file(path).map_err(failed("open"))?;
         // The lock must be the same for all names of the file (links, relative paths).
         let path = std::fs::canonicalize(path).map_err(failed("find"))?;
-        let lock = lock_beside(&path)?;
+        // First, so that not even a lock file is made beside what is not ours.
         check_header(&mut file, &path)?;
         drop(file);
+        let lock = lock_beside(&path)?;
         let connection = connect(&path).map_err(|error| sql_error(&path, error))?;
         schema::migrate(&connection, &path)?;
         Ok(OpenFile {

@@ -7,6 +7,7 @@ mod announcements;
 mod column;
 mod error;
 mod file;
+mod forget;
 mod jobs;
 mod legacy;
 mod peers;
@@ -16,6 +17,7 @@ mod thread;
 
 pub use announcements::{AnnouncedOffer, AnnouncementClock, ProviderRow, SnapshotRow};
 pub use error::{ImportError, InsertJobError, OpenError, StoreError};
+pub use forget::{Forgotten, Idle};
 pub use jobs::{ChangeOutcome, JobPage, NewJob};
 pub use legacy::{ImportOutcome, ImportReport};
 pub use peers::KnownPeer;

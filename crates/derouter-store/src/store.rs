@@ -22,7 +22,8 @@ const CALL_DEADLINE: Duration = Duration::from_secs(30);
 /// The longest [`Store::close`] waits for queued commands and the checkpoint.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How much a write survives once it is answered.
+/// How much a write survives once it is answered. In ascending order: a transaction is as durable as
+/// the most demanding of its commands asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Durability {
     /// The end of this process, even a kill. A power cut may take the latest of these writes,

@@ -4,5 +4,18 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stdout,
     missing_docs
 )]
+
+mod announcements;
+mod batches;
+mod crash;
+mod disk;
+mod forgetting;
+mod jobs;
+mod legacy;
+mod legacy_odd;
+mod opening;
+mod states;
+mod support;
