@@ -1,1 +1,181 @@
-//! Consumer.
+//! The consumer module: an OpenAI-compatible endpoint on this machine that buys the answers.
+//!
+//! A request goes to the cheapest offer that fits, then to the next, until an answer begins; its
+//! values pass as they come; its bill is checked against what was asked and seen before it is
+//! signed. It spends money: see [`Limits`] for how much, and `security` for who may call.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use derouter_sdk::Node;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+
+mod answer;
+mod api;
+mod attempt;
+mod config;
+mod dispatch;
+mod epilogue;
+mod error;
+mod feed;
+mod gateway;
+mod health;
+mod job;
+mod ledger;
+mod measure;
+mod models;
+mod offers;
+mod relay;
+mod request;
+mod router;
+mod security;
+mod server;
+mod spending;
+mod stall;
+mod tally;
+mod values;
+mod verdict;
+
+pub use config::{ConsumerConfig, Deadlines, Limits, ModelRule, PriceCap};
+pub use gateway::ConsumerCounters;
+
+use gateway::{Gateway, Tasks};
+use server::Stop;
+
+/// How long running answers may take to finish on a shutdown: people wait for it.
+const FINISH_GRACE: Duration = Duration::from_secs(10);
+
+/// How long bills and given-up jobs may take to reach the node afterwards.
+const SETTLE_GRACE: Duration = Duration::from_secs(5);
+
+/// Why there is no gateway.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The address can't be listened on.
+    #[error("the OpenAI endpoint can't listen on {address}: {}", hint(.source))]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+fn hint(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "the port is in use; stop the program that uses it, or choose another port".into()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "not permitted; ports under 1024 need rights, choose a higher one".into()
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address; 127.0.0.1 is always there".into()
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// A gateway that runs. Dropping it ends it at once; [`RunningConsumer::shutdown`] lets running
+/// answers finish.
+pub struct RunningConsumer {
+    local_addr: SocketAddr,
+    counters: Arc<ConsumerCounters>,
+    tasks: Tasks,
+    stop: Stop,
+    server: Option<JoinHandle<()>>,
+    _feeds: [AbortOnDropHandle<()>; 2],
+}
+
+/// Starts the gateway. It listens when this returns; until the node has told its offers and what
+/// was spent before, requests are answered 503.
+pub async fn start(
+    node: Arc<dyn Node>,
+    config: ConsumerConfig,
+) -> Result<RunningConsumer, StartError> {
+    let address = SocketAddr::new(config.host, config.port);
+    let bind_error = |source| StartError::Bind { address, source };
+    let listener = TcpListener::bind(address).await.map_err(bind_error)?;
+    let local_addr = listener.local_addr().map_err(bind_error)?;
+    let allowed = security::AllowedHosts::new(local_addr, &config.allowed_hosts);
+    let client_stall = config.deadlines.client_stall;
+    let gateway = Arc::new(Gateway::new(node, config));
+    let stop = Stop::default();
+    let routes = api::routes(Arc::clone(&gateway), allowed);
+    let server = server::serve(listener, routes, client_stall, stop.clone());
+    tracing::info!(%local_addr, "the OpenAI endpoint listens");
+    Ok(RunningConsumer {
+        local_addr,
+        counters: Arc::clone(&gateway.counters),
+        tasks: gateway.tasks.clone(),
+        stop,
+        server: Some(tokio::spawn(server)),
+        _feeds: [
+            AbortOnDropHandle::new(tokio::spawn(feed::follow_offers(Arc::clone(&gateway)))),
+            AbortOnDropHandle::new(tokio::spawn(feed::learn_past(gateway))),
+        ],
+    })
+}
+
+impl RunningConsumer {
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The base URL for clients.
+    pub fn base_url(&self) -> String {
+        format!("http://{}/v1", self.local_addr)
+    }
+
+    /// What happened since the start.
+    pub fn counters(&self) -> &ConsumerCounters {
+        &self.counters
+    }
+
+    /// Stops accepting, lets running answers finish for at most 10 s, then ends them, and waits
+    /// until their bills are signed or their jobs given up.
+    pub async fn shutdown(mut self) {
+        self.stop.gently.cancel();
+        if let Some(mut server) = self.server.take() {
+            let finished = timeout(FINISH_GRACE, &mut server).await;
+            self.stop.now.cancel();
+            if finished.is_err() {
+                tracing::warn!("answers that still run are ended");
+                let _ = timeout(SETTLE_GRACE, server).await;
+            }
+        }
+        self.tasks.tracker.close();
+        if timeout(SETTLE_GRACE, self.tasks.tracker.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some jobs are left to the node");
+        }
+    }
+}
+
+impl Drop for RunningConsumer {
+    fn drop(&mut self) {
+        self.stop.gently.cancel();
+        self.stop.now.cancel();
+        if let Some(server) = &self.server {
+            server.abort();
+        }
+    }
+}
+
+impl fmt::Debug for RunningConsumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunningConsumer")
+            .field("local_addr", &self.local_addr)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,257 @@
+//! One attempt to have a request answered by one offer, up to the answer's first value.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant as StdInstant};
+
+use derouter_sdk::wire::cbor::truncate_to_char;
+use derouter_sdk::{CreateJobError, JobStream, NodeError, OpenJobError};
+use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
+
+use super::answer::{Answer, Kept, is_epilogue};
+use super::gateway::Gateway;
+use super::job::OpenJob;
+use super::ledger::Reservation;
+use super::offers::Offer;
+use super::request::Asked;
+use super::tally::Tally;
+use super::values::ValueReader;
+use crate::frames::ReadValueError;
+use crate::protocol::{Prologue, REASON_PROTOCOL_VIOLATION, REASON_SERVICE_ERROR};
+
+/// Texts of providers that are passed on to clients, in bytes.
+const MESSAGE_BYTES: usize = 1000;
+
+/// Why an attempt failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The provider has no room now.
+    Busy,
+    /// The offer is not there any more, or not as it was announced.
+    Gone,
+    Unreachable,
+    /// The provider refuses the request's content; another may not.
+    Refused(String),
+    /// The service failed, or its node or module misbehaved.
+    Failed(String),
+    /// Nothing came in time.
+    TimedOut(&'static str),
+    /// Our own node failed: no provider is to blame, and another one is no help.
+    Local(String),
+}
+
+impl Failure {
+    /// Whether the provider should be asked later than others for a while.
+    pub(crate) fn blames(&self) -> bool {
+        match self {
+            Self::Busy | Self::Refused(_) | Self::Local(_) => false,
+            Self::Gone | Self::Unreachable | Self::Failed(_) | Self::TimedOut(_) => true,
+        }
+    }
+
+    /// A word for logs.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Gone => "offer gone",
+            Self::Unreachable => "unreachable",
+            Self::Refused(_) => "request refused",
+            Self::Failed(_) => "failed",
+            Self::TimedOut(_) => "timed out",
+            Self::Local(_) => "local fault",
+        }
+    }
+
+    fn service(message: Option<String>) -> Self {
+        let mut message = message.unwrap_or_else(|| "The provider reported an error.".into());
+        truncate_to_char(&mut message, MESSAGE_BYTES);
+        Self::Failed(message)
+    }
+
+    fn violation(what: &str) -> Self {
+        Self::Failed(format!("The provider broke the protocol: {what}."))
+    }
+}
+
+impl From<CreateJobError> for Failure {
+    fn from(error: CreateJobError) -> Self {
+        match error {
+            CreateJobError::ProviderUnreachable => Self::Unreachable,
+            CreateJobError::LocalOfferNotFound
+            | CreateJobError::ProviderOfferNotFound
+            | CreateJobError::ProviderOfferPayloadMismatch => Self::Gone,
+            CreateJobError::InvalidJobArgs(mut message) => {
+                truncate_to_char(&mut message, MESSAGE_BYTES);
+                Self::Refused(message)
+            }
+            CreateJobError::ProviderBusy => Self::Busy,
+            CreateJobError::Node(error) => error.into(),
+            other => Self::service(Some(other.to_string())),
+        }
+    }
+}
+
+impl From<OpenJobError> for Failure {
+    fn from(error: OpenJobError) -> Self {
+        match error {
+            OpenJobError::ProviderUnreachable => Self::Unreachable,
+            OpenJobError::ProviderBusy => Self::Busy,
+            OpenJobError::Node(error) => error.into(),
+            OpenJobError::LocalJobNotFound => Self::Local(error.to_string()),
+            other => Self::service(Some(other.to_string())),
+        }
+    }
+}
+
+impl From<NodeError> for Failure {
+    fn from(error: NodeError) -> Self {
+        match error {
+            // A slow provider may be behind it: another one may be faster.
+            NodeError::Timeout(_) => Self::TimedOut("the node's answer"),
+            other => Self::Local(other.to_string()),
+        }
+    }
+}
+
+/// One attempt.
+pub(crate) struct Attempt {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) asked: Arc<Asked>,
+    pub(crate) offer: Arc<Offer>,
+    pub(crate) reservation: Option<Reservation>,
+    pub(crate) place: Arc<OwnedSemaphorePermit>,
+    /// When all attempts together must have led somewhere.
+    pub(crate) deadline: Instant,
+}
+
+impl Attempt {
+    /// Creates the job and reads up to the first value of the answer, which is returned with the
+    /// rest of it. Dropping this gives the job up.
+    pub(crate) async fn run(mut self) -> Result<(Answer, Value), Failure> {
+        let began = StdInstant::now();
+        let job = self.create_job().await?;
+        match self.begin(&job).await {
+            Ok((reader, first)) => {
+                let mut answer = Answer {
+                    gateway: self.gateway,
+                    asked: self.asked,
+                    offer: self.offer,
+                    job,
+                    reader,
+                    tally: Tally::default(),
+                    kept: Kept::default(),
+                    began,
+                };
+                answer.count(&first);
+                Ok((answer, first))
+            }
+            Err((failure, class)) => {
+                job.fail(reason(&failure), class);
+                Err(failure)
+            }
+        }
+    }
+
+    fn by(&self, patience: Duration) -> Instant {
+        self.deadline.min(Instant::now() + patience)
+    }
+
+    /// Creates the job in a task of its own: if this call is given up meanwhile, the job that
+    /// comes of it is given up too, in place of staying open with the provider.
+    async fn create_job(&mut self) -> Result<OpenJob, Failure> {
+        let gateway = Arc::clone(&self.gateway);
+        let (snapshot, job_args) = (self.offer.snapshot_id, self.asked.job_args.clone());
+        let (reservation, place) = (self.reservation.take(), Arc::clone(&self.place));
+        let creating = self.gateway.tasks.spawn(async move {
+            let created = gateway.node.create_job(snapshot, Some(job_args)).await;
+            created.map(|key| OpenJob::new(&gateway, key, reservation, place))
+        });
+        match timeout_at(self.by(self.gateway.config.deadlines.create), creating).await {
+            Ok(Ok(created)) => Ok(created?),
+            Ok(Err(_)) => Err(Failure::Local("the task that creates the job ended".into())),
+            Err(_) => Err(Failure::TimedOut("the job's creation")),
+        }
+    }
+
+    async fn begin(
+        &self,
+        job: &OpenJob,
+    ) -> Result<(ValueReader<JobStream>, Value), (Failure, i64)> {
+        let service = |failure| (failure, REASON_SERVICE_ERROR);
+        let deadlines = &self.gateway.config.deadlines;
+        let opening = self.gateway.node.open_job(&job.key);
+        let stream = timeout_at(self.by(deadlines.open), opening)
+            .await
+            .map_err(|_| service(Failure::TimedOut("the job's connection")))?
+            .map_err(|error| service(error.into()))?;
+        let mut reader = ValueReader::new(stream);
+        let prologue = timeout_at(self.by(deadlines.prologue), reader.next())
+            .await
+            .map_err(|_| service(Failure::TimedOut("the provider's answer to the job")))?
+            .map_err(read_failure)?;
+        if let Prologue::ServiceError { message } = prologue {
+            return Err(service(Failure::service(message)));
+        }
+        let patience = if self.asked.stream {
+            deadlines.first_value
+        } else {
+            deadlines.plain_answer
+        };
+        let first = timeout_at(self.by(patience), reader.next())
+            .await
+            .map_err(|_| service(Failure::TimedOut("the answer")))?
+            .map_err(read_failure)?;
+        check_first(&first)?;
+        Ok((reader, first))
+    }
+}
+
+/// What goes into the job's record.
+fn reason(failure: &Failure) -> String {
+    match failure {
+        Failure::TimedOut(what) => format!("timed out waiting for {what}"),
+        Failure::Failed(message) => message.clone(),
+        other => other.name().to_owned(),
+    }
+}
+
+fn read_failure(error: ReadValueError) -> (Failure, i64) {
+    match error {
+        ReadValueError::Ended | ReadValueError::Broken(_) => {
+            let failure = Failure::Failed("The provider closed the connection.".into());
+            (failure, REASON_SERVICE_ERROR)
+        }
+        other => violation(&other.to_string()),
+    }
+}
+
+fn violation(what: &str) -> (Failure, i64) {
+    (Failure::violation(what), REASON_PROTOCOL_VIOLATION)
+}
+
+/// The first value must be one that an OpenAI client can read.
+fn check_first(value: &Value) -> Result<(), (Failure, i64)> {
+    if let Some(message) = error_message(value) {
+        return Err((Failure::service(Some(message)), REASON_SERVICE_ERROR));
+    }
+    if is_epilogue(value) {
+        return Err(violation("an epilogue without an answer"));
+    }
+    if !value.get("choices").is_some_and(Value::is_array) {
+        return Err(violation("an answer without choices"));
+    }
+    Ok(())
+}
+
+/// The message of an error that came in place of an answer, as some backends send it.
+pub(crate) fn error_message(value: &Value) -> Option<String> {
+    let error = value.get("error").filter(|error| !error.is_null())?;
+    let message = error.get("message").unwrap_or(error);
+    let mut text = match message.as_str() {
+        Some(text) => text.to_owned(),
+        None => "The provider reported an error.".to_owned(),
+    };
+    truncate_to_char(&mut text, MESSAGE_BYTES);
+    Some(text)
+}

@@ -1,0 +1,183 @@
+//! What the gateway is told: where to listen, which models it may buy, and what it may spend.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use derouter_sdk::Wei;
+
+/// Wei in one POL.
+const POL: u128 = 1_000_000_000_000_000_000;
+
+/// The most that is paid for 1,000,000 tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PriceCap {
+    /// Wei for 1,000,000 prompt tokens.
+    pub input: Wei,
+    /// Wei for 1,000,000 completion tokens.
+    pub output: Wei,
+}
+
+impl Default for PriceCap {
+    /// 50 POL each way: well above what models are offered for, and low enough that a mistyped
+    /// price of a provider is not paid.
+    fn default() -> Self {
+        Self {
+            input: Wei::from_wei(50 * POL),
+            output: Wei::from_wei(50 * POL),
+        }
+    }
+}
+
+/// Which offers of a model are good enough.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelRule {
+    /// The smallest context window, in tokens.
+    pub min_context_size: Option<u64>,
+    /// The most for 1,000,000 prompt tokens; `None`: the default cap.
+    pub max_input_price: Option<Wei>,
+    /// The most for 1,000,000 completion tokens; `None`: the default cap.
+    pub max_output_price: Option<Wei>,
+}
+
+/// What the gateway may spend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// In one day, from midnight to midnight UTC. `None`: no limit.
+    pub daily: Option<Wei>,
+    /// In all, jobs of earlier runs included. `None`: no limit.
+    pub total: Option<Wei>,
+}
+
+impl Default for Limits {
+    /// 10 POL a day.
+    fn default() -> Self {
+        Self {
+            daily: Some(Wei::from_wei(10 * POL)),
+            total: None,
+        }
+    }
+}
+
+/// How long the gateway waits for what. The defaults are what it runs with; tests shorten them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// A client sends its whole request body.
+    pub request_body: Duration,
+    /// A provider takes a job. Nodes ask for 10 s; the rest is for our node's own work.
+    pub create: Duration,
+    /// A job stream opens. As for `create`.
+    pub open: Duration,
+    /// The prologue: 0.1 consumers give 30 s, and providers count on it.
+    pub prologue: Duration,
+    /// The first value of a streamed answer: a backend may load its model first.
+    pub first_value: Duration,
+    /// The next value of a streamed answer: reasoning without output takes a while.
+    pub next_value: Duration,
+    /// A plain answer: 0.1 consumers give 300 s.
+    pub plain_answer: Duration,
+    /// A streamed answer, from its first value to its last: a long one at a few tokens a second.
+    pub streamed_answer: Duration,
+    /// All attempts to begin an answer together. As `plain_answer`, so that one that takes its
+    /// full time is not cut.
+    pub all_attempts: Duration,
+    /// The epilogue after the answer is complete, in the background: the provider writes it to
+    /// its disk first.
+    pub epilogue: Duration,
+    /// How long a complete stream's `[DONE]` waits for the epilogue.
+    pub done: Duration,
+    /// Silence towards the client before a comment keeps the connection alive: common proxies
+    /// give up after 30 s or 60 s.
+    pub keep_alive: Duration,
+    /// How long a request waits for running ones to release what they reserved of a limit.
+    pub spending: Duration,
+    /// A client takes none of the bytes sent to it.
+    pub client_stall: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            request_body: Duration::from_secs(60),
+            create: Duration::from_secs(10),
+            open: Duration::from_secs(10),
+            prologue: Duration::from_secs(30),
+            first_value: Duration::from_secs(120),
+            next_value: Duration::from_secs(120),
+            plain_answer: Duration::from_secs(300),
+            streamed_answer: Duration::from_secs(30 * 60),
+            all_attempts: Duration::from_secs(300),
+            epilogue: Duration::from_secs(30),
+            done: Duration::from_millis(500),
+            keep_alive: Duration::from_secs(15),
+            spending: Duration::from_secs(20),
+            client_stall: Duration::from_secs(120),
+        }
+    }
+}
+
+/// The gateway's configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerConfig {
+    /// Where to listen. It spends money for whoever can connect: other than loopback only behind
+    /// something that knows its users.
+    pub host: IpAddr,
+    /// The port; 0 for any free one.
+    pub port: u16,
+    /// The models that may be bought, by id; `None`: every model on offer.
+    pub models: Option<BTreeMap<String, ModelRule>>,
+    /// The most that is paid where no rule says otherwise.
+    pub default_max_price: PriceCap,
+    /// What may be spent.
+    pub limits: Limits,
+    /// `Host` headers that are accepted besides this machine's own names: `name` (with the
+    /// gateway's port) or `name:port`.
+    pub allowed_hosts: Vec<String>,
+    /// Whether prompts and answers are kept in the node's database.
+    pub store_payloads: bool,
+    /// How long to wait for what.
+    pub deadlines: Deadlines,
+}
+
+impl Default for ConsumerConfig {
+    fn default() -> Self {
+        Self {
+            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 0,
+            models: None,
+            default_max_price: PriceCap::default(),
+            limits: Limits::default(),
+            allowed_hosts: Vec::new(),
+            store_payloads: false,
+            deadlines: Deadlines::default(),
+        }
+    }
+}
+
+impl ConsumerConfig {
+    /// The caps for a model.
+    pub(crate) fn cap(&self, model: &str) -> PriceCap {
+        let rule = self.rule(model);
+        let default = self.default_max_price;
+        PriceCap {
+            input: rule
+                .and_then(|rule| rule.max_input_price)
+                .unwrap_or(default.input),
+            output: rule
+                .and_then(|rule| rule.max_output_price)
+                .unwrap_or(default.output),
+        }
+    }
+
+    /// The rule for a model, if it has one.
+    pub(crate) fn rule(&self, model: &str) -> Option<&ModelRule> {
+        self.models.as_ref()?.get(model)
+    }
+
+    /// Whether a model may be bought at all.
+    pub(crate) fn may_buy(&self, model: &str) -> bool {
+        self.models
+            .as_ref()
+            .is_none_or(|models| models.contains_key(model))
+    }
+}

@@ -1,0 +1,180 @@
+//! Errors as OpenAI clients know them: `{error: {message, type, param, code}}`.
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+
+/// An error that a client is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ApiError {
+    pub(crate) status: StatusCode,
+    pub(crate) message: String,
+    pub(crate) kind: &'static str,
+    pub(crate) param: Option<&'static str>,
+    pub(crate) code: Option<&'static str>,
+    /// After how many seconds trying again makes sense.
+    pub(crate) retry_after: Option<u64>,
+}
+
+/// Seconds after which a busy or missing provider is worth another try: heartbeats and answers
+/// both change things within that time.
+const RETRY_SECONDS: u64 = 5;
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+            kind,
+            param: None,
+            code: None,
+            retry_after: None,
+        }
+    }
+
+    fn code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    fn param(mut self, param: &'static str) -> Self {
+        self.param = Some(param);
+        self
+    }
+
+    fn retry(mut self) -> Self {
+        self.retry_after = Some(RETRY_SECONDS);
+        self
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message)
+    }
+
+    pub(crate) fn invalid_param(param: &'static str, message: impl Into<String>) -> Self {
+        Self::invalid(message).param(param)
+    }
+
+    pub(crate) fn context_too_long(message: String) -> Self {
+        Self::invalid_param("messages", message).code("context_length_exceeded")
+    }
+
+    pub(crate) fn spending_limit(message: String) -> Self {
+        let status = StatusCode::PAYMENT_REQUIRED;
+        Self::new(status, "insufficient_quota", message).code("spending_limit_reached")
+    }
+
+    pub(crate) fn price_limit(message: String) -> Self {
+        let status = StatusCode::PAYMENT_REQUIRED;
+        Self::new(status, "insufficient_quota", message)
+            .param("model")
+            .code("price_limit_exceeded")
+    }
+
+    pub(crate) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "invalid_request_error", message).code("forbidden")
+    }
+
+    pub(crate) fn model_not_found(message: String) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", message)
+            .param("model")
+            .code("model_not_found")
+    }
+
+    pub(crate) fn unknown_url(method: &Method, path: &str) -> Self {
+        let path: String = path.chars().take(200).collect();
+        let message = format!(
+            "Unknown request URL: {method} {path}. This gateway serves GET /v1/models, POST /v1/chat/completions and POST /v1/completions."
+        );
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", message).code("unknown_url")
+    }
+
+    pub(crate) fn method_not_allowed(method: &Method) -> Self {
+        let message = format!("Not allowed to {method} on this URL.");
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        Self::new(status, "invalid_request_error", message).code("method_not_supported")
+    }
+
+    pub(crate) fn body_too_slow() -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "invalid_request_error",
+            "The request body did not arrive in time.",
+        )
+    }
+
+    pub(crate) fn too_large(message: String) -> Self {
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
+        Self::new(status, "invalid_request_error", message).code("request_too_large")
+    }
+
+    pub(crate) fn not_json() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "invalid_request_error",
+            "The content-type must be application/json.",
+        )
+        .code("unsupported_content_type")
+    }
+
+    pub(crate) fn busy(message: impl Into<String>) -> Self {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        Self::new(status, "rate_limit_error", message)
+            .code("all_providers_busy")
+            .retry()
+    }
+
+    pub(crate) fn gateway_full() -> Self {
+        let message = "This gateway has too many requests running.";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message)
+            .code("gateway_full")
+            .retry()
+    }
+
+    pub(crate) fn spending_reserved(message: String) -> Self {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        Self::new(status, "rate_limit_error", message)
+            .code("spending_limit_reserved")
+            .retry()
+    }
+
+    pub(crate) fn provider_failed(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, "server_error", message).code("provider_failed")
+    }
+
+    pub(crate) fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "server_error", message)
+            .code(code)
+            .retry()
+    }
+
+    pub(crate) fn timeout(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", message).code("timeout")
+    }
+
+    /// The body.
+    pub(crate) fn to_json(&self) -> Value {
+        json!({"error": {
+            "message": self.message,
+            "type": self.kind,
+            "param": self.param,
+            "code": self.code,
+        }})
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.to_json().to_string()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

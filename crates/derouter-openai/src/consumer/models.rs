@@ -1,0 +1,48 @@
+//! The list of models that can be bought now.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::gateway::Gateway;
+use super::offers::Offer;
+use crate::protocol::OfferPayload;
+
+/// The list, as `GET /v1/models` answers it.
+pub(crate) fn list(gateway: &Gateway) -> Value {
+    let models = gateway.with_offers(|index| {
+        let entries = index
+            .models()
+            .filter_map(|(model, offers)| entry(gateway, model, offers));
+        entries.collect::<Vec<_>>()
+    });
+    json!({"object": "list", "data": models})
+}
+
+/// One model, if it can be bought now.
+pub(crate) fn one(gateway: &Gateway, model: &str) -> Option<Value> {
+    gateway.with_offers(|index| entry(gateway, model, index.of_model(model)))
+}
+
+fn entry(gateway: &Gateway, model: &str, offers: &[Arc<Offer>]) -> Option<Value> {
+    if !gateway.config.may_buy(model) {
+        return None;
+    }
+    let terms = gateway.terms(model);
+    let allowed = || offers.iter().filter(|offer| terms.allow(offer));
+    let price = |offer: &OfferPayload| {
+        let input = offer.input_token_price.wei;
+        input.saturating_add(offer.output_token_price.wei)
+    };
+    let cheapest = allowed().min_by_key(|offer| price(&offer.payload))?;
+    Some(json!({
+        "id": model,
+        "object": "model",
+        "created": gateway.started_at,
+        "owned_by": "derouter",
+        "context_size": cheapest.payload.context_size,
+        "input_token_price": cheapest.payload.input_token_price,
+        "output_token_price": cheapest.payload.output_token_price,
+        "offers": allowed().count(),
+    }))
+}

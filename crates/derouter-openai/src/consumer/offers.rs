@@ -1,0 +1,197 @@
+//! The offers of the protocol, by model, as the node's events tell them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use derouter_sdk::{OfferEvent, OfferId, OfferSnapshot, PeerId, SnapshotId};
+
+use crate::protocol::{OfferPayload, PROTOCOL};
+
+/// Offers that are kept, of all models. A market of that size is far off; past it new offers are
+/// left out, and those that are known stay usable.
+const MAX_OFFERS: usize = 20_000;
+
+/// An offer that makes sense.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Offer {
+    pub(crate) snapshot_id: SnapshotId,
+    pub(crate) provider: PeerId,
+    pub(crate) offer_id: OfferId,
+    pub(crate) payload: OfferPayload,
+}
+
+type Key = (PeerId, OfferId);
+
+/// The offers on the market.
+#[derive(Debug, Default)]
+pub(crate) struct OfferIndex {
+    /// Whether the node has told its offers once.
+    known: bool,
+    models: HashMap<Key, String>,
+    /// Sorted, so that lists of models are.
+    by_model: BTreeMap<String, Vec<Arc<Offer>>>,
+    /// Offers left out for want of room since the last full state.
+    left_out: u64,
+}
+
+impl OfferIndex {
+    /// Takes over what happened.
+    pub(crate) fn apply(&mut self, event: OfferEvent) {
+        match event {
+            OfferEvent::Reset(snapshots) => {
+                *self = Self {
+                    known: true,
+                    ..Self::default()
+                };
+                for snapshot in snapshots {
+                    self.put(snapshot);
+                }
+            }
+            OfferEvent::Updated(snapshot) => self.put(snapshot),
+            OfferEvent::Removed(removed) => {
+                self.remove(&(removed.provider_peer_id, removed.offer_id));
+            }
+        }
+    }
+
+    /// Whether the node has told its offers.
+    pub(crate) fn known(&self) -> bool {
+        self.known
+    }
+
+    /// Offers left out because there are too many.
+    pub(crate) fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    /// The offers of a model.
+    pub(crate) fn of_model(&self, model: &str) -> &[Arc<Offer>] {
+        self.by_model.get(model).map_or(&[], Vec::as_slice)
+    }
+
+    /// All models with their offers, by name. None is without an offer.
+    pub(crate) fn models(&self) -> impl Iterator<Item = (&str, &[Arc<Offer>])> {
+        self.by_model
+            .iter()
+            .map(|(model, offers)| (model.as_str(), offers.as_slice()))
+    }
+
+    fn put(&mut self, snapshot: OfferSnapshot) {
+        if snapshot.protocol_id.as_str() != PROTOCOL {
+            return;
+        }
+        let key = (snapshot.provider_peer_id, snapshot.offer_id.clone());
+        self.remove(&key);
+        if !snapshot.active {
+            return;
+        }
+        let Some(payload) = OfferPayload::parse(&snapshot.protocol_payload) else {
+            return;
+        };
+        if self.models.len() >= MAX_OFFERS {
+            self.left_out = self.left_out.saturating_add(1);
+            return;
+        }
+        let model = payload.model_id.clone();
+        let offer = Offer {
+            snapshot_id: snapshot.snapshot_id,
+            provider: snapshot.provider_peer_id,
+            offer_id: snapshot.offer_id,
+            payload,
+        };
+        self.models.insert(key, model.clone());
+        self.by_model
+            .entry(model)
+            .or_default()
+            .push(Arc::new(offer));
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let Some(model) = self.models.remove(key) else {
+            return;
+        };
+        let Some(offers) = self.by_model.get_mut(&model) else {
+            return;
+        };
+        offers.retain(|offer| offer.provider != key.0 || offer.offer_id != key.1);
+        if offers.is_empty() {
+            self.by_model.remove(&model);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use derouter_sdk::ProtocolId;
+    use derouter_sdk::wire::rpc::event::OfferRemoved;
+
+    fn snapshot(provider: PeerId, offer_id: &str, model: &str) -> OfferSnapshot {
+        let payload = format!(
+            r#"{{"model_id":"{model}","context_size":1,"input_token_price":{{"$pol":"1"}},"output_token_price":{{"$pol":"1"}}}}"#
+        );
+        OfferSnapshot {
+            snapshot_id: SnapshotId(1),
+            active: true,
+            provider_peer_id: provider,
+            protocol_id: ProtocolId::new(PROTOCOL).unwrap(),
+            offer_id: OfferId::new(offer_id).unwrap(),
+            protocol_payload: payload,
+        }
+    }
+
+    fn names(index: &OfferIndex) -> Vec<&str> {
+        index.models().map(|(model, _)| model).collect()
+    }
+
+    #[test]
+    fn an_update_replaces_the_offer_of_the_same_name() {
+        let mut index = OfferIndex::default();
+        assert!(!index.known());
+        let provider = PeerId::random();
+        index.apply(OfferEvent::Reset(vec![snapshot(provider, "a", "one")]));
+        assert!(index.known());
+        index.apply(OfferEvent::Updated(snapshot(provider, "a", "two")));
+        assert_eq!(names(&index), ["two"]);
+        index.apply(OfferEvent::Updated(snapshot(PeerId::random(), "a", "two")));
+        assert_eq!(index.of_model("two").len(), 2);
+    }
+
+    #[test]
+    fn removed_inactive_and_foreign_offers_are_not_there() {
+        let mut index = OfferIndex::default();
+        let provider = PeerId::random();
+        let mut foreign = snapshot(provider, "f", "foreign");
+        foreign.protocol_id = ProtocolId::new("other:1").unwrap();
+        let mut broken = snapshot(provider, "b", "broken");
+        broken.protocol_payload = "{}".into();
+        index.apply(OfferEvent::Reset(vec![
+            snapshot(provider, "a", "one"),
+            snapshot(provider, "c", "two"),
+            foreign,
+            broken,
+        ]));
+        assert_eq!(names(&index), ["one", "two"]);
+        let mut gone = snapshot(provider, "c", "two");
+        gone.active = false;
+        index.apply(OfferEvent::Updated(gone));
+        index.apply(OfferEvent::Removed(OfferRemoved {
+            snapshot_id: SnapshotId(1),
+            provider_peer_id: provider,
+            protocol_id: ProtocolId::new(PROTOCOL).unwrap(),
+            offer_id: OfferId::new("a").unwrap(),
+        }));
+        assert_eq!(names(&index), [""; 0]);
+        assert!(index.models.is_empty());
+    }
+
+    #[test]
+    fn a_flood_of_offers_leaves_the_known_ones() {
+        let mut index = OfferIndex::default();
+        let provider = PeerId::random();
+        let flood = (0..=MAX_OFFERS).map(|n| snapshot(provider, &n.to_string(), "m"));
+        index.apply(OfferEvent::Reset(flood.collect()));
+        assert_eq!(index.of_model("m").len(), MAX_OFFERS);
+        assert_eq!(index.left_out(), 1);
+    }
+}

@@ -1,0 +1,106 @@
+//! What was seen of an answer: its usage, how much text it had, whether it is complete.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::measure::generated_bytes;
+
+/// Choices whose end is tracked. More than any server makes of one request.
+const MAX_CHOICES: usize = 1024;
+
+/// Counts an answer.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// The last usage object.
+    usage: Option<Value>,
+    /// There was a chunk with nothing but the usage, which is the last one.
+    usage_chunk: bool,
+    generated_bytes: u64,
+    finished: BTreeSet<u64>,
+}
+
+impl Tally {
+    /// Counts a chunk, or a whole answer.
+    pub(crate) fn count(&mut self, value: &Value) {
+        if let Some(usage) = value.get("usage").filter(|usage| usage.is_object()) {
+            self.usage = Some(usage.clone());
+            self.usage_chunk |= is_usage_chunk(value);
+        }
+        let choices = value.get("choices").and_then(Value::as_array);
+        for choice in choices.into_iter().flatten() {
+            let bytes = generated_bytes(choice);
+            self.generated_bytes = self.generated_bytes.saturating_add(bytes);
+            let ended = choice.get("finish_reason").is_some_and(|v| !v.is_null());
+            if ended && self.finished.len() < MAX_CHOICES {
+                let index = choice.get("index").and_then(Value::as_u64);
+                self.finished.insert(index.unwrap_or(0));
+            }
+        }
+    }
+
+    /// The usage object, if there was one.
+    pub(crate) fn usage(&self) -> Option<&Value> {
+        self.usage.as_ref()
+    }
+
+    /// Bytes of generated text.
+    pub(crate) fn generated_bytes(&self) -> u64 {
+        self.generated_bytes
+    }
+
+    /// Whether all of a streamed answer that the client reads has come.
+    pub(crate) fn complete(&self, answers: u64, include_usage: bool) -> bool {
+        let ended = u64::try_from(self.finished.len()).unwrap_or(u64::MAX) >= answers.max(1);
+        self.usage_chunk || ended && (self.usage.is_some() || !include_usage)
+    }
+}
+
+/// Whether a chunk holds the usage and no part of an answer.
+pub(crate) fn is_usage_chunk(chunk: &Value) -> bool {
+    chunk.get("usage").is_some_and(Value::is_object)
+        && chunk
+            .get("choices")
+            .and_then(Value::as_array)
+            .is_none_or(Vec::is_empty)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn end(index: u64) -> Value {
+        json!({"choices": [{"index": index, "delta": {"content": "ab"}, "finish_reason": "stop"}]})
+    }
+
+    #[test]
+    fn an_answer_is_complete_when_each_choice_has_ended() {
+        let mut tally = Tally::default();
+        tally.count(&json!({"choices": [{"index": 0, "delta": {"content": "abc"}, "finish_reason": null}], "usage": null}));
+        assert!(!tally.complete(1, false));
+        tally.count(&end(0));
+        tally.count(&end(0));
+        assert!(tally.complete(1, false) && !tally.complete(2, false));
+        tally.count(&end(1));
+        assert!(tally.complete(2, false));
+        assert_eq!(tally.generated_bytes(), 9);
+        assert_eq!(tally.usage(), None);
+    }
+
+    #[test]
+    fn who_asked_for_the_usage_waits_for_it() {
+        let mut tally = Tally::default();
+        tally.count(&json!({"choices": [{"index": 0, "delta": {"content": "a"}}], "usage": {"prompt_tokens": 1}}));
+        assert!(
+            !tally.complete(1, true),
+            "usage with a part of the answer is not the end"
+        );
+        let mut tally = Tally::default();
+        tally.count(&end(0));
+        assert!(!tally.complete(1, true));
+        tally.count(&json!({"choices": [], "usage": {"prompt_tokens": 1}}));
+        assert!(tally.complete(1, true));
+        assert!(tally.usage().is_some());
+    }
+}
