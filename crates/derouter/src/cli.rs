@@ -1,0 +1,167 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::LogFormat;
+
+/// Buy and sell digital services, such as OpenAI-compatible inference, from peer to peer.
+#[derive(Debug, Parser)]
+#[command(
+    name = "derouter",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  \
+        derouter demo                       a provider and a consumer on this machine, to try it\n  \
+        derouter -c config.json             run a node (the same as `derouter run -c config.json`)\n  \
+        derouter openai provide -c p.json   sell what an OpenAI-compatible server answers\n  \
+        derouter openai consume -c c.json   buy: an OpenAI-compatible endpoint on this machine\n\n\
+        docs/config.md describes the configuration files."
+)]
+pub(crate) struct Cli {
+    /// What to do; without it, run a node.
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    /// For running a node.
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a node, with the OpenAI modules that its configuration has
+    #[command(after_help = "Examples:\n  \
+        derouter run -c config.json\n  \
+        RUST_LOG=debug derouter run -c config.json --log-format json 2> node.log")]
+    Run(RunArgs),
+    /// Show it all on this machine: a provider node and a consumer node, one chat, one signed job
+    #[command(after_help = "Examples:\n  \
+        derouter demo\n  \
+        derouter demo --backend http://127.0.0.1:11434/v1 --model llama3.2\n  \
+        derouter demo --prompt \"Write a haiku about peers\" --once")]
+    Demo(DemoArgs),
+    /// The OpenAI modules as processes of their own, next to a running node
+    Openai {
+        /// Which module.
+        #[command(subcommand)]
+        module: OpenAiCommand,
+    },
+    /// Print the version
+    Version,
+}
+
+/// Which module.
+#[derive(Debug, Subcommand)]
+pub(crate) enum OpenAiCommand {
+    /// Sell what an OpenAI-compatible server answers
+    #[command(after_help = "Example:\n  derouter openai provide -c provider.json")]
+    Provide(ModuleArgs),
+    /// Buy: serve an OpenAI-compatible endpoint on this machine
+    #[command(after_help = "Example:\n  derouter openai consume -c consumer.json")]
+    Consume(ModuleArgs),
+}
+
+/// How to run a node.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The configuration (JSON5); without it, a node with the defaults and no module
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// What all commands take.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// How to run a module.
+#[derive(Debug, Args)]
+pub(crate) struct ModuleArgs {
+    /// The module's configuration (JSON5)
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// What all commands take.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// What all commands take.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// Print one line of JSON on the standard output once all is up
+    #[arg(long)]
+    pub(crate) ready_json: bool,
+    /// How to write the log (on the standard error; RUST_LOG chooses what)
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+/// How to show it all.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Base URL of an OpenAI-compatible server; without it, one is looked for on this machine
+    #[arg(long, value_name = "URL", value_parser = crate::config::base_url)]
+    pub(crate) backend: Option<String>,
+    /// The model to sell and ask; without it, the server's first
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+    /// The port of the OpenAI endpoint
+    #[arg(long, default_value_t = crate::config::openai::DEFAULT_PORT)]
+    pub(crate) port: u16,
+    /// What to ask
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "In one sentence: why trade with peers?"
+    )]
+    pub(crate) prompt: String,
+    /// Exit after the first chat instead of serving on
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// What all commands take.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once(&"derouter").chain(arguments))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_configuration_alone_runs_the_node_as_in_0_1_0() {
+        let cli = parse(&["-c", "config.json"]).unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.run.config, Some("config.json".into()));
+        let cli = parse(&["run", "--config", "config.json", "--ready-json"]).unwrap();
+        let Some(Command::Run(run)) = cli.command else {
+            panic!("not run");
+        };
+        assert!(run.output.ready_json);
+        assert!(parse(&[]).unwrap().command.is_none());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_a_usage_error() {
+        for arguments in [
+            &["-c", "x", "demo"][..],
+            &["openai"],
+            &["openai", "provide"],
+            &["demo", "--port", "70000"],
+            &["demo", "--backend", "11434"],
+            &["sell"],
+        ] {
+            let error = parse(arguments).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{arguments:?}");
+        }
+    }
+}

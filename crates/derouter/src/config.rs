@@ -1,0 +1,72 @@
+//! Configuration files: JSON5, read strictly. A key that is not known, or a value that can't be
+//! right, is an error that names the file, the line, the key, and what would be right.
+//!
+//! [`node`] is the node's file, [`module`] the files of modules that run as processes of their
+//! own; both hold the sections of [`openai`]. docs/config.md describes every key.
+
+mod error;
+pub(crate) mod module;
+pub(crate) mod node;
+pub(crate) mod openai;
+pub(crate) mod paths;
+mod value;
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+pub(crate) use error::ConfigError;
+pub(crate) use value::base_url;
+
+/// Bytes of a configuration file at most. A thousand offers are under 1 MiB; what is larger is not
+/// a configuration file.
+const FILE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The `log` section.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct LogSection {
+    /// How to write.
+    pub(crate) format: LogFormat,
+}
+
+/// Reads a file.
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    let unreadable = |reason: String| ConfigError::unreadable(path, reason);
+    let metadata = std::fs::metadata(path).map_err(|error| unreadable(error.to_string()))?;
+    if metadata.is_dir() {
+        return Err(unreadable("it is a directory".into()));
+    }
+    if metadata.len() > FILE_BYTES {
+        return Err(unreadable("it is over 8 MiB".into()));
+    }
+    let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8 text".into()))?;
+    parse(path, text.trim_start_matches('\u{feff}'))
+}
+
+/// Reads a file's text. `path` is for messages.
+fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
+    let mut deserializer = json5::Deserializer::from_str(text);
+    let parsed = serde_path_to_error::deserialize(&mut deserializer)
+        .map_err(|error| ConfigError::wrong(path, text, &error))?;
+    // `serde_path_to_error` stops behind the value; whether anything follows shows only here.
+    json5::from_str::<serde::de::IgnoredAny>(text)
+        .map_err(|error| ConfigError::syntax(path, text, &error))?;
+    Ok(parsed)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! The files of modules that are processes of their own.
+
+use std::path::Path;
+
+use derouter_openai::consumer::ConsumerConfig;
+use derouter_openai::provider::ProviderConfig;
+
+use super::openai::{ConsumerSection, ProviderSection, RpcSection};
+use super::value::Positive;
+use super::{ConfigError, LogFormat, node, read};
+
+/// What a module's file says, with the module's own part `M`.
+#[derive(Clone, Debug)]
+pub(crate) struct ModuleConfig<M> {
+    /// The module's own part.
+    pub(crate) module: M,
+    /// Where the node is.
+    pub(crate) rpc: RpcAddress,
+    /// How to log.
+    pub(crate) log: LogFormat,
+    /// The file has `database_url`, which 0.1.0 wanted and which has no use now.
+    pub(crate) has_database_url: bool,
+}
+
+/// Where a node's RPC is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RpcAddress {
+    /// An address or a name.
+    pub(crate) host: String,
+    /// The port.
+    pub(crate) port: u16,
+}
+
+impl std::fmt::Display for RpcAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { host, port } = self;
+        if host.parse::<std::net::Ipv6Addr>().is_ok() {
+            return write!(f, "[{host}]:{port}");
+        }
+        write!(f, "{host}:{port}")
+    }
+}
+
+impl RpcAddress {
+    /// `rpc: {host, port}`, or 0.1.0's `rpc_host` and `rpc_port`.
+    fn of(
+        path: &Path,
+        section: Option<RpcSection>,
+        host: Option<String>,
+        port: Option<Positive<u16>>,
+    ) -> Result<Self, ConfigError> {
+        let section = section.unwrap_or_default();
+        if section.host.is_some() && host.is_some() {
+            let problem = "`rpc.host` is there as well. Leave one of them out";
+            return Err(ConfigError::at(path, "rpc_host", problem));
+        }
+        if section.port.is_some() && port.is_some() {
+            let problem = "`rpc.port` is there as well. Leave one of them out";
+            return Err(ConfigError::at(path, "rpc_port", problem));
+        }
+        Ok(Self {
+            host: section
+                .host
+                .or(host)
+                .unwrap_or_else(|| "127.0.0.1".to_owned()),
+            port: section
+                .port
+                .or(port)
+                .map_or(node::DEFAULT_RPC_PORT, |port| port.0),
+        })
+    }
+}
+
+/// Reads a provider module's file.
+pub(crate) fn read_provider(path: &Path) -> Result<ModuleConfig<ProviderConfig>, ConfigError> {
+    let mut section: ProviderSection = read(path)?;
+    Ok(ModuleConfig {
+        rpc: RpcAddress::of(
+            path,
+            section.rpc.take(),
+            section.rpc_host.take(),
+            section.rpc_port.take(),
+        )?,
+        log: section.log.unwrap_or_default().format,
+        has_database_url: section.database_url.is_some(),
+        module: section.check(path, "", false)?,
+    })
+}
+
+/// Reads a consumer module's file.
+pub(crate) fn read_consumer(path: &Path) -> Result<ModuleConfig<ConsumerConfig>, ConfigError> {
+    let mut section: ConsumerSection = read(path)?;
+    Ok(ModuleConfig {
+        rpc: RpcAddress::of(
+            path,
+            section.rpc.take(),
+            section.rpc_host.take(),
+            section.rpc_port.take(),
+        )?,
+        log: section.log.unwrap_or_default().format,
+        has_database_url: section.database_url.is_some(),
+        module: section.check(false),
+    })
+}

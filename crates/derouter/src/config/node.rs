@@ -1,0 +1,156 @@
+//! The node's file: 0.1.0's keys with 0.1.0's defaults, and what is new.
+
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+
+use derouter_node::{Multiaddr, NodeConfig, ProviderDetails};
+use serde::Deserialize;
+
+use super::openai::{OpenAiModules, OpenAiSection};
+use super::paths::{self, DatabasePaths};
+use super::value::{Address, LiteralPath};
+use super::{ConfigError, LogFormat, LogSection, read};
+
+/// The RPC's port when the configuration names none, as in 0.1.0.
+pub(crate) const DEFAULT_RPC_PORT: u16 = 4269;
+
+/// The file as it is written.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    bootstrap: Vec<Address>,
+    data_dir: Option<LiteralPath>,
+    database_path: Option<LiteralPath>,
+    keypair_path: Option<LiteralPath>,
+    provider: ProviderSection,
+    server: ServerSection,
+    listen: Option<Vec<Address>>,
+    mdns: Option<bool>,
+    relay_server: bool,
+    log: LogSection,
+    store_payloads: bool,
+    openai: OpenAiSection,
+}
+
+/// What announcements say of this provider.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ProviderSection {
+    name: Option<String>,
+    teaser: Option<String>,
+    description: Option<String>,
+}
+
+/// The RPC.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ServerSection {
+    port: Option<u16>,
+}
+
+/// All that `derouter run` needs.
+#[derive(Clone, Debug)]
+pub(crate) struct RunConfig {
+    /// The node.
+    pub(crate) node: NodeConfig,
+    /// The modules inside.
+    pub(crate) openai: OpenAiModules,
+    /// How to log.
+    pub(crate) log: LogFormat,
+}
+
+impl RunConfig {
+    /// Reads a file, or takes the defaults when there is none.
+    pub(crate) fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        match path {
+            Some(path) => read::<File>(path)?.check(path),
+            None => File::default().check(Path::new("the defaults")),
+        }
+    }
+}
+
+impl File {
+    fn check(self, path: &Path) -> Result<RunConfig, ConfigError> {
+        let data_dir = self.data_dir(path)?;
+        let named = self.database_path.map(|path| path.0);
+        let DatabasePaths { database, legacy } = paths::database(&data_dir, named.as_deref())
+            .map_err(|problem| ConfigError::at(path, "database_path", problem))?;
+        let keypair_path = self.keypair_path.map(|path| path.0);
+        let listen = match self.listen {
+            Some(listen) => listen.into_iter().map(|address| address.0).collect(),
+            None => default_listen(has_ipv6()),
+        };
+        let node = NodeConfig {
+            keypair_path: keypair_path.unwrap_or_else(|| data_dir.join("keypair.bin")),
+            database_path: database,
+            legacy_database_path: legacy,
+            listen,
+            bootstrap: self
+                .bootstrap
+                .into_iter()
+                .map(|address| address.0)
+                .collect(),
+            mdns: self.mdns.unwrap_or(true),
+            relay_server: self.relay_server,
+            provider: ProviderDetails {
+                name: self.provider.name,
+                teaser: self.provider.teaser,
+                description: self.provider.description,
+            },
+            rpc_port: Some(self.server.port.unwrap_or(DEFAULT_RPC_PORT)),
+            store_payloads: self.store_payloads,
+        };
+        let openai = self.openai.check(path, self.store_payloads)?;
+        Ok(RunConfig {
+            node,
+            openai,
+            log: self.log.format,
+        })
+    }
+
+    fn data_dir(&self, path: &Path) -> Result<PathBuf, ConfigError> {
+        if let Some(data_dir) = &self.data_dir {
+            return Ok(data_dir.0.clone());
+        }
+        paths::default_data_dir().ok_or_else(|| {
+            let problem = "this system names no home directory. Set `data_dir` in a \
+                           configuration file, and give that with `-c`";
+            ConfigError::at(path, "data_dir", problem)
+        })
+    }
+}
+
+/// TCP and QUIC on every network of this machine, on ports that the system chooses: two nodes on
+/// one machine must not be in each other's way.
+fn default_listen(ipv6: bool) -> Vec<Multiaddr> {
+    const IPV4: [&str; 2] = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"];
+    const IPV6: [&str; 2] = ["/ip6/::/tcp/0", "/ip6/::/udp/0/quic-v1"];
+    let ipv6 = if ipv6 { &IPV6[..] } else { &[] };
+    // Constants, which a test parses.
+    IPV4.iter()
+        .chain(ipv6)
+        .filter_map(|address| address.parse().ok())
+        .collect()
+}
+
+/// Whether this machine has IPv6: where it is switched off, listening on `::` fails, and a default
+/// must work everywhere.
+fn has_ipv6() -> bool {
+    UdpSocket::bind("[::]:0").is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_listens_on_tcp_and_quic_by_default() {
+        assert_eq!(default_listen(true).len(), 4);
+        assert_eq!(default_listen(false).len(), 2);
+        assert!(
+            default_listen(true)
+                .iter()
+                .all(|address| !address.is_empty())
+        );
+    }
+}

@@ -1,0 +1,328 @@
+//! The OpenAI sections. They take the keys of 0.1.0's own modules, so that such a module's file can
+//! be used as it is, as a section of the node's file or with `derouter openai`.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use derouter_openai::consumer::{ConsumerConfig, Limits, ModelRule, PriceCap};
+use derouter_openai::provider::{BackendConfig, OfferConfig, ProviderConfig, Secret};
+use derouter_sdk::{OfferId, Wei};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::value::{BaseUrl, Named, OneOrMany, Pol, Positive};
+use super::{ConfigError, LogSection};
+
+/// The port of the OpenAI endpoint when the configuration names none.
+pub(crate) const DEFAULT_PORT: u16 = 9002;
+
+/// What one consumer may owe unsigned when the configuration does not say: 1 POL. Enough for
+/// several long answers at once, little to lose to a consumer that never signs.
+const DEFAULT_MAX_UNSIGNED_WEI: u128 = 1_000_000_000_000_000_000;
+
+/// Bytes of an offer's payload that can be announced at all (see the SDK's `OfferSpec`).
+const PAYLOAD_BYTES: usize = 64_000;
+
+fn amount(amount: Option<Pol>) -> Option<Wei> {
+    amount.map(|amount| amount.0)
+}
+
+/// The `openai` section of the node's file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct OpenAiSection {
+    provider: OneOrMany<ProviderSection>,
+    consumer: Option<ConsumerSection>,
+}
+
+/// The OpenAI modules to run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OpenAiModules {
+    /// One for each section.
+    pub(crate) providers: Vec<ProviderConfig>,
+    /// The endpoint.
+    pub(crate) consumer: Option<ConsumerConfig>,
+    /// Keys that were given and mean nothing inside the node.
+    pub(crate) ignored: Vec<&'static str>,
+}
+
+impl OpenAiSection {
+    /// Checks what only shows when all is read. `store_payloads` is the node's.
+    pub(super) fn check(
+        self,
+        path: &Path,
+        store_payloads: bool,
+    ) -> Result<OpenAiModules, ConfigError> {
+        let mut modules = OpenAiModules::default();
+        let mut seen: BTreeMap<String, String> = BTreeMap::new();
+        let single = self.provider.0.len() == 1;
+        for (index, section) in self.provider.0.into_iter().enumerate() {
+            let key = if single {
+                "openai.provider".to_owned()
+            } else {
+                format!("openai.provider[{index}]")
+            };
+            for id in section.offers.0.keys() {
+                if let Some(other) = seen.insert(id.clone(), key.clone()) {
+                    let problem = format!("an offer named {id:?} is in `{other}` already");
+                    return Err(ConfigError::at(path, &format!("{key}.offers"), problem));
+                }
+            }
+            modules.ignored.extend(section.keys_of_a_process());
+            modules
+                .providers
+                .push(section.check(path, &key, store_payloads)?);
+        }
+        if let Some(section) = self.consumer {
+            modules.ignored.extend(section.keys_of_a_process());
+            modules.consumer = Some(section.check(store_payloads));
+        }
+        Ok(modules)
+    }
+}
+
+/// `rpc: {host, port}`: where the node is.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RpcSection {
+    pub(super) host: Option<String>,
+    pub(super) port: Option<Positive<u16>>,
+}
+
+/// A provider module's keys, in the node's file or in its own.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProviderSection {
+    openai_base_url: BaseUrl,
+    #[serde(default)]
+    openai_api_key: Option<SecretText>,
+    offers: Named<OfferSection>,
+    #[serde(default)]
+    max_unsigned: Option<Pol>,
+    #[serde(default)]
+    store_payloads: Option<bool>,
+    // The keys of a process of its own.
+    #[serde(default)]
+    pub(super) rpc: Option<RpcSection>,
+    #[serde(default)]
+    pub(super) rpc_host: Option<String>,
+    #[serde(default)]
+    pub(super) rpc_port: Option<Positive<u16>>,
+    #[serde(default)]
+    pub(super) log: Option<LogSection>,
+    #[serde(default)]
+    pub(super) database_url: Option<IgnoredAny>,
+}
+
+/// An offer's keys.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfferSection {
+    model_id: String,
+    context_size: Positive<u64>,
+    #[serde(default)]
+    description: Option<String>,
+    input_token_price: Pol,
+    output_token_price: Pol,
+    #[serde(default)]
+    max_concurrency: Option<Positive<u32>>,
+    #[serde(default)]
+    backend_model: Option<String>,
+}
+
+/// A text that is never printed.
+#[derive(Clone, Debug)]
+struct SecretText(Secret);
+
+impl<'de> Deserialize<'de> for SecretText {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| SecretText(Secret::new(text)))
+    }
+}
+
+impl ProviderSection {
+    /// `prefix` is the section's path in the file, empty for a file of its own.
+    pub(super) fn check(
+        self,
+        path: &Path,
+        prefix: &str,
+        store_payloads: bool,
+    ) -> Result<ProviderConfig, ConfigError> {
+        let key = match prefix {
+            "" => "offers".to_owned(),
+            prefix => format!("{prefix}.offers"),
+        };
+        if self.offers.0.is_empty() {
+            let problem = "there is no offer. Add at least one, as docs/config.md shows";
+            return Err(ConfigError::at(path, &key, problem));
+        }
+        let mut offers = BTreeMap::new();
+        for (id, section) in self.offers.0 {
+            let offer = section.check();
+            check_offer(&id, &offer)
+                .map_err(|problem| ConfigError::at(path, &format!("{key}.{id}"), problem))?;
+            offers.insert(id, offer);
+        }
+        let api_key = self.openai_api_key.map(|key| key.0);
+        let backend = BackendConfig {
+            base_url: self.openai_base_url.0,
+            // Local servers want none, and files have an empty one for them.
+            api_key: api_key.filter(|key| !key.expose().is_empty()),
+            offers,
+        };
+        let max_unsigned =
+            amount(self.max_unsigned).unwrap_or(Wei::from_wei(DEFAULT_MAX_UNSIGNED_WEI));
+        Ok(ProviderConfig {
+            backends: vec![backend],
+            max_unsigned: Some(max_unsigned),
+            store_payloads: self.store_payloads.unwrap_or(store_payloads),
+            ..ProviderConfig::default()
+        })
+    }
+
+    fn keys_of_a_process(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let rpc = self.rpc.is_some() || self.rpc_host.is_some() || self.rpc_port.is_some();
+        process_keys(rpc, self.log.is_some(), self.database_url.is_some())
+    }
+}
+
+fn process_keys(rpc: bool, log: bool, database: bool) -> impl Iterator<Item = &'static str> {
+    let given = [(rpc, "rpc"), (log, "log"), (database, "database_url")];
+    given
+        .into_iter()
+        .filter_map(|(given, key)| given.then_some(key))
+}
+
+impl OfferSection {
+    fn check(self) -> OfferConfig {
+        OfferConfig {
+            model_id: self.model_id,
+            context_size: self.context_size.0,
+            description: self.description,
+            input_token_price: self.input_token_price.0,
+            output_token_price: self.output_token_price.0,
+            max_concurrency: self.max_concurrency.map(|max| max.0),
+            backend_model: self.backend_model,
+        }
+    }
+}
+
+/// Checks that an offer can be announced and bought.
+fn check_offer(id: &str, offer: &OfferConfig) -> Result<(), String> {
+    OfferId::new(id).map_err(|error| error.to_string())?;
+    if offer.model_id.trim().is_empty() {
+        return Err("`model_id` is empty".into());
+    }
+    if offer.payload().to_json().len() > PAYLOAD_BYTES {
+        return Err("the offer is over 64,000 bytes. Shorten its `description`".into());
+    }
+    Ok(())
+}
+
+/// A consumer module's keys, in the node's file or in its own.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ConsumerSection {
+    server: ServerSection,
+    limits: LimitsSection,
+    store_payloads: Option<bool>,
+    // The keys of a process of its own.
+    pub(super) rpc: Option<RpcSection>,
+    pub(super) rpc_host: Option<String>,
+    pub(super) rpc_port: Option<Positive<u16>>,
+    pub(super) log: Option<LogSection>,
+    pub(super) database_url: Option<IgnoredAny>,
+}
+
+/// The endpoint's keys.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ServerSection {
+    host: Option<Host>,
+    port: Option<u16>,
+    models: Option<Named<RuleSection>>,
+    #[serde(rename = "maxInputPrice")]
+    max_input_price: Option<Pol>,
+    #[serde(rename = "maxOutputPrice")]
+    max_output_price: Option<Pol>,
+    #[serde(rename = "allowedHosts")]
+    allowed_hosts: Vec<String>,
+}
+
+/// What may be bought of one model.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RuleSection {
+    #[serde(rename = "minContextSize")]
+    min_context_size: Option<u64>,
+    #[serde(rename = "maxInputPrice")]
+    max_input_price: Option<Pol>,
+    #[serde(rename = "maxOutputPrice")]
+    max_output_price: Option<Pol>,
+}
+
+/// What may be spent.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LimitsSection {
+    daily: Option<Pol>,
+    total: Option<Pol>,
+}
+
+/// An IP address, or `localhost`.
+#[derive(Clone, Copy, Debug)]
+struct Host(IpAddr);
+
+impl<'de> Deserialize<'de> for Host {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "localhost" {
+            return Ok(Host(Ipv4Addr::LOCALHOST.into()));
+        }
+        text.parse().map(Host).map_err(|_| {
+            serde::de::Error::custom(format_args!(
+                "{text:?} is not an IP address. Use \"127.0.0.1\" for programs on this machine"
+            ))
+        })
+    }
+}
+
+impl ConsumerSection {
+    pub(super) fn check(self, store_payloads: bool) -> ConsumerConfig {
+        let server = self.server;
+        let defaults = ConsumerConfig::default();
+        let cap = PriceCap {
+            input: amount(server.max_input_price).unwrap_or(defaults.default_max_price.input),
+            output: amount(server.max_output_price).unwrap_or(defaults.default_max_price.output),
+        };
+        let rule = |section: RuleSection| ModelRule {
+            min_context_size: section.min_context_size,
+            max_input_price: amount(section.max_input_price),
+            max_output_price: amount(section.max_output_price),
+        };
+        let models = server.models.map(|models| {
+            let models = models.0.into_iter();
+            models.map(|(id, section)| (id, rule(section))).collect()
+        });
+        let limits = Limits {
+            daily: amount(self.limits.daily).or(defaults.limits.daily),
+            total: amount(self.limits.total).or(defaults.limits.total),
+        };
+        ConsumerConfig {
+            host: server.host.map_or(defaults.host, |host| host.0),
+            port: server.port.unwrap_or(DEFAULT_PORT),
+            models,
+            default_max_price: cap,
+            limits,
+            allowed_hosts: server.allowed_hosts,
+            store_payloads: self.store_payloads.unwrap_or(store_payloads),
+            deadlines: defaults.deadlines,
+        }
+    }
+
+    fn keys_of_a_process(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let rpc = self.rpc.is_some() || self.rpc_host.is_some() || self.rpc_port.is_some();
+        process_keys(rpc, self.log.is_some(), self.database_url.is_some())
+    }
+}

@@ -1,0 +1,368 @@
+use std::path::PathBuf;
+
+use derouter_sdk::Wei;
+
+use super::module::{read_consumer, read_provider};
+use super::node::RunConfig;
+use super::*;
+
+struct File {
+    path: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+fn file(text: &str) -> File {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.json");
+    std::fs::write(&path, text).unwrap();
+    File {
+        path,
+        _directory: directory,
+    }
+}
+
+fn load(text: &str) -> Result<RunConfig, ConfigError> {
+    RunConfig::load(Some(&file(text).path))
+}
+
+/// The message without the directory of the file.
+fn error(text: &str) -> String {
+    let message = load(text).unwrap_err().to_string();
+    let at = message
+        .find("config.json")
+        .expect("the message names the file");
+    message[at..].to_owned()
+}
+
+fn pol(text: &str) -> Wei {
+    Wei::from_pol_text(text).unwrap()
+}
+
+const PROVIDER: &str = r#"{
+    openai_base_url: "http://127.0.0.1:11434/v1/",
+    openai_api_key: "",
+    offers: {
+        llama: {
+            model_id: "llama3.2",
+            context_size: 8192,
+            input_token_price: {$pol: "0.1"},
+            output_token_price: {$pol: "0.4"},
+        },
+    },
+}"#;
+
+#[test]
+fn without_a_file_a_node_has_the_defaults_of_0_1_0() {
+    let config = RunConfig::load(None).unwrap();
+    let data_dir = paths::default_data_dir().unwrap();
+    assert_eq!(config.node.keypair_path, data_dir.join("keypair.bin"));
+    assert_eq!(config.node.rpc_port, Some(4269));
+    assert!(config.node.mdns);
+    assert!(!config.node.relay_server);
+    assert!(!config.node.store_payloads);
+    assert!(config.openai.providers.is_empty());
+    assert!(config.openai.consumer.is_none());
+}
+
+#[test]
+fn a_file_of_0_1_0_is_read_as_it_is() {
+    let config = load(
+        r#"{
+            // A comment, as 0.1.0 allows.
+            "bootstrap": ["/ip4/203.0.113.5/tcp/4001/p2p/12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"],
+            "data_dir": "/tmp/derouter-data",
+            "database_path": "/tmp/derouter-data/elsewhere.sqlite",
+            "keypair_path": "/tmp/derouter-data/key.bin",
+            "provider": {"name": "me", "teaser": "good", "description": "very"},
+            "server": {"port": 5000},
+        }"#,
+    )
+    .unwrap();
+    assert_eq!(config.node.bootstrap.len(), 1);
+    assert_eq!(
+        config.node.database_path,
+        PathBuf::from("/tmp/derouter-data/elsewhere.sqlite")
+    );
+    assert_eq!(
+        config.node.keypair_path,
+        PathBuf::from("/tmp/derouter-data/key.bin")
+    );
+    assert_eq!(config.node.provider.name.as_deref(), Some("me"));
+    assert_eq!(config.node.rpc_port, Some(5000));
+}
+
+#[test]
+fn the_new_keys_are_read() {
+    let config = load(
+        r#"{data_dir: "/tmp/d", listen: ["/ip4/127.0.0.1/tcp/0"], mdns: false,
+            relay_server: true, log: {format: "json"}, store_payloads: true,
+            openai: {consumer: {server: {port: 9100}}}}"#,
+    )
+    .unwrap();
+    assert_eq!(config.node.listen.len(), 1);
+    assert!(!config.node.mdns);
+    assert!(config.node.relay_server);
+    assert_eq!(config.log, LogFormat::Json);
+    assert!(config.node.store_payloads);
+    assert!(config.openai.consumer.unwrap().store_payloads);
+}
+
+#[test]
+fn a_provider_section_becomes_offers_in_wei() {
+    let config = load(&format!("{{openai: {{provider: {PROVIDER}}}}}")).unwrap();
+    let [provider] = config.openai.providers.as_slice() else {
+        panic!("one provider");
+    };
+    assert_eq!(provider.max_unsigned, Some(pol("1")));
+    assert!(!provider.store_payloads);
+    let [backend] = provider.backends.as_slice() else {
+        panic!("one backend");
+    };
+    assert_eq!(backend.base_url, "http://127.0.0.1:11434/v1");
+    assert_eq!(backend.api_key, None, "an empty key is none");
+    let offer = &backend.offers["llama"];
+    assert_eq!(offer.input_token_price, pol("0.1"));
+    assert_eq!(offer.output_token_price, pol("0.4"));
+    assert_eq!(offer.context_size, 8192);
+    assert_eq!(offer.max_concurrency, None);
+}
+
+#[test]
+fn several_provider_sections_must_not_share_an_offers_name() {
+    let other = PROVIDER.replace("llama:", "other:");
+    let two = load(&format!("{{openai: {{provider: [{PROVIDER}, {other}]}}}}")).unwrap();
+    assert_eq!(two.openai.providers.len(), 2);
+    let message = error(&format!(
+        "{{openai: {{provider: [{PROVIDER}, {PROVIDER}]}}}}"
+    ));
+    assert!(message.contains("`openai.provider[1].offers`"), "{message}");
+    assert!(
+        message.contains("\"llama\" is in `openai.provider[0]`"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_consumer_section_keeps_its_limits_and_has_safe_defaults() {
+    let consumer = |text: &str| load(text).unwrap().openai.consumer.unwrap();
+    let default = consumer("{openai: {consumer: {}}}");
+    assert_eq!(default.port, 9002);
+    assert!(default.host.is_loopback());
+    assert_eq!(default.limits.daily, Some(pol("10")));
+    assert_eq!(default.limits.total, None);
+    assert_eq!(default.models, None);
+    assert_eq!(default.default_max_price.input, pol("50"));
+
+    let own = consumer(
+        r#"{openai: {consumer: {
+            server: {host: "::1", port: 1, maxInputPrice: {$pol: "2"}, allowedHosts: ["box.lan"],
+                models: {"llama3.2": {minContextSize: 4096, maxInputPrice: {$pol: "1"}}, any: {}}},
+            limits: {daily: {$pol: "0.5"}, total: {$pol: "100"}},
+        }}}"#,
+    );
+    assert_eq!(own.host.to_string(), "::1");
+    assert_eq!(own.limits.daily, Some(pol("0.5")));
+    assert_eq!(own.limits.total, Some(pol("100")));
+    assert_eq!(own.default_max_price.input, pol("2"));
+    assert_eq!(own.default_max_price.output, pol("50"));
+    let models = own.models.unwrap();
+    assert_eq!(models["llama3.2"].min_context_size, Some(4096));
+    assert_eq!(models["llama3.2"].max_input_price, Some(pol("1")));
+    assert_eq!(models["any"].max_input_price, None);
+}
+
+#[test]
+fn module_files_are_those_of_0_1_0() {
+    let text = PROVIDER.replacen(
+        '{',
+        r#"{rpc_host: "localhost", rpc_port: 5001, database_url: "file:provider.db","#,
+        1,
+    );
+    let config = read_provider(&file(&text).path).unwrap();
+    assert_eq!(config.rpc.to_string(), "localhost:5001");
+    assert!(config.has_database_url);
+    assert_eq!(config.module.backends[0].offers.len(), 1);
+
+    let config = read_consumer(&file(r#"{rpc: {host: "::1"}, server: {port: 9003}}"#).path);
+    let config = config.unwrap();
+    assert_eq!(config.rpc.to_string(), "[::1]:4269");
+    assert_eq!(config.module.port, 9003);
+
+    let twice = read_consumer(&file(r#"{rpc: {port: 1}, rpc_port: 2}"#).path);
+    assert!(twice.unwrap_err().to_string().contains("rpc_port"));
+}
+
+#[test]
+fn keys_of_a_module_process_are_named_as_ignored_inside_the_node() {
+    let text = PROVIDER.replacen('{', r#"{rpc_port: 5001, database_url: "x","#, 1);
+    let config = load(&format!("{{openai: {{provider: {text}}}}}")).unwrap();
+    assert_eq!(config.openai.ignored, ["rpc", "database_url"]);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_place_and_the_one_that_is_meant() {
+    let message = error("{\n  mdns: false,\n  bootstraps: [],\n}");
+    assert!(
+        message.starts_with("config.json:3: unknown key `bootstraps`"),
+        "{message}"
+    );
+    assert!(message.contains("did you mean `bootstrap`?"), "{message}");
+    assert!(message.contains("data_dir"), "{message}");
+
+    let text = PROVIDER.replace("context_size", "contextSize");
+    let message = error(&format!("{{openai: {{provider: {text}}}}}"));
+    assert!(
+        message.contains("unknown key `contextSize` in `openai.provider.offers.llama`"),
+        "{message}"
+    );
+    assert!(
+        message.contains("did you mean `context_size`?"),
+        "{message}"
+    );
+
+    let message = error("{zebra: 1}");
+    assert!(!message.contains("did you mean"), "{message}");
+    assert!(
+        message.contains("Keys allowed here: bootstrap, data_dir"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_wrong_value_is_named_with_its_key_and_what_would_be_right() {
+    let price = |value: &str| {
+        let text = PROVIDER.replace(r#"{$pol: "0.4"}"#, value);
+        error(&format!("{{openai: {{provider: {text}}}}}"))
+    };
+    let key = "openai.provider.offers.llama.output_token_price";
+    for wrong in [
+        r#"{$pol: "ten"}"#,
+        "{$pol: 0.4}",
+        "0.4",
+        r#"{$usd: "1"}"#,
+        r#"{$pol: "-1"}"#,
+    ] {
+        let message = price(wrong);
+        assert!(message.contains(key), "{wrong}: {message}");
+        assert!(
+            message.contains("config.json:9") || message.contains("config.json:10"),
+            "{wrong}: {message}"
+        );
+        assert!(
+            message.contains("$pol") || message.contains("\"1.5\""),
+            "{wrong}: {message}"
+        );
+    }
+    for (text, key, hint) in [
+        (
+            r#"{bootstrap: ["/ip4/1.2.3/tcp/1"]}"#,
+            "bootstrap[0]",
+            "multiaddr looks like",
+        ),
+        (
+            r#"{listen: ["0.0.0.0:4001"]}"#,
+            "listen[0]",
+            "multiaddr looks like",
+        ),
+        (r#"{mdns: "no"}"#, "mdns", "true or false"),
+        (r#"{server: {port: 70000}}"#, "server.port", "u16"),
+        (
+            r#"{log: {format: "xml"}}"#,
+            "log.format",
+            "`text` or `json`",
+        ),
+        (r#"{data_dir: "~/derouter"}"#, "data_dir", "not expanded"),
+        (
+            r#"{openai: {provider: {offers: {}}}}"#,
+            "openai.provider",
+            "openai_base_url",
+        ),
+        (
+            r#"{openai: {consumer: {server: {host: "here"}}}}"#,
+            "openai.consumer.server.host",
+            "IP address",
+        ),
+    ] {
+        let message = error(text);
+        assert!(message.contains(&format!("`{key}`")), "{text}: {message}");
+        assert!(message.contains(hint), "{text}: {message}");
+    }
+}
+
+#[test]
+fn offers_that_cant_be_sold_are_refused() {
+    let provider = |from: &str, to: &str| {
+        error(&format!(
+            "{{openai: {{provider: {}}}}}",
+            PROVIDER.replace(from, to)
+        ))
+    };
+    assert!(provider(r#""llama3.2""#, r#"" ""#).contains("`model_id` is empty"));
+    assert!(provider("8192", "0").contains("context_size"));
+    assert!(provider("http://127.0.0.1:11434/v1/", "127.0.0.1:11434").contains("base URL"));
+    let twice = PROVIDER.replacen("offers: {", "offers: { llama: 1,", 1);
+    assert!(error(&format!("{{openai: {{provider: {twice}}}}}")).contains("llama"));
+    let none = r#"{openai: {provider: {openai_base_url: "http://127.0.0.1:1/v1", offers: {}}}}"#;
+    assert!(error(none).contains("there is no offer"));
+}
+
+#[test]
+fn a_file_that_is_not_json5_is_an_error_with_its_line() {
+    for (text, line) in [
+        ("{\n  mdns: false\n  relay_server: true\n}", "config.json:3"),
+        ("{\n  mdns: false,\n", "config.json:2"),
+        ("{}\n{}", "config.json:2"),
+        ("", "config.json:1"),
+    ] {
+        let message = error(text);
+        assert!(message.starts_with(line), "{text:?}: {message}");
+        assert!(message.contains("JSON5"), "{text:?}: {message}");
+    }
+}
+
+#[test]
+fn a_file_that_cant_be_read_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("none.json");
+    let message = RunConfig::load(Some(&missing)).unwrap_err().to_string();
+    assert!(
+        message.contains("none.json") && message.contains("-c"),
+        "{message}"
+    );
+    assert!(RunConfig::load(Some(directory.path())).is_err());
+    std::fs::write(&missing, [0xff, 0xfe]).unwrap();
+    let message = RunConfig::load(Some(&missing)).unwrap_err().to_string();
+    assert!(message.contains("UTF-8"), "{message}");
+}
+
+#[test]
+fn a_key_is_never_printed() {
+    let text = PROVIDER.replace(r#"openai_api_key: """#, r#"openai_api_key: "sk-secret""#);
+    let config = load(&format!("{{openai: {{provider: {text}}}}}")).unwrap();
+    assert!(!format!("{config:?}").contains("sk-secret"));
+}
+
+#[test]
+fn every_example_in_the_documents_is_a_configuration_that_works() {
+    let documents = [
+        include_str!("../../../../README.md"),
+        include_str!("../../../../docs/config.md"),
+    ];
+    let mut examples = 0;
+    for document in documents {
+        for block in document.split("```json5").skip(1) {
+            let text = block.split("```").next().unwrap();
+            let file = file(text);
+            let outcome = if text.contains("// provider.json") {
+                read_provider(&file.path).map(drop)
+            } else if text.contains("// consumer.json") {
+                read_consumer(&file.path).map(drop)
+            } else {
+                RunConfig::load(Some(&file.path)).map(drop)
+            };
+            outcome.unwrap_or_else(|error| panic!("{error}\n{text}"));
+            examples += 1;
+        }
+    }
+    assert!(examples >= 6, "only {examples} found");
+}

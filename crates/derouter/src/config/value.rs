@@ -1,0 +1,207 @@
+//! Values that check themselves while they are read, so that an error has its line and key.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::path::PathBuf;
+
+use derouter_node::Multiaddr;
+use derouter_sdk::Wei;
+use serde::de::{Error, MapAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use super::error::literal_path;
+
+/// `{$pol: "1.5"}`: an amount of whole POL as decimal text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pol(pub(super) Wei);
+
+impl<'de> Deserialize<'de> for Pol {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Amount {
+            #[serde(rename = "$pol")]
+            pol: PolText,
+        }
+        struct ObjectVisitor;
+        impl<'de> Visitor<'de> for ObjectVisitor {
+            type Value = Amount;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(r#"an amount such as {$pol: "1.5"}"#)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Amount, A::Error> {
+                Amount::deserialize(serde::de::value::MapAccessDeserializer::new(map))
+            }
+        }
+        let amount = deserializer.deserialize_any(ObjectVisitor)?;
+        Ok(Pol(amount.pol.0))
+    }
+}
+
+/// Decimal text, in POL.
+struct PolText(Wei);
+
+impl<'de> Deserialize<'de> for PolText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+        impl Visitor<'_> for TextVisitor {
+            type Value = PolText;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(r#"whole POL as decimal text in quotes, such as "1.5""#)
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<PolText, E> {
+                Wei::from_pol_text(text).map(PolText).map_err(|error| {
+                    E::custom(format_args!(
+                        r#"{error}. Amounts are POL as decimal text, such as "1.5""#
+                    ))
+                })
+            }
+        }
+        deserializer.deserialize_any(TextVisitor)
+    }
+}
+
+/// A multiaddr.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Address(pub(super) Multiaddr);
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Address).map_err(|error| {
+            D::Error::custom(format_args!(
+                "{text:?} is not a multiaddr ({error}). A multiaddr looks like \
+                 /ip4/203.0.113.5/tcp/4001 or /dns4/example.org/udp/4001/quic-v1, with \
+                 /p2p/<peer id> behind it if you know that"
+            ))
+        })
+    }
+}
+
+/// An `http://` or `https://` URL without the slash at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct BaseUrl(pub(super) String);
+
+impl<'de> Deserialize<'de> for BaseUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        base_url(&text).map(BaseUrl).map_err(D::Error::custom)
+    }
+}
+
+/// Checks the base URL of an OpenAI-compatible server.
+pub(crate) fn base_url(text: &str) -> Result<String, String> {
+    let wrong = || format!("{text:?} is not a base URL. It looks like http://127.0.0.1:11434/v1");
+    let url = reqwest::Url::parse(text.trim()).map_err(|_| wrong())?;
+    let plain = matches!(url.scheme(), "http" | "https") && url.host_str().is_some();
+    if !plain || url.query().is_some() || url.fragment().is_some() {
+        return Err(wrong());
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+/// A path that is meant literally.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LiteralPath(pub(super) PathBuf);
+
+impl<'de> Deserialize<'de> for LiteralPath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let path = PathBuf::deserialize(deserializer)?;
+        literal_path(path)
+            .map(LiteralPath)
+            .map_err(D::Error::custom)
+    }
+}
+
+/// A whole number from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Positive<T>(pub(super) T);
+
+impl<'de, T: TryFrom<u64>> Deserialize<'de> for Positive<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = u64::deserialize(deserializer)?;
+        let wrong = || D::Error::invalid_value(Unexpected::Unsigned(number), &"a number from 1");
+        if number == 0 {
+            return Err(wrong());
+        }
+        T::try_from(number).map(Positive).map_err(|_| wrong())
+    }
+}
+
+/// An object with names of the user's choice, each at most once: of two, one would be lost without
+/// a word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Named<T>(pub(super) BTreeMap<String, T>);
+
+impl<T> Default for Named<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NamedVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for NamedVisitor<T> {
+            type Value = Named<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object: { name: { ... } }")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Named<T>, A::Error> {
+                let mut named = BTreeMap::new();
+                while let Some((name, value)) = map.next_entry::<String, T>()? {
+                    if named.contains_key(&name) {
+                        return Err(A::Error::custom(format_args!("{name:?} is there twice")));
+                    }
+                    named.insert(name, value);
+                }
+                Ok(Named(named))
+            }
+        }
+        deserializer.deserialize_map(NamedVisitor(PhantomData))
+    }
+}
+
+/// One value, or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct OneOrMany<T>(pub(super) Vec<T>);
+
+impl<T> Default for OneOrMany<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EitherVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for EitherVisitor<T> {
+            type Value = OneOrMany<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object, or a list of objects")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                let map = serde::de::value::MapAccessDeserializer::new(map);
+                T::deserialize(map).map(|one| OneOrMany(vec![one]))
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                self,
+                seq: A,
+            ) -> Result<Self::Value, A::Error> {
+                let seq = serde::de::value::SeqAccessDeserializer::new(seq);
+                Vec::deserialize(seq).map(OneOrMany)
+            }
+        }
+        deserializer.deserialize_any(EitherVisitor(PhantomData))
+    }
+}

@@ -1,0 +1,42 @@
+//! How a command ends when it does not end well: one message, one exit code.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+/// Why a command can't go on. The message says what, where, and what to do.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl Failure {
+    /// Something that should work did not. Exit code 1.
+    pub(crate) fn failed(message: impl Display) -> Self {
+        Self {
+            message: message.to_string(),
+            code: 1,
+        }
+    }
+
+    /// The configuration or the machine is not as it must be, and the user can mend it. Exit
+    /// code 3 (clap uses 2 for a wrong command line).
+    pub(crate) fn environment(message: impl Display) -> Self {
+        Self {
+            message: message.to_string(),
+            code: 3,
+        }
+    }
+
+    /// Tells the user.
+    pub(crate) fn report(&self) -> ExitCode {
+        crate::output::error_line(&format!("derouter: {}", self.message));
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<crate::config::ConfigError> for Failure {
+    fn from(error: crate::config::ConfigError) -> Self {
+        Failure::environment(error)
+    }
+}

@@ -1,0 +1,110 @@
+//! `derouter openai provide` and `consume`: a module as a process of its own, over the node's RPC.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use derouter_sdk::tcp::TcpOptions;
+use derouter_sdk::{Node, NodeError, PeerId, TcpNode};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{ModuleArgs, OutputArgs};
+use crate::config::module::{self, ModuleConfig, RpcAddress};
+use crate::failure::Failure;
+use crate::modules::{GRACE, start_consumer, start_provider};
+use crate::ready::Ready;
+use crate::{logging, signals};
+
+/// How long to wait for a node that is not there yet: one that is started at the same time opens
+/// its database first.
+const NODE_WAIT: Duration = Duration::from_secs(15);
+
+/// How often to look for the node until then.
+const NODE_RETRY: Duration = Duration::from_millis(250);
+
+/// Sells, until a signal asks it to end.
+pub(crate) async fn provide(args: ModuleArgs) -> Result<(), Failure> {
+    let config = module::read_provider(&args.config)?;
+    let stop = begin(&args, &config)?;
+    let start = async {
+        let (node, peer) = connect(&config.rpc).await?;
+        Ok::<_, Failure>((start_provider(&node, config.module).await?, peer))
+    };
+    let (running, peer) = tokio::select! {
+        started = Box::pin(start) => started?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    tell(args.output, &Ready::new(peer));
+    stop.cancelled().await;
+    running.shutdown(GRACE).await;
+    Ok(())
+}
+
+/// Buys, until a signal asks it to end.
+pub(crate) async fn consume(args: ModuleArgs) -> Result<(), Failure> {
+    let config = module::read_consumer(&args.config)?;
+    let stop = begin(&args, &config)?;
+    let start = async {
+        let (node, peer) = connect(&config.rpc).await?;
+        Ok::<_, Failure>((start_consumer(&node, config.module).await?, peer))
+    };
+    let (running, peer) = tokio::select! {
+        started = Box::pin(start) => started?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    tell(
+        args.output,
+        &Ready::new(peer).openai(Some(running.local_addr())),
+    );
+    stop.cancelled().await;
+    running.shutdown().await;
+    Ok(())
+}
+
+fn begin<M>(args: &ModuleArgs, config: &ModuleConfig<M>) -> Result<CancellationToken, Failure> {
+    logging::start(args.output.log_format.unwrap_or(config.log), logging::NODE)?;
+    say_what_is_used(&args.config, config.has_database_url);
+    signals::listen()
+}
+
+fn say_what_is_used(path: &Path, has_database_url: bool) {
+    tracing::info!(path = %path.display(), "configuration read");
+    if has_database_url {
+        tracing::info!("`database_url` is ignored: this module needs no database of its own");
+    }
+}
+
+fn tell(output: OutputArgs, ready: &Ready) {
+    if output.ready_json {
+        ready.print();
+    }
+}
+
+/// Finds the node, and who it is.
+async fn connect(rpc: &RpcAddress) -> Result<(Arc<dyn Node>, PeerId), Failure> {
+    let address = rpc.to_string();
+    let node = TcpNode::connect(address.clone(), TcpOptions::default());
+    let node: Arc<dyn Node> = Arc::new(node);
+    let deadline = Instant::now() + NODE_WAIT;
+    loop {
+        match node.peer_id().await {
+            Ok(peer) => {
+                tracing::info!(address, %peer, "connected to the node");
+                return Ok((node, peer));
+            }
+            Err(NodeError::Unreachable(reason)) if Instant::now() < deadline => {
+                tracing::info!(address, reason, "no node there yet, waiting");
+                tokio::time::sleep(NODE_RETRY).await;
+            }
+            Err(error) => return Err(no_node(&address, &error)),
+        }
+    }
+}
+
+fn no_node(address: &str, error: &NodeError) -> Failure {
+    Failure::environment(format_args!(
+        "no node answers at {address}: {error}. Start one with `derouter -c config.json`, or set \
+         `rpc: {{host, port}}` to where it is (its `server.port`, by default 4269)"
+    ))
+}

@@ -1,0 +1,16 @@
+//! Plain writing to the standard streams. Nobody listening is no reason to stop: a node goes on
+//! when the terminal that started it is gone.
+
+use std::io::Write;
+
+/// Writes a line to the standard output at once.
+pub(crate) fn line(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+}
+
+/// Writes a line to the standard error at once.
+pub(crate) fn error_line(text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = writeln!(stderr, "{text}").and_then(|()| stderr.flush());
+}

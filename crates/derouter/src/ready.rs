@@ -1,0 +1,133 @@
+//! The line of JSON that tells other programs that all is up, and where.
+
+use std::net::SocketAddr;
+
+use derouter_node::Multiaddr;
+use derouter_sdk::PeerId;
+use serde::Serialize;
+
+use crate::output;
+
+/// What is up. Absent parts are left out.
+#[derive(Debug, Serialize)]
+pub(crate) struct Ready {
+    event: &'static str,
+    peer_id: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    listen: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rpc: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    openai: Option<String>,
+}
+
+impl Ready {
+    /// A node, or a module of one.
+    pub(crate) fn new(peer: PeerId) -> Self {
+        Self {
+            event: "ready",
+            peer_id: peer.to_string(),
+            listen: Vec::new(),
+            rpc: None,
+            openai: None,
+        }
+    }
+
+    /// The addresses that peers can dial, each with the peer id at its end.
+    pub(crate) fn listen(mut self, addresses: &[Multiaddr]) -> Self {
+        let ending = format!("/p2p/{}", self.peer_id);
+        let whole = |address: &Multiaddr| {
+            let address = address.to_string();
+            if address.ends_with(&ending) {
+                address
+            } else {
+                format!("{address}{ending}")
+            }
+        };
+        self.listen = addresses.iter().map(whole).collect();
+        self
+    }
+
+    /// Where modules connect.
+    pub(crate) fn rpc(mut self, rpc: Option<SocketAddr>) -> Self {
+        self.rpc = rpc;
+        self
+    }
+
+    /// Where the OpenAI endpoint is.
+    pub(crate) fn openai(mut self, address: Option<SocketAddr>) -> Self {
+        self.openai = address.map(openai_url);
+        self
+    }
+
+    /// Tells the same to people, in the log.
+    pub(crate) fn log(&self) {
+        for address in &self.listen {
+            tracing::info!(address, "listening for peers");
+        }
+        if let Some(rpc) = self.rpc {
+            tracing::info!(%rpc, "listening for modules");
+        }
+        tracing::info!(peer_id = self.peer_id, "the node is up");
+    }
+
+    /// Prints the line.
+    pub(crate) fn print(&self) {
+        if let Ok(json) = serde_json::to_string(self) {
+            output::line(&json);
+        }
+    }
+}
+
+/// The base URL of an OpenAI endpoint that listens there.
+pub(crate) fn openai_url(address: SocketAddr) -> String {
+    format!("http://{}/v1", reachable(address))
+}
+
+/// The address to connect to for one that listens everywhere.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
+            address.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
+            address.set_ip(Ipv6Addr::LOCALHOST.into());
+        }
+        _ => {}
+    }
+    address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_says_what_is_up_and_leaves_out_what_is_not() {
+        let peer: PeerId = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"
+            .parse()
+            .unwrap();
+        let address = "/ip4/127.0.0.1/tcp/4001".parse().unwrap();
+        let ready = Ready::new(peer)
+            .listen(&[address])
+            .rpc(Some("127.0.0.1:4269".parse().unwrap()));
+        assert_eq!(
+            serde_json::to_value(&ready).unwrap(),
+            serde_json::json!({
+                "event": "ready",
+                "peer_id": peer.to_string(),
+                "listen": [format!("/ip4/127.0.0.1/tcp/4001/p2p/{peer}")],
+                "rpc": "127.0.0.1:4269",
+            })
+        );
+    }
+
+    #[test]
+    fn an_endpoint_on_all_interfaces_is_reached_on_this_machine() {
+        let url = |text: &str| openai_url(text.parse().unwrap());
+        assert_eq!(url("0.0.0.0:9002"), "http://127.0.0.1:9002/v1");
+        assert_eq!(url("[::]:9002"), "http://[::1]:9002/v1");
+        assert_eq!(url("127.0.0.1:80"), "http://127.0.0.1:80/v1");
+    }
+}
