@@ -370,3 +370,6 @@ pub fn delivery_backoff_secs(attempts: u32) -> u64 {
         .checked_shl(attempts.saturating_sub(1))
         .map_or(LONGEST, |secs| secs.min(LONGEST))
 }
+
+#[cfg(test)]
+mod tests;

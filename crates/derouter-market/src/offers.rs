@@ -189,12 +189,15 @@ impl OfferIndex {
     /// A provider says that it provides nothing. It is forgotten, so that whatever it says next is
     /// taken in whole.
     pub fn withdraw(&mut self, provider: &PeerId) -> Vec<OfferChange> {
-        let Some(gone) = self.providers.remove(provider) else { return Vec::new() };
+        let Some(gone) = self.providers.remove(provider) else {
+            return Vec::new();
+        };
         for offer in gone.offers.values() {
             self.by_snapshot.remove(&offer.snapshot_id);
         }
         let told = gone.offers.values().filter(|_| gone.active);
-        told.map(|offer| OfferChange::OfferRemoved(removal(offer))).collect()
+        told.map(|offer| OfferChange::OfferRemoved(removal(offer)))
+            .collect()
     }
 
     /// The snapshot of an offer of this node, if it is on the market with this payload.
@@ -433,7 +436,10 @@ mod tests {
         assert!(index.withdraw(&peer).is_empty());
         assert!(!index.is_active(SnapshotId(1)));
         let stored = Some(UnixSeconds(5));
-        assert_eq!(index.assess(&peer, UnixSeconds(5), stored), Assessment::Changed);
+        assert_eq!(
+            index.assess(&peer, UnixSeconds(5), stored),
+            Assessment::Changed
+        );
     }
 
     #[test]
