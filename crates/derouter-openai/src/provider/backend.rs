@@ -101,6 +101,7 @@ impl Backend {
             .map_err(|error| BackendConfigError::Client(describe(error)))?;
         let mut hidden: Vec<String> = api_key.iter().map(|key| key.expose().to_owned()).collect();
         hidden.extend(url.host_str().map(str::to_owned));
+        hidden.extend(url.password().map(str::to_owned));
         Ok(Self {
             client,
             base_url: url.as_str().trim_end_matches('/').to_owned(),

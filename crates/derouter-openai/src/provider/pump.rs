@@ -84,6 +84,10 @@ impl Pump {
     /// Serves the job to its end. The permit is the job's slot at the backend.
     pub(super) async fn run(mut self, slot: OwnedSemaphorePermit) {
         let begin = Instant::now();
+        let _ends = Ends {
+            shared: Arc::clone(&self.shared),
+            job: Arc::clone(&self.job),
+        };
         let recorder = self.recorder.take();
         let outcome = tokio::select! {
             biased;
@@ -101,7 +105,6 @@ impl Pump {
                 self.fail(&unanswered, begin).await;
             }
         }
-        self.shared.registry.finish(&self.job, Instant::now());
     }
 
     /// Gets the answer and waits until somebody has connected for it.
@@ -128,5 +131,18 @@ impl Pump {
             .unwrap_or_else(|_| Err(Failure::plain("the backend takes too long for its answer")))?;
         self.job.connected().await;
         Ok(answered)
+    }
+}
+
+/// Ends a job's log whatever becomes of its task, so that no connection waits for ever.
+struct Ends {
+    shared: Arc<Shared>,
+    job: Arc<Job>,
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.job.log.end();
+        self.shared.registry.finish(&self.job, Instant::now());
     }
 }

@@ -56,7 +56,9 @@ pub enum StartError {
 pub struct RunningProvider {
     provision: Option<Provision>,
     stop: CancellationToken,
-    tasks: TaskTracker,
+    jobs: TaskTracker,
+    /// What runs until the stop.
+    background: TaskTracker,
     counters: Arc<Counters>,
 }
 
@@ -71,7 +73,7 @@ pub async fn start(
     config: ProviderConfig,
 ) -> Result<RunningProvider, StartError> {
     let stop = CancellationToken::new();
-    let tasks = TaskTracker::new();
+    let (jobs, background) = (TaskTracker::new(), TaskTracker::new());
     let counters = Arc::new(Counters::default());
     let mut offers = HashMap::new();
     let mut specs = Vec::new();
@@ -100,7 +102,7 @@ pub async fn start(
         counters: Arc::clone(&counters),
         store_payloads: config.store_payloads,
         stop: stop.clone(),
-        tasks: tasks.clone(),
+        tasks: jobs.clone(),
     });
     let count = specs.len();
     let options = ProvideOptions {
@@ -117,12 +119,13 @@ pub async fn start(
                 .run_until_cancelled_owned(probe(backend, models)),
         );
     }
-    tokio::spawn(stop.clone().run_until_cancelled_owned(sweep(shared)));
+    background.spawn(stop.clone().run_until_cancelled_owned(sweep(shared)));
     tracing::info!(offers = count, "openai provider started");
     Ok(RunningProvider {
         provision: Some(provision),
         stop,
-        tasks,
+        jobs,
+        background,
         counters,
     })
 }
@@ -136,10 +139,15 @@ impl RunningProvider {
     /// Takes the offers back, lets running answers finish within `grace`, and fails the others.
     pub async fn shutdown(mut self, grace: Duration) {
         drop(self.provision.take());
-        self.tasks.close();
-        let _ = timeout(grace, self.tasks.wait()).await;
+        self.jobs.close();
+        self.background.close();
+        let _ = timeout(grace, self.jobs.wait()).await;
         self.stop.cancel();
-        if timeout(FAIL_LIMIT, self.tasks.wait()).await.is_err() {
+        let ended = async {
+            self.jobs.wait().await;
+            self.background.wait().await;
+        };
+        if timeout(FAIL_LIMIT, ended).await.is_err() {
             tracing::warn!("some jobs could not be ended in time");
         }
     }

@@ -1,0 +1,411 @@
+//! A market of one node: puts a provider on it and buys from it, without any network.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use derouter_openai::frames::{ReadValueError, read_value};
+use derouter_openai::protocol::{Epilogue, Prologue, protocol_id};
+use derouter_openai::provider::{self, BackendConfig, Limits, OfferConfig, ProviderConfig};
+use derouter_openai::provider::{RunningProvider, Secret};
+use derouter_sdk::node::ConsumerCompletion;
+use derouter_sdk::{
+    CompleteJobError, ConnectionRefusal, CreateJobError, FailJobError, FailureReason, JobEvent,
+    JobFilter, JobId, JobKey, JobQuery, JobRecord, JobRefusal, JobStream, Node, NodeDesk,
+    NodeError, OfferEvent, OfferFilter, OfferId, OfferSnapshot, OfferSpec, OpenJobError, PeerId,
+    ProvideError, ProvideOptions, ProviderCompleteError, ProviderCompletion, ProviderEvent,
+    ProviderJob, ProviderRecord, ProviderService, Provision, RemoteJob, RemoteJobError, SnapshotId,
+    UnixSeconds, Watch, Wei, async_trait,
+};
+use derouter_testkit::{Backend, eventually};
+use futures::StreamExt;
+use serde_json::{Value, json};
+use tokio::io::DuplexStream;
+
+/// When every job of the tests is completed.
+pub(crate) const COMPLETED_AT: UnixSeconds = UnixSeconds(1_750_000_005);
+
+/// The model of the offer.
+pub(crate) const MODEL: &str = "test-model";
+
+/// How a job ended on the node.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Outcome {
+    Completed(ProviderCompletion),
+    Failed(FailureReason),
+}
+
+/// A node that keeps one provision and the ends of its jobs.
+#[derive(Default)]
+pub(crate) struct TestNode {
+    offered: Mutex<Option<Offered>>,
+    outcomes: Mutex<HashMap<JobId, Outcome>>,
+    /// How many more calls fail as if the node could not be reached.
+    unreachable: Mutex<u32>,
+}
+
+struct Offered {
+    offers: Vec<OfferSpec>,
+    options: ProvideOptions,
+    service: Arc<dyn ProviderService>,
+}
+
+struct TakesBack(Arc<TestNode>);
+
+impl Drop for TakesBack {
+    fn drop(&mut self) {
+        self.0.offered.lock().unwrap().take();
+    }
+}
+
+/// The node as the provider module sees it.
+pub(crate) struct Handle(pub(crate) Arc<TestNode>);
+
+impl TestNode {
+    fn reach(&self) -> Result<(), NodeError> {
+        let mut unreachable = self.unreachable.lock().unwrap();
+        if *unreachable == 0 {
+            return Ok(());
+        }
+        *unreachable -= 1;
+        Err(NodeError::Unreachable("the test says so".to_owned()))
+    }
+}
+
+fn not_here<T, E: From<NodeError>>() -> Result<T, E> {
+    Err(NodeError::Internal("a provider does not need this".to_owned()).into())
+}
+
+#[async_trait]
+impl Node for Handle {
+    async fn provide(
+        &self,
+        offers: Vec<OfferSpec>,
+        options: ProvideOptions,
+        service: Arc<dyn ProviderService>,
+    ) -> Result<Provision, ProvideError> {
+        *self.0.offered.lock().unwrap() = Some(Offered {
+            offers,
+            options,
+            service,
+        });
+        Ok(Provision::new(TakesBack(Arc::clone(&self.0))))
+    }
+
+    async fn provider_complete_job(
+        &self,
+        job: &JobKey,
+        completion: ProviderCompletion,
+    ) -> Result<UnixSeconds, ProviderCompleteError> {
+        self.0.reach()?;
+        let mut outcomes = self.0.outcomes.lock().unwrap();
+        assert!(!outcomes.contains_key(&job.job_id), "a job ends once");
+        outcomes.insert(job.job_id.clone(), Outcome::Completed(completion));
+        Ok(COMPLETED_AT)
+    }
+
+    async fn provider_fail_job(
+        &self,
+        job: &JobKey,
+        failure: FailureReason,
+    ) -> Result<(), FailJobError> {
+        self.0.reach()?;
+        let mut outcomes = self.0.outcomes.lock().unwrap();
+        assert!(!outcomes.contains_key(&job.job_id), "a job ends once");
+        outcomes.insert(job.job_id.clone(), Outcome::Failed(failure));
+        Ok(())
+    }
+
+    async fn peer_id(&self) -> Result<PeerId, NodeError> {
+        not_here()
+    }
+    async fn active_offers(&self, _: &OfferFilter) -> Result<Vec<OfferSnapshot>, NodeError> {
+        not_here()
+    }
+    async fn active_providers(&self) -> Result<Vec<PeerId>, NodeError> {
+        not_here()
+    }
+    async fn offer_snapshots(&self, _: &[SnapshotId]) -> Result<Vec<OfferSnapshot>, NodeError> {
+        not_here()
+    }
+    async fn providers(&self, _: &[PeerId]) -> Result<Vec<ProviderRecord>, NodeError> {
+        not_here()
+    }
+    async fn jobs(&self, _: &JobQuery) -> Result<Vec<JobRecord>, NodeError> {
+        not_here()
+    }
+    async fn watch_offers(&self, _: OfferFilter) -> Result<Watch<OfferEvent>, NodeError> {
+        not_here()
+    }
+    async fn watch_providers(&self) -> Result<Watch<ProviderEvent>, NodeError> {
+        not_here()
+    }
+    async fn watch_jobs(&self, _: JobFilter) -> Result<Watch<JobEvent>, NodeError> {
+        not_here()
+    }
+    async fn create_job(&self, _: SnapshotId, _: Option<String>) -> Result<JobKey, CreateJobError> {
+        not_here()
+    }
+    async fn open_job(&self, _: &JobKey) -> Result<JobStream, OpenJobError> {
+        not_here()
+    }
+    async fn remote_job(&self, _: &JobKey) -> Result<RemoteJob, RemoteJobError> {
+        not_here()
+    }
+    async fn complete_job(
+        &self,
+        _: &JobKey,
+        _: ConsumerCompletion,
+    ) -> Result<(), CompleteJobError> {
+        not_here()
+    }
+    async fn fail_job(&self, _: &JobKey, _: FailureReason) -> Result<(), FailJobError> {
+        not_here()
+    }
+}
+
+/// A provider in front of a backend, and the consumer's side of its jobs.
+pub(crate) struct Market {
+    pub(crate) node: Arc<TestNode>,
+    pub(crate) backend: Backend,
+    pub(crate) provider: RunningProvider,
+}
+
+/// A price of 10 POL for the prompt and 5 for the answer.
+pub(crate) fn offer() -> OfferConfig {
+    OfferConfig {
+        model_id: MODEL.to_owned(),
+        context_size: 8_192,
+        description: None,
+        input_token_price: Wei::from_pol_text("10").unwrap(),
+        output_token_price: Wei::from_pol_text("5").unwrap(),
+        max_concurrency: None,
+        backend_model: None,
+    }
+}
+
+pub(crate) fn config(base_url: String, offer: OfferConfig) -> ProviderConfig {
+    ProviderConfig {
+        backends: vec![BackendConfig {
+            base_url,
+            api_key: Some(Secret::new("sk-ours")),
+            offers: BTreeMap::from([("offer".to_owned(), offer)]),
+        }],
+        max_unsigned: Some(Wei::from_wei(7)),
+        store_payloads: false,
+        limits: Limits::default(),
+    }
+}
+
+impl Market {
+    pub(crate) async fn open() -> Self {
+        Self::open_with(offer(), Limits::default()).await
+    }
+
+    pub(crate) async fn open_with(offer: OfferConfig, limits: Limits) -> Self {
+        let backend = Backend::start().await;
+        let mut config = config(backend.url(), offer);
+        config.limits = limits;
+        Self::open_at(backend, config).await
+    }
+
+    /// A provider in front of a backend that says what the test made up.
+    pub(crate) async fn open_before(raw: &RawBackend, limits: Limits) -> Self {
+        let mut config = config(raw.url.clone(), offer());
+        config.limits = limits;
+        Self::open_at(Backend::start().await, config).await
+    }
+
+    pub(crate) async fn open_at(backend: Backend, config: ProviderConfig) -> Self {
+        let node = Arc::new(TestNode::default());
+        let handle = Arc::new(Handle(Arc::clone(&node)));
+        let provider = provider::start(handle, config).await.unwrap();
+        Self {
+            node,
+            backend,
+            provider,
+        }
+    }
+
+    /// What is on offer now.
+    pub(crate) fn offers(&self) -> Option<(Vec<OfferSpec>, ProvideOptions)> {
+        let offered = self.node.offered.lock().unwrap();
+        offered
+            .as_ref()
+            .map(|offered| (offered.offers.clone(), offered.options.clone()))
+    }
+
+    /// The next calls to the node fail.
+    pub(crate) fn make_unreachable(&self, calls: u32) {
+        *self.node.unreachable.lock().unwrap() = calls;
+    }
+
+    fn service(&self) -> Arc<dyn ProviderService> {
+        let offered = self.node.offered.lock().unwrap();
+        Arc::clone(&offered.as_ref().expect("on offer").service)
+    }
+
+    /// Asks for a job.
+    pub(crate) async fn create(&self, request: &Value) -> Result<JobKey, JobRefusal> {
+        self.create_raw(Some(request.to_string())).await
+    }
+
+    pub(crate) async fn create_raw(&self, job_args: Option<String>) -> Result<JobKey, JobRefusal> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let key = JobKey {
+            provider: PeerId::from_bytes(&[0, 2, 8, 1]).unwrap(),
+            job_id: JobId::new(format!("job-{number}")).unwrap(),
+        };
+        let job = ProviderJob {
+            key: key.clone(),
+            protocol_id: protocol_id(),
+            offer_id: OfferId::new("offer").unwrap(),
+            created_at_sync: UnixSeconds(1_750_000_000),
+            job_args,
+        };
+        self.service().accept(job).await.map(|()| key)
+    }
+
+    /// Connects to a job.
+    pub(crate) async fn connect(&self, key: &JobKey) -> Result<DuplexStream, ConnectionRefusal> {
+        let service = self.service();
+        service.prepare(key).await?;
+        let (consumer, provider) = tokio::io::duplex(64 * 1024);
+        let desk = Arc::new(NodeDesk(Arc::new(Handle(Arc::clone(&self.node)))));
+        let key = key.clone();
+        tokio::spawn(async move { service.serve(key, desk, Box::new(provider)).await });
+        Ok(consumer)
+    }
+
+    /// Creates a job, connects to it and reads it to its end.
+    pub(crate) async fn buy(&self, request: &Value) -> (JobKey, Bought) {
+        let key = self.create(request).await.unwrap();
+        let stream = self.connect(&key).await.unwrap();
+        (key, read_all(stream).await)
+    }
+
+    /// Waits for a job's end on the node.
+    pub(crate) async fn outcome(&self, key: &JobKey) -> Outcome {
+        let look = async || self.node.outcomes.lock().unwrap().get(&key.job_id).cloned();
+        eventually("the job's end", look).await
+    }
+
+    /// Waits for a job's completion.
+    pub(crate) async fn completion(&self, key: &JobKey) -> ProviderCompletion {
+        match self.outcome(key).await {
+            Outcome::Completed(completion) => completion,
+            Outcome::Failed(failure) => panic!("the job failed: {failure:?}"),
+        }
+    }
+
+    /// Waits for a job's failure.
+    pub(crate) async fn failure(&self, key: &JobKey) -> FailureReason {
+        match self.outcome(key).await {
+            Outcome::Failed(failure) => failure,
+            Outcome::Completed(completion) => panic!("the job is completed: {completion:?}"),
+        }
+    }
+}
+
+/// A backend that answers every request with the same parts.
+pub(crate) struct RawBackend {
+    pub(crate) url: String,
+    sent: Arc<AtomicUsize>,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl RawBackend {
+    pub(crate) async fn start(parts: Vec<String>) -> Self {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let (count, parts) = (Arc::clone(&sent), Arc::new(parts));
+        let answer = move || {
+            let (count, parts) = (Arc::clone(&count), Arc::clone(&parts));
+            let stream = futures::stream::iter(0..parts.len()).map(move |number| {
+                count.fetch_add(1, Ordering::Relaxed);
+                Ok::<_, std::io::Error>(parts[number].clone())
+            });
+            async { axum::body::Body::from_stream(stream) }
+        };
+        let app = axum::Router::new().fallback(answer);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Self { url, sent, server }
+    }
+
+    /// How many parts left it.
+    pub(crate) fn sent(&self) -> usize {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for RawBackend {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// All values of a job stream.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Bought {
+    pub(crate) prologue: Prologue,
+    pub(crate) values: Vec<Value>,
+}
+
+impl Bought {
+    /// The message of a ServiceError.
+    pub(crate) fn service_error(&self) -> &str {
+        match &self.prologue {
+            Prologue::ServiceError { message } => message.as_deref().unwrap(),
+            Prologue::Ok => panic!("no service error but {self:?}"),
+        }
+    }
+
+    /// The epilogue, if the stream ended with one.
+    pub(crate) fn epilogue(&self) -> Option<Epilogue> {
+        let last = self.values.last()?;
+        serde_json::from_value(last.clone()).ok()
+    }
+
+    /// The values of the answer.
+    pub(crate) fn answer(&self) -> &[Value] {
+        assert!(self.epilogue().is_some(), "no epilogue: {self:?}");
+        &self.values[..self.values.len() - 1]
+    }
+}
+
+/// Reads a job stream to its end.
+pub(crate) async fn read_all(mut stream: DuplexStream) -> Bought {
+    let read = async {
+        let prologue = read_value(&mut stream).await.unwrap();
+        let mut values = Vec::new();
+        loop {
+            match read_value(&mut stream).await {
+                Ok(value) => values.push(value),
+                Err(ReadValueError::Ended) => return Bought { prologue, values },
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    let limit = Duration::from_secs(30);
+    tokio::time::timeout(limit, read)
+        .await
+        .expect("the stream ends")
+}
+
+/// A chat request.
+pub(crate) fn chat(stream: bool) -> Value {
+    json!({
+        "model": MODEL, "stream": stream,
+        "messages": [{"role": "user", "content": "Say something"}],
+    })
+}
+
+/// A chat request with which something goes wrong.
+pub(crate) fn faulty(fault: &str, stream: bool) -> Value {
+    let mut request = chat(stream);
+    request["derouter_test"] = json!({ "fault": fault });
+    request
+}
