@@ -7,7 +7,7 @@ use std::time::Duration;
 use derouter_sdk::tcp::link::MuxStream;
 use derouter_sdk::{JobKey, JobStream};
 use derouter_wire::ConnectionId;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -120,6 +120,11 @@ impl JobConnections {
     /// Joins a stream that the module opened to the job stream that it names. Any mistake resets
     /// only this stream.
     pub(super) async fn join(&self, mut module: MuxStream) {
+        // Acknowledges the stream: yamux stops opening streams when 256 are unacknowledged, and a
+        // job may have nothing to say to its provider.
+        if module.write(&[]).await.is_err() {
+            return;
+        }
         let Ok(Ok(id)) = timeout(CLAIM_WAIT, module.read_u64()).await else {
             tracing::debug!("a module opened a stream and named no connection");
             return;

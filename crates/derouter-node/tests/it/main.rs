@@ -1,0 +1,17 @@
+//! Nodes in one process, joined over 127.0.0.1.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+mod node_jobs;
+mod node_offers;
+mod rpc_calls;
+mod rpc_events;
+mod rpc_hostile;
+mod rpc_jobs;
+mod rpc_support;
+mod support;
