@@ -33,7 +33,8 @@ pub fn offer(model_id: &str) -> Value {
     let (input, output) = PRICES_POL;
     json!({
         "model_id": model_id,
-        "context_size": 8_192,
+        "context_size": 131_072,
+        "max_concurrency": 64,
         "input_token_price": {"$pol": input},
         "output_token_price": {"$pol": output},
     })

@@ -314,6 +314,12 @@ impl NodeProcess {
         self.process.kill().await;
     }
 
+    /// SIGTERM, and how it ended.
+    pub async fn terminate(self) -> Exit {
+        self.process.terminate();
+        self.process.exit().await
+    }
+
     /// Ctrl-C, and how it ended.
     pub async fn interrupt(self) -> Exit {
         self.process.interrupt();

@@ -1,0 +1,23 @@
+//! Whole processes on 127.0.0.1: nodes, modules, real OpenAI clients.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::large_futures,
+    missing_docs
+)]
+
+mod client;
+mod crash;
+mod endpoint;
+mod faults;
+mod hostile;
+mod mdns;
+mod start;
+mod stop;
+mod trade;
+
+/// The binary under test.
+const DEROUTER: &str = env!("CARGO_BIN_EXE_derouter");
