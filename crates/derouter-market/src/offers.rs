@@ -229,6 +229,15 @@ impl OfferIndex {
         active.flat_map(|provider| provider.offers.values())
     }
 
+    /// The snapshots that are on the market or may come back to it.
+    pub fn known_snapshots(&self) -> impl Iterator<Item = SnapshotId> {
+        let offers = self
+            .providers
+            .values()
+            .flat_map(|provider| provider.offers.values());
+        offers.map(|offer| offer.snapshot_id)
+    }
+
     /// An offer that is on the market.
     pub fn active_offer(&self, id: SnapshotId) -> Option<&OfferSnapshot> {
         let (peer, protocol_id, offer_id) = self.by_snapshot.get(&id)?;

@@ -6,6 +6,7 @@ mod clock;
 pub mod config;
 mod confirm;
 mod handle;
+mod housekeeping;
 pub mod identity;
 mod inbound;
 mod jobs;

@@ -18,6 +18,7 @@ use crate::clock::{Clock, unix_now};
 use crate::config::NodeConfig;
 use crate::confirm::Confirmer;
 use crate::handle::LocalNode;
+use crate::housekeeping;
 use crate::identity::{self, KeyFileError};
 use crate::inbound;
 use crate::market_task::MarketTask;
@@ -144,6 +145,7 @@ async fn start_on(
         events.requests,
     ));
     tasks.spawn(inbound::serve_streams(Arc::clone(&shared), events.streams));
+    tasks.spawn(housekeeping::run(Arc::clone(&shared)));
     let confirmer = Confirmer::new(Arc::clone(&shared));
     tasks.spawn(confirmer.run(receivers.signed, events.peers, stop));
 
