@@ -27,9 +27,6 @@ pub const MESH_PROTOCOL: &str = "/derouter/mesh/0.2.0";
 /// The protocol string in identify (wire 0.1).
 const IDENTIFY_PROTOCOL: &str = "/derouter/identify/0.1.0";
 
-/// Peers of the gossipsub mesh that we aim for; more subscribers than this are a crowd.
-pub(crate) const MESH_PEERS: usize = 6;
-
 /// Gossipsub that knows one topic; subscriptions to others are not remembered.
 pub(crate) type Gossipsub = gossipsub::Behaviour<IdentityTransform, WhitelistSubscriptionFilter>;
 
@@ -134,10 +131,13 @@ fn gossipsub_behaviour(keypair: Keypair) -> Result<Gossipsub, BuildError> {
         .validation_mode(ValidationMode::Strict)
         .validate_messages()
         .message_id_fn(|message| MessageId::from(heartbeat_message_id(&message.data)))
-        .mesh_n(MESH_PEERS)
+        .mesh_n(6)
         .mesh_n_low(4)
         .mesh_n_high(12)
         .mesh_outbound_min(2)
+        // Peers outside the mesh are told the ids of new messages, and ask for them. libp2p tells
+        // a quarter of them: in a star, where they hear it from nobody else, many would miss it.
+        .gossip_lazy(limits::GOSSIP_PEERS)
         .heartbeat_interval(Duration::from_secs(1))
         .heartbeat_initial_delay(Duration::from_millis(100))
         .flood_publish(false)

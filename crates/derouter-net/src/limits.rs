@@ -97,6 +97,8 @@ pub(crate) const AWAITED_DIALS: usize = 64;
 /// Addresses of one mDNS answer that are looked at.
 pub(crate) const MDNS_ADDRESSES: usize = 64;
 
+/// Peers outside the mesh that are told the ids of new messages each second: all of them.
+pub(crate) const GOSSIP_PEERS: usize = 300;
 /// Gossip frames. One heartbeat is capped at 64 KiB by topic; libp2p counts bytes of the next
 /// message that are already read against this limit, so it needs room for both.
 pub(crate) const GOSSIP_FRAME_BYTES: usize = 256 * 1024;

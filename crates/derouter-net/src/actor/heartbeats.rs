@@ -7,7 +7,6 @@ use libp2p::PeerId;
 use libp2p::gossipsub::{self, IdentTopic, Message, MessageAcceptance, MessageId};
 
 use super::{Actor, unix_now};
-use crate::behaviour::MESH_PEERS;
 use crate::counters::count;
 use crate::heartbeat::ReceivedHeartbeat;
 use crate::heartbeat::filter::Verdict;
@@ -55,9 +54,7 @@ impl Actor {
                 message,
             } => self.on_message(propagation_source, &message_id, &message),
             gossipsub::Event::Subscribed { .. } => {
-                let subscribers = self.swarm.behaviour().gossipsub.all_peers().count();
-                let crowded = subscribers > MESH_PEERS;
-                self.schedule.subscribed(Instant::now(), crowded);
+                self.schedule.subscribed(Instant::now());
             }
             gossipsub::Event::SlowPeer { peer_id, .. } => {
                 tracing::debug!(peer = %peer_id, "a peer does not keep up with heartbeats");

@@ -13,9 +13,6 @@ const INTERVAL: Duration = Duration::from_secs(30);
 const DEBOUNCE: Duration = Duration::from_millis(250);
 /// Never two heartbeats within this: their timestamps are whole seconds.
 const MIN_GAP: Duration = Duration::from_secs(1);
-/// With many peers a new one only gets what we publish after it has joined the mesh, which takes
-/// one gossipsub heartbeat (1 s).
-const CROWDED_DELAY: Duration = Duration::from_millis(1200);
 /// A heartbeat that found no peer is tried again after this, or when a peer subscribes.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -107,10 +104,10 @@ impl HeartbeatSchedule {
         self.due_within(now, DEBOUNCE);
     }
 
-    /// A peer subscribed to the topic. `crowded`: there are more peers than we publish to.
-    pub(crate) fn subscribed(&mut self, now: Instant, crowded: bool) {
+    /// A peer subscribed to the topic.
+    pub(crate) fn subscribed(&mut self, now: Instant) {
         if self.state != State::Silent {
-            self.due_within(now, if crowded { CROWDED_DELAY } else { DEBOUNCE });
+            self.due_within(now, DEBOUNCE);
         }
     }
 
@@ -230,7 +227,7 @@ mod tests {
     fn nothing_is_sent_while_nothing_was_ever_announced() {
         let mut schedule = schedule();
         let now = Instant::now();
-        schedule.subscribed(now, false);
+        schedule.subscribed(now);
         schedule.announce(None, now, CLOCK);
         schedule.announce(Some(Announcement::default()), now, CLOCK);
         assert_eq!(schedule.due(), None);
@@ -263,7 +260,7 @@ mod tests {
         let sent = now + millis(250);
         send(&mut schedule, sent);
         schedule.announce(Some(offers("b", 2)), sent, CLOCK);
-        schedule.subscribed(sent, false);
+        schedule.subscribed(sent);
         assert_eq!(schedule.due(), Some(sent + MIN_GAP));
         assert_eq!(schedule.take(sent + millis(999), CLOCK), None);
         assert!(schedule.take(sent + MIN_GAP, CLOCK).is_some());
@@ -281,16 +278,17 @@ mod tests {
     }
 
     #[test]
-    fn a_new_subscriber_is_told_within_two_seconds() {
-        for crowded in [false, true] {
-            let mut schedule = schedule();
-            let now = Instant::now();
-            schedule.announce(Some(offers("a", 1)), now, CLOCK);
-            let sent = now + millis(250);
-            send(&mut schedule, sent);
-            schedule.subscribed(sent, crowded);
-            assert!(schedule.due().unwrap() <= sent + Duration::from_secs(2));
-        }
+    fn a_new_subscriber_is_told_within_a_second() {
+        let mut schedule = schedule();
+        let now = Instant::now();
+        schedule.announce(Some(offers("a", 1)), now, CLOCK);
+        let sent = now + millis(250);
+        send(&mut schedule, sent);
+        schedule.subscribed(sent);
+        assert_eq!(schedule.due(), Some(sent + MIN_GAP));
+        send(&mut schedule, sent + MIN_GAP);
+        schedule.subscribed(sent + millis(5000));
+        assert_eq!(schedule.due(), Some(sent + millis(5250)));
     }
 
     #[test]
@@ -334,7 +332,7 @@ mod tests {
         schedule.take(tried, CLOCK).unwrap();
         schedule.published(tried, false);
         assert_eq!(schedule.due(), Some(tried + RETRY));
-        schedule.subscribed(tried + millis(1500), false);
+        schedule.subscribed(tried + millis(1500));
         assert_eq!(schedule.due(), Some(tried + millis(1750)));
         assert!(schedule.take(tried + millis(1750), CLOCK).is_some());
     }

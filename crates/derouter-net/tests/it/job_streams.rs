@@ -1,5 +1,6 @@
 //! Job streams between our nodes, and with peers that open them and say nothing.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use derouter_net::{InboundJobStream, OpenStreamError};
 use derouter_wire::JobId;
 use derouter_wire::stream::JobConnectionResult;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use crate::support::*;
@@ -89,7 +91,7 @@ async fn a_stream_that_the_node_drops_is_an_error_at_once() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_streams_carry_a_mebibyte_each_way_at_the_same_time() {
     const BYTES: usize = 1024 * 1024;
     const STREAMS: usize = 200;
@@ -113,11 +115,16 @@ async fn two_hundred_streams_carry_a_mebibyte_each_way_at_the_same_time() {
         };
         let ask = async {
             let mut tasks = JoinSet::new();
+            // All are open before the first writes, so that a slow machine is not taken for a
+            // peer that does not answer.
+            let all_open = Arc::new(Barrier::new(streams));
             for number in 0..streams {
                 let (net, peer) = (consumer.net.clone(), provider_id(&consumer).await);
+                let all_open = all_open.clone();
                 tasks.spawn(async move {
                     let stream = net.open_job_stream(peer, job(format!("{number}"))).await;
                     let (mut read, mut write) = tokio::io::split(stream.unwrap());
+                    all_open.wait().await;
                     let sent = vec![u8::try_from(number % 251).unwrap(); BYTES];
                     let mut received = Vec::new();
                     let (wrote, got) = tokio::join!(
