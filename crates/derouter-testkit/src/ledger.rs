@@ -27,7 +27,8 @@ pub struct Ledger {
     known: HashSet<JobId>,
 }
 
-fn node(ready: &Ready) -> TcpNode {
+/// A node over its RPC.
+pub fn node(ready: &Ready) -> TcpNode {
     TcpNode::connect(ready.rpc.to_string(), TcpOptions::default())
 }
 

@@ -15,6 +15,7 @@ mod endpoint;
 mod faults;
 mod hostile;
 mod mdns;
+mod signature;
 mod start;
 mod stop;
 mod trade;
