@@ -31,8 +31,12 @@ const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// Idle connections kept for the next request, for each backend.
 const IDLE_CONNECTIONS: usize = 64;
 
-/// Under the 60 s or more after which most servers close an idle connection.
-const IDLE_LIMIT: Duration = Duration::from_secs(50);
+/// Under the 5 s after which uvicorn (vLLM), llama.cpp and Node close an idle connection: a request
+/// that meets the close fails. On this machine a new connection costs next to nothing.
+const IDLE_LIMIT: Duration = Duration::from_secs(4);
+
+/// Under the 60 s or more of hosted services, whose TLS handshakes are slow.
+const TLS_IDLE_LIMIT: Duration = Duration::from_secs(50);
 
 /// A backend's address or key can't be used.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -57,10 +61,13 @@ pub enum BackendConfigError {
 /// Why the backend gives no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
-    /// For the consumer: short, without the backend's address or key.
+    /// For the job's record: short, without the backend's address or key.
     pub(super) message: String,
     /// For our log.
     pub(super) detail: String,
+    /// For the consumer, where that is more than the message: the backend's words about the request
+    /// itself. They may repeat parts of the prompt, so that nothing else may keep them.
+    pub(super) told: Option<String>,
 }
 
 impl Failure {
@@ -68,7 +75,13 @@ impl Failure {
         Self {
             message: message.into(),
             detail: detail.into(),
+            told: None,
         }
+    }
+
+    /// What the consumer is told.
+    pub(super) fn told(&self) -> &str {
+        self.told.as_ref().unwrap_or(&self.message)
     }
 
     /// One that has no more to say to the log.
@@ -159,11 +172,7 @@ impl Backend {
             error_message(&value)
         });
         let said = said.filter(|message| !self.hides(message));
-        let detail = said.as_ref().map_or_else(
-            || format!("status {status}"),
-            |said| format!("status {status}: {said}"),
-        );
-        Failure::new(refusal_message(status, said), detail)
+        refusal(status, said)
     }
 
     /// Whether a text has something in it that no consumer may see.
@@ -173,16 +182,23 @@ impl Backend {
     }
 }
 
-/// What the consumer is told. The backend's own words only where they are about the request.
-fn refusal_message(status: StatusCode, said: Option<String>) -> String {
-    match status.as_u16() {
+/// A refusal by its status, and by what the backend said.
+fn refusal(status: StatusCode, said: Option<String>) -> Failure {
+    let number = status.as_u16();
+    let message = match number {
         400 | 404 | 413 | 422 => {
-            said.unwrap_or_else(|| format!("the backend refused the request ({})", status.as_u16()))
+            let message = format!("the backend refused the request ({number})");
+            return Failure {
+                told: said,
+                ..Failure::new(message, format!("status {status}"))
+            };
         }
         401 | 403 => "the backend does not accept this provider's credentials".to_owned(),
         429 => "the backend has too many requests".to_owned(),
         other => format!("the backend failed ({other})"),
-    }
+    };
+    let said = said.map_or_else(String::new, |said| format!(": {said}"));
+    Failure::new(message, format!("status {status}{said}"))
 }
 
 /// Reads a whole body of at most `limit` bytes.
@@ -290,13 +306,13 @@ fn client(url: &Url, headers: HeaderMap, limits: Limits) -> reqwest::Result<reqw
         .connect_timeout(limits.connect)
         .tcp_nodelay(true)
         .pool_max_idle_per_host(IDLE_CONNECTIONS)
-        .pool_idle_timeout(IDLE_LIMIT);
+        .pool_idle_timeout(TLS_IDLE_LIMIT);
     if is_local(url) {
         builder = builder.no_proxy();
     }
     if url.scheme() == "http" {
         // No TLS: spares reading the system's root certificates, which a small machine may lack.
-        builder = builder.tls_certs_only([]);
+        builder = builder.tls_certs_only([]).pool_idle_timeout(IDLE_LIMIT);
     }
     builder.build()
 }
@@ -342,6 +358,17 @@ mod tests {
         assert!(backend.hides("no route to host.example"));
         assert!(!backend.hides("too many tokens"));
         assert!(!format!("{:?}", Secret::new("sk-12345")).contains("sk-"));
+    }
+
+    #[test]
+    fn words_about_the_request_go_to_the_consumer_and_others_to_the_log() {
+        let said = || Some("the words".to_owned());
+        let about_request = refusal(StatusCode::BAD_REQUEST, said());
+        assert_eq!(about_request.told(), "the words");
+        assert!(!format!("{}{}", about_request.message, about_request.detail).contains("words"));
+        let about_server = refusal(StatusCode::UNAUTHORIZED, said());
+        assert!(!about_server.told().contains("words"));
+        assert!(about_server.detail.contains("words"));
     }
 
     #[test]

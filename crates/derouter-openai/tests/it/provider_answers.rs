@@ -1,7 +1,7 @@
 //! What a consumer gets, and what it owes for it.
 
 use derouter_openai::protocol::{Endpoint, OfferPayload, Prologue, Usage, public_payload};
-use derouter_openai::provider::{Limits, ProviderConfig};
+use derouter_openai::provider::{Limits, ProviderConfig, start_echo_backend};
 use derouter_sdk::Wei;
 use derouter_testkit::backend::answer;
 use derouter_testkit::{Backend, Outcome};
@@ -240,8 +240,8 @@ async fn streams_that_differ_from_openais_are_understood() {
     let last = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":2,"completion_tokens":1}}"#;
     let whole = format!(": ping\r\n\r\ndata:{head}\r\n\r\ndata:{last}\r\n\r\n");
     // Without [DONE], usage in a chunk with choices, split anywhere.
-    let middle = whole.find('é').unwrap();
-    let mut parts = vec![whole[..middle].to_owned(), whole[middle..].to_owned()];
+    let (begin, end) = whole.split_at(whole.find('é').unwrap());
+    let mut parts = vec![begin.to_owned(), end.to_owned()];
     for _ in 0..2 {
         let raw = RawBackend::start(parts.clone()).await;
         let market = Market::open_before(&raw, Limits::default()).await;
@@ -258,5 +258,24 @@ async fn streams_that_differ_from_openais_are_understood() {
         ];
         assert_eq!(bought.answer(), expected);
         parts = vec![whole.trim_end().to_owned()];
+    }
+}
+
+#[tokio::test]
+async fn the_echo_says_that_it_is_one() {
+    let echo = start_echo_backend().await.unwrap();
+    let config = config(echo.base_url(), offer());
+    let market = Market::open_at(Backend::start().await, config).await;
+    for stream in [true, false] {
+        let request = chat(stream);
+        let (key, bought) = market.buy(&request).await;
+        check_bill(&market, &request, &key, &bought).await;
+        let said = if stream {
+            streamed_text(bought.answer())
+        } else {
+            bought.answer()[0]["choices"][0]["message"]["content"].to_string()
+        };
+        assert!(said.contains("only an echo"), "{said}");
+        assert!(said.contains("Say something"), "{said}");
     }
 }

@@ -11,7 +11,7 @@ use derouter_sdk::{
 };
 use rand::Rng;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::{Answered, Pump, Unanswered};
 use crate::protocol::{EPILOGUE_OBJECT, Epilogue, REASON_SERVICE_ERROR, Usage};
@@ -123,9 +123,10 @@ impl Pump {
         self.job.log.end();
         self.failed(unanswered, begin);
         // The node knows the job for sure once its consumer has connected, or much later.
-        let limit = self.shared.limits.connection;
-        if !matches!(unanswered, Unanswered::Stopped) {
-            let _ = timeout(limit, self.job.connected()).await;
+        tokio::select! {
+            () = self.job.connected() => {}
+            () = sleep(self.shared.limits.connection) => {}
+            () = self.shared.stop.cancelled() => {}
         }
         let failure = FailureReason {
             reason,
@@ -178,7 +179,7 @@ impl Pump {
 /// What the consumer is told, and the reason in the job's record.
 fn words(unanswered: &Unanswered) -> (&str, String) {
     match unanswered {
-        Unanswered::Failed(failure) => (&failure.message, failure.message.clone()),
+        Unanswered::Failed(failure) => (failure.told(), failure.message.clone()),
         Unanswered::Abandoned(Absence::NeverCame) => {
             let reason = "the consumer did not connect in time";
             (reason, reason.to_owned())
