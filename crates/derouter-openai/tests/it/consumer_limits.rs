@@ -1,0 +1,271 @@
+//! What the gateway may spend, and what it may buy.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use derouter_openai::consumer::{ConsumerConfig, Limits, ModelRule};
+use derouter_sdk::{UnixSeconds, Wei};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use crate::consumer_support::*;
+
+const POL: u128 = 1_000_000_000_000_000_000;
+
+fn daily(wei: u128) -> ConsumerConfig {
+    ConsumerConfig {
+        limits: Limits {
+            daily: Some(Wei::from_wei(wei)),
+            total: None,
+        },
+        ..ConsumerConfig::default()
+    }
+}
+
+/// What `chat` with `max_tokens: 10` costs at most at 1,000,000 wei for a million tokens: one wei
+/// for each token. The prompt is bounded by its bytes and the template's tokens.
+fn worst_case(more: &Value) -> u128 {
+    u128::try_from(chat_request(more).to_string().len()).unwrap() + 1024 + 10
+}
+
+#[tokio::test]
+async fn a_request_that_could_go_over_the_limit_is_402_and_asks_nobody() {
+    let node = FakeNode::new();
+    node.provider(1_000_000, Script::plain("hello"));
+    let request = json!({"max_tokens": 10});
+    let gateway = Gateway::start_with(node, daily(worst_case(&request) - 1)).await;
+    let response = gateway.chat(&request).await;
+    assert!(response.headers().get("retry-after").is_none());
+    let (status, error) = error_of(response).await;
+    assert_eq!(
+        (status, &error["code"]),
+        (402, &json!("spending_limit_reached"))
+    );
+    assert!(error["message"].as_str().unwrap().contains("limits.daily"));
+    assert!(gateway.node.asked.borrow().is_empty());
+}
+
+#[tokio::test]
+async fn only_what_was_signed_counts() {
+    let node = FakeNode::new();
+    node.provider(1_000_000, Script::plain("hello"));
+    let request = json!({"max_tokens": 10});
+    // Each costs 14 wei in the end: three fit, the fourth could go over.
+    let gateway = Gateway::start_with(node, daily(worst_case(&request) + 2 * 14)).await;
+    for n in 1..=3 {
+        assert_eq!(gateway.chat(&request).await.status(), 200);
+        while gateway.running.counters().signed.load(Ordering::Relaxed) < n {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(gateway.chat(&request).await.status(), 402);
+}
+
+#[tokio::test]
+async fn a_request_waits_for_what_running_ones_reserved() {
+    let node = FakeNode::new();
+    let gate = Arc::new(Notify::new());
+    let slow = vec![
+        prologue(),
+        Step::Gate(gate.clone()),
+        plain_answer("hello"),
+        honest(),
+    ];
+    node.provider_of(
+        "m",
+        8192,
+        1_000_000,
+        vec![Script::of(slow), Script::plain("hello")],
+    );
+    let request = json!({"max_tokens": 10});
+    let gateway = Gateway::start_with(node, daily(worst_case(&request) + 14)).await;
+    let counters = gateway.running.counters();
+    let before = counters.requests.load(Ordering::Relaxed);
+    let second = async {
+        until(&gateway.node.asked, 1).await;
+        let second = gateway.chat(&request);
+        let release = async {
+            while counters.requests.load(Ordering::Relaxed) < before + 2 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(
+                gateway.node.asked.borrow().len(),
+                1,
+                "nothing was left for it"
+            );
+            gate.notify_one();
+        };
+        tokio::join!(second, release).0
+    };
+    let (first, second) = tokio::join!(gateway.chat(&request), second);
+    assert_eq!(
+        (first.status().as_u16(), second.status().as_u16()),
+        (200, 200)
+    );
+}
+
+#[tokio::test]
+async fn spending_of_earlier_runs_counts() {
+    let request = json!({"max_tokens": 10});
+    let room = worst_case(&request);
+    for (when, status) in [(now(), 402), (UnixSeconds(now().0 - 86_400), 200)] {
+        let node = FakeNode::new();
+        node.provider(1_000_000, Script::plain("hello"));
+        for _ in 0..250 {
+            node.past_job("4", when);
+        }
+        let gateway = Gateway::start_with(node, daily(room + 999)).await;
+        assert_eq!(gateway.chat(&request).await.status(), status);
+    }
+    let node = FakeNode::new();
+    node.provider(1_000_000, Script::plain("hello"));
+    node.past_job("1000", UnixSeconds(1));
+    let mut config = daily(room);
+    config.limits.total = Some(Wei::from_wei(room + 999));
+    let gateway = Gateway::start_with(node, config).await;
+    let (status, error) = error_of(gateway.chat(&request).await).await;
+    assert_eq!(status, 402);
+    assert!(error["message"].as_str().unwrap().contains("limits.total"));
+}
+
+#[tokio::test]
+async fn requests_are_503_until_the_node_has_told_the_past() {
+    let node = FakeNode::new();
+    node.provider(POL, Script::plain("hello"));
+    node.set_available(false);
+    let gateway = Gateway::start_cold(node, ConsumerConfig::default()).await;
+    let (status, error) = error_of(gateway.chat(&json!({})).await).await;
+    assert_eq!((status, &error["code"]), (503, &json!("starting")));
+    gateway.node.set_available(true);
+    gateway.until_ready().await;
+    assert_eq!(gateway.chat(&json!({})).await.status(), 200);
+}
+
+#[tokio::test]
+async fn an_own_offer_costs_nothing() {
+    let node = FakeNode::new();
+    node.own_offer(1_000_000, Script::plain("hello"));
+    let gateway = Gateway::start_with(node, daily(0)).await;
+    for n in 1..=3 {
+        assert_eq!(gateway.chat(&json!({})).await.status(), 200);
+        until(&gateway.node.ended, n).await;
+    }
+    let ended = gateway.node.ended.borrow().clone();
+    assert!(
+        ended
+            .iter()
+            .all(|(_, ended)| matches!(ended, Ended::Completed(_)))
+    );
+}
+
+#[tokio::test]
+async fn concurrent_requests_never_go_over_the_limit() {
+    let node = FakeNode::new();
+    node.provider(1_000_000, Script::plain("hello"));
+    let request = json!({"max_tokens": 10});
+    let limit = worst_case(&request) + 100;
+    let gateway = Gateway::start_with(node, daily(limit)).await;
+    let requests = (0..40).map(|_| gateway.chat(&request));
+    let answers = futures::future::join_all(requests).await;
+    let served = answers
+        .iter()
+        .filter(|answer| answer.status() == 200)
+        .count();
+    // One at a time, each at 14 wei, as long as a worst case still fits.
+    assert_eq!(served, 100 / 14 + 1);
+    assert!(
+        answers
+            .iter()
+            .all(|a| [200, 402].contains(&a.status().as_u16()))
+    );
+}
+
+fn rules(rules: &[(&str, ModelRule)]) -> ConsumerConfig {
+    let named = rules.iter().cloned();
+    let models: BTreeMap<_, _> = named.map(|(id, rule)| (id.to_owned(), rule)).collect();
+    ConsumerConfig {
+        models: Some(models),
+        ..ConsumerConfig::default()
+    }
+}
+
+#[tokio::test]
+async fn the_model_list_holds_what_can_be_bought() {
+    let node = FakeNode::new();
+    node.provider_of("org/model", 4096, 2 * POL, vec![Script::plain("x")]);
+    node.provider_of("org/model", 8192, POL, vec![Script::plain("x")]);
+    node.provider_of("too-dear", 8192, 51 * POL, vec![Script::plain("x")]);
+    let gateway = Gateway::start(node).await;
+    let list: Value = json_of(gateway.get("/models").await).await;
+    assert_eq!(list["object"], "list");
+    let models = list["data"].as_array().unwrap();
+    assert_eq!(models.len(), 1);
+    let model = &models[0];
+    assert_eq!(model["id"], "org/model");
+    assert_eq!(model["object"], "model");
+    assert_eq!(model["owned_by"], "derouter");
+    assert!(model["created"].is_u64());
+    assert_eq!(model["context_size"], 8192, "of the cheapest");
+    assert_eq!(model["input_token_price"], json!({"$pol": POL.to_string()}));
+    for path in ["/models/org/model", "/models/org%2Fmodel"] {
+        let one: Value = json_of(gateway.get(path).await).await;
+        assert_eq!(&one, model);
+    }
+    let (status, error) = error_of(gateway.get("/models/too-dear").await).await;
+    assert_eq!((status, &error["code"]), (404, &json!("model_not_found")));
+}
+
+#[tokio::test]
+async fn a_new_offer_is_listed_at_once() {
+    let node = FakeNode::new();
+    let gateway = Gateway::start(node).await;
+    assert_eq!(gateway.get("/models/m").await.status(), 404);
+    gateway.node.provider(POL, Script::plain("hello"));
+    while gateway.get("/models/m").await.status() != 200 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(gateway.chat(&json!({})).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_model_that_can_not_be_bought_says_why() {
+    let node = FakeNode::new();
+    node.provider_of("m", 4096, 2 * POL, vec![Script::plain("x")]);
+    node.provider_of("other", 4096, POL, vec![Script::plain("x")]);
+    let rule = |context, price| ModelRule {
+        min_context_size: context,
+        max_input_price: price,
+        max_output_price: None,
+    };
+    let error = async |config| {
+        let gateway = Gateway::start_with(node.clone(), config).await;
+        let (status, error) = error_of(gateway.chat(&json!({})).await).await;
+        let code = error["code"].as_str().unwrap().to_owned();
+        (status, code, error["message"].as_str().unwrap().to_owned())
+    };
+    let (status, code, message) = error(rules(&[("other", ModelRule::default())])).await;
+    assert_eq!((status, code.as_str()), (404, "model_not_found"));
+    assert!(message.contains("On offer: other."), "{message}");
+    let (status, code, message) = error(rules(&[("m", rule(Some(8192), None))])).await;
+    assert_eq!((status, code.as_str()), (404, "model_not_found"));
+    assert!(message.contains("minContextSize"), "{message}");
+    let cheap = Some(Wei::from_wei(POL));
+    let (status, code, message) = error(rules(&[("m", rule(None, cheap))])).await;
+    assert_eq!((status, code.as_str()), (402, "price_limit_exceeded"));
+    assert!(message.contains("maxInputPrice"), "{message}");
+    let gateway = Gateway::start_with(node.clone(), rules(&[("absent", ModelRule::default())]));
+    let request = json!({"model": "absent"});
+    let (status, _) = error_of(gateway.await.chat(&request).await).await;
+    assert_eq!(status, 503, "named by the rules, but nobody offers it now");
+    let gateway = Gateway::start(node.clone()).await;
+    let (status, error) = error_of(gateway.chat(&json!({"model": "absent"})).await).await;
+    assert_eq!(status, 404);
+    assert!(error["message"].as_str().unwrap().contains("m, other"));
+    let long = json!({"messages": [{"role": "user", "content": "word ".repeat(10_000)}]});
+    let (status, error) = error_of(gateway.chat(&long).await).await;
+    assert_eq!(
+        (status, &error["code"]),
+        (400, &json!("context_length_exceeded"))
+    );
+}
