@@ -162,6 +162,13 @@ async fn start_module(
     (process, ready)
 }
 
+/// A port that was free a moment ago, for a node that must come back where it was.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    let address = listener.local_addr().expect("a bound socket has an address");
+    address.port()
+}
+
 /// The models that an OpenAI endpoint names; `None` when it does not answer.
 pub async fn models(openai_url: &str) -> Option<Vec<String>> {
     let answer = http::get(&format!("{openai_url}/models")).await.ok()?;
