@@ -110,6 +110,8 @@ impl Backend {
         limits: Limits,
     ) -> Result<Self, BackendConfigError> {
         let url = parse_url(base_url)?;
+        // Local servers need no key, and configurations often say so with an empty one.
+        let api_key = api_key.filter(|key| !key.expose().is_empty());
         let client = client(&url, headers(api_key)?, limits)
             .map_err(|error| BackendConfigError::Client(describe(error)))?;
         let mut hidden: Vec<String> = api_key.iter().map(|key| key.expose().to_owned()).collect();
