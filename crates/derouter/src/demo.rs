@@ -63,7 +63,7 @@ async fn play(
     let watched = receipt::Watched::begin(&actors).await?;
     chat::stream(actors.url(), &model, &args.prompt, screen).await?;
     let receipt = watched.wait().await?;
-    receipt.show(screen);
+    receipt.show(screen)?;
     if args.once {
         return Ok(());
     }

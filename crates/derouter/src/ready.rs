@@ -63,10 +63,7 @@ impl Ready {
     /// Tells the same to people, in the log.
     pub(crate) fn log(&self) {
         for address in &self.listen {
-            tracing::info!(address, "listening for peers");
-        }
-        if let Some(rpc) = self.rpc {
-            tracing::info!(%rpc, "listening for modules");
+            tracing::info!(address, "others can dial");
         }
         tracing::info!(peer_id = self.peer_id, "the node is up");
     }

@@ -1,8 +1,10 @@
 //! `derouter run`: a node with the modules that its configuration has.
 
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
-use derouter_node::RunningNode;
+use derouter_node::{Multiaddr, NodeConfig, RunningNode, StartError};
 
 use crate::cli::RunArgs;
 use crate::config::node::RunConfig;
@@ -89,8 +91,82 @@ impl Running {
 }
 
 /// Starts a node. Every reason why it does not start is one that the user can mend.
-pub(crate) async fn start_node(config: derouter_node::NodeConfig) -> Result<RunningNode, Failure> {
+pub(crate) async fn start_node(config: NodeConfig) -> Result<RunningNode, Failure> {
+    check_ports(&config.listen)?;
     Box::pin(derouter_node::start(config))
         .await
-        .map_err(Failure::environment)
+        .map_err(|error| {
+            let remedy = match error {
+                StartError::Rpc(_) => {
+                    ". Stop the program that uses it (another node?), or set another `server.port`"
+                }
+                StartError::Net(_) => ". Check `listen` in the configuration",
+                _ => "",
+            };
+            Failure::environment(format_args!("{error}{remedy}"))
+        })
+}
+
+/// Looks whether the TCP ports to listen on are free. libp2p sets SO_REUSEPORT, with which two
+/// nodes can have the same port, and each gets connections that are meant for the other.
+fn check_ports(listen: &[Multiaddr]) -> Result<(), Failure> {
+    for address in listen {
+        let Some(socket) = tcp_address(address) else {
+            continue;
+        };
+        match TcpListener::bind(socket) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                return Err(Failure::environment(format_args!(
+                    "can't listen on {address}: the port is in use. Stop the program that uses it \
+                     (another node?), or set another port in `listen`"
+                )));
+            }
+            // Other errors are told by the node itself, which knows more about addresses.
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The socket address of `/ip4/../tcp/..` with a port that is given.
+fn tcp_address(address: &Multiaddr) -> Option<SocketAddr> {
+    let text = address.to_string();
+    let mut parts = text.split('/').skip(1);
+    let (kind, ip, transport) = (parts.next()?, parts.next()?, parts.next()?);
+    let port: u16 = parts.next()?.parse().ok()?;
+    let tcp = matches!(kind, "ip4" | "ip6") && transport == "tcp" && port != 0;
+    tcp.then(|| ip.parse().ok().map(|ip| SocketAddr::new(ip, port)))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_tcp_addresses_with_a_port_are_looked_at() {
+        let socket = |text: &str| tcp_address(&text.parse().unwrap());
+        assert_eq!(
+            socket("/ip4/127.0.0.1/tcp/4001"),
+            "127.0.0.1:4001".parse().ok()
+        );
+        assert_eq!(socket("/ip6/::1/tcp/4001"), "[::1]:4001".parse().ok());
+        for other in [
+            "/ip4/127.0.0.1/tcp/0",
+            "/ip4/0.0.0.0/udp/4001/quic-v1",
+            "/dns4/a/tcp/1",
+        ] {
+            assert_eq!(socket(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_another_node_has_is_refused() {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = other.local_addr().unwrap().port();
+        let address: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap();
+        let failure = check_ports(std::slice::from_ref(&address)).unwrap_err();
+        assert!(format!("{failure:?}").contains(&address.to_string()));
+        drop(other);
+        check_ports(&[address]).unwrap();
+    }
 }

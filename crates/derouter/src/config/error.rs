@@ -101,6 +101,9 @@ fn reason_of(error: &json5::Error) -> String {
         Some(Code::ExpectedOpeningBrace) => "this must be an object: { ... }",
         Some(Code::ExpectedOpeningBracket) => "this must be a list: [ ... ]",
         Some(Code::TrailingCharacters) => "there is more text behind the end of the object",
+        Some(code) if code.to_string().starts_with("EOF") => {
+            "the file ends too early: what begins here is not closed"
+        }
         Some(code) => return code.to_string(),
         None => {
             let text = error.to_string();

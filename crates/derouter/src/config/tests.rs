@@ -310,7 +310,10 @@ fn offers_that_cant_be_sold_are_refused() {
 fn a_file_that_is_not_json5_is_an_error_with_its_line() {
     for (text, line) in [
         ("{\n  mdns: false\n  relay_server: true\n}", "config.json:3"),
-        ("{\n  mdns: false,\n", "config.json:2"),
+        (
+            "{\n  mdns: false,\n",
+            "config.json:1: the file ends too early",
+        ),
         ("{}\n{}", "config.json:2"),
         ("", "config.json:1"),
     ] {

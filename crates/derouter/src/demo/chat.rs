@@ -81,7 +81,7 @@ fn error_message(body: &str) -> String {
     let json: Option<Value> = serde_json::from_str(body).ok();
     let message = json
         .as_ref()
-        .and_then(|json| json["error"]["message"].as_str());
+        .and_then(|json| json.pointer("/error/message")?.as_str());
     printable(
         &message
             .unwrap_or(body)
@@ -133,15 +133,16 @@ impl Printer<'_> {
             self.screen.line("");
             return Err(failed(error_message(event)));
         }
-        let delta = &chunk["choices"][0]["delta"];
-        let thought = delta["reasoning_content"]
-            .as_str()
-            .or_else(|| delta["reasoning"].as_str());
-        if let Some(thought) = thought.filter(|text| !text.is_empty()) {
+        let text = |key: &str| {
+            let delta = chunk.pointer("/choices/0/delta")?;
+            delta.get(key)?.as_str().filter(|text| !text.is_empty())
+        };
+        let thought = text("reasoning_content").or_else(|| text("reasoning"));
+        if let Some(thought) = thought {
             self.reasoning = true;
             self.screen.raw(&self.screen.faint(&printable(thought)));
         }
-        if let Some(words) = delta["content"].as_str().filter(|text| !text.is_empty()) {
+        if let Some(words) = text("content") {
             if std::mem::take(&mut self.reasoning) {
                 self.screen.raw("\n\n");
             }

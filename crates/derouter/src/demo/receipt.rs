@@ -44,6 +44,7 @@ fn filter() -> JobFilter {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn failed(error: NodeError) -> Failure {
     Failure::failed(format_args!("can't read the jobs: {error}"))
 }
@@ -109,7 +110,7 @@ async fn confirmed(node: &dyn Node, watch: &mut Watch<JobEvent>) -> Result<JobRe
 
 impl Receipt {
     /// Shows it.
-    pub(super) fn show(&self, screen: &Screen) {
+    pub(super) fn show(&self, screen: &Screen) -> Result<(), Failure> {
         screen.title("The job, as both nodes recorded it:");
         screen.item("job", self.consumer.provider_job_id.as_str());
         screen.item("seller", &self.provider_id.to_string());
@@ -117,7 +118,11 @@ impl Receipt {
         let (sold, bought) = (Bill::of(&self.provider), Bill::of(&self.consumer));
         match (sold, bought) {
             (Some(sold), Some(bought)) if sold == bought => sold.show(screen),
-            _ => screen.item("mismatch", "the two sides recorded different things: a bug"),
+            _ => {
+                return Err(Failure::failed(
+                    "the two nodes recorded different jobs: a bug",
+                ));
+            }
         }
         let confirmed = screen.good("confirmed");
         screen.item(
