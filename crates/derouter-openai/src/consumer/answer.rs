@@ -16,7 +16,7 @@ use super::offers::Offer;
 use super::request::Asked;
 use super::tally::Tally;
 use super::values::ValueReader;
-use crate::protocol::{Epilogue, REASON_PROTOCOL_VIOLATION, REASON_SERVICE_ERROR};
+use crate::protocol::{EPILOGUE_OBJECT, Epilogue, REASON_PROTOCOL_VIOLATION, REASON_SERVICE_ERROR};
 
 /// An answer that has begun.
 pub(crate) struct Answer {
@@ -51,9 +51,11 @@ impl Kept {
     }
 }
 
-/// Whether a value is an epilogue: a plain one has no `object`.
+/// Whether a value is an epilogue: only one in a stream says so, and only they have a public
+/// payload.
 pub(crate) fn is_epilogue(value: &Value) -> bool {
-    value.get("public_payload").is_some() && value.get("choices").is_none()
+    let says_so = value.get("object").and_then(Value::as_str) == Some(EPILOGUE_OBJECT);
+    says_so || value.get("public_payload").is_some() && value.get("choices").is_none()
 }
 
 impl Answer {

@@ -139,18 +139,24 @@ impl Drop for Relay {
     }
 }
 
-/// A chunk as an event, unless it is the usage that nobody asked for.
+/// A chunk as an event, unless it is the usage that nobody asked for, or nothing that an OpenAI
+/// client could read.
 fn event(mut chunk: Value, include_usage: bool) -> Option<Bytes> {
-    if !include_usage {
-        if is_usage_chunk(&chunk) {
-            return None;
-        }
-        // As OpenAI: the field is there only if it was asked for. Its place in the order does
-        // not matter, so the cheaper removal will do.
-        if let Some(fields) = chunk.as_object_mut() {
-            fields.swap_remove("usage");
-        }
+    let is_usage = is_usage_chunk(&chunk);
+    if is_usage && !include_usage {
+        return None;
     }
+    let fields = chunk.as_object_mut()?;
+    if is_usage {
+        // Clients look into the choices of every chunk; some servers leave them out here.
+        fields.entry("choices").or_insert_with(|| json!([]));
+    }
+    if !include_usage {
+        // As OpenAI: the field is there only if it was asked for. The order of fields does not
+        // matter, so the cheaper removal will do.
+        fields.swap_remove("usage");
+    }
+    fields.get("choices")?.as_array()?;
     Some(data(&chunk))
 }
 
@@ -203,5 +209,12 @@ mod tests {
     fn a_chunk_without_choices_that_is_no_usage_passes() {
         let filter = json!({"choices": [], "prompt_filter_results": []});
         assert!(event(filter, false).is_some());
+        assert_eq!(
+            event(json!({"ping": 1}), true),
+            None,
+            "no client could read it"
+        );
+        let bare = text(event(json!({"usage": {}}), true)).unwrap();
+        assert_eq!(bare, "data: {\"usage\":{},\"choices\":[]}\n\n");
     }
 }

@@ -131,7 +131,7 @@ fn price_error(
     cap: Wei,
 ) -> ApiError {
     ApiError::price_limit(format!(
-        "{on_offer} its {direction} price, from {} POL per 1M tokens, is over the cap of {} POL ({rule} of the model, or the default cap). Raise it to buy.",
+        "{on_offer} its {direction} price, from {} POL per 1M tokens, is over the cap of {} POL ({rule} of the model, or of the server). Raise it to buy.",
         cheapest.to_pol_text(),
         cap.to_pol_text()
     ))
@@ -234,7 +234,7 @@ mod tests {
             standing,
             &mut random,
         );
-        assert_eq!(only, [cheap.clone()]);
+        assert_eq!(only, [cheap]);
     }
 
     #[test]

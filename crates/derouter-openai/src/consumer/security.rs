@@ -70,7 +70,7 @@ impl AllowedHosts {
             return Ok(());
         }
         Err(ApiError::forbidden(
-            "This Host is not allowed. Call the gateway by the address that it listens on, or name the host in its configuration (server.allowed_hosts).",
+            "This Host is not allowed. Call the gateway by the address that it listens on, or name the host in its configuration (server.allowedHosts).",
         ))
     }
 

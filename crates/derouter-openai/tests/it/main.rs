@@ -10,6 +10,7 @@
 mod consumer_answers;
 mod consumer_failover;
 mod consumer_limits;
+mod consumer_node;
 mod consumer_refusals;
 mod consumer_support;
 mod provider_answers;
