@@ -1,8 +1,8 @@
 //! The provider module: puts OpenAI-compatible servers ("backends") on the market.
 //!
-//! A job flows like this: [`service`] checks it and claims a slot, a pump ([`pump`]) asks the
-//! [`backend`] at once and writes the values of the answer to the job's [`log`], and each connection
-//! ([`connection`]) of the job's consumer reads that log from its beginning. So a later connection
+//! A job flows like this: `service` checks it and claims a slot, a pump (`pump`) asks the
+//! `backend` at once and writes the values of the answer to the job's `log`, and each connection
+//! (`connection`) of the job's consumer reads that log from its beginning. So a later connection
 //! replays for free, and a slow one never holds a faster one up.
 
 pub mod backend;
