@@ -129,6 +129,7 @@ impl Receipt {
             "signature",
             &format!("buyer: {confirmed}   seller: {confirmed}"),
         );
+        Ok(())
     }
 }
 
