@@ -7,7 +7,7 @@
 //! | `requests` | each request of a module, as a call of the trait |
 //! | `provider` | the module as a [`ProviderService`](derouter_sdk::ProviderService) |
 //! | `subscriptions`, `told` | watches, as the events of one connection in one order |
-//! | `job_connections`, `pipe` | job streams, joined to streams of the module |
+//! | `job_connections`, `pipe`, `values` | job streams, joined to streams of the module |
 
 mod connection;
 mod failure;
@@ -17,6 +17,7 @@ mod provider;
 mod requests;
 mod subscriptions;
 mod told;
+mod values;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};

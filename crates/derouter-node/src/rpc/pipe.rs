@@ -9,17 +9,18 @@ use derouter_sdk::tcp::link::MuxStream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::time::{Instant, sleep, timeout};
 
-/// The most that is forwarded as one write: the largest value that a 0.1 module may send.
-const MAX_BUFFER_BYTES: usize = 256 * 1024;
+use super::values::Values;
+
+/// Read at once from a module.
+const READ_BYTES: usize = 64 * 1024;
 
 /// What a buffer starts with; it grows for those who need it, so that a thousand streams that
 /// carry tokens stay small.
-const FIRST_BUFFER_BYTES: usize = 16 * 1024;
+const FIRST_BUFFER_BYTES: usize = 8 * 1024;
 
-/// A read of at least so much is probably a part of a larger value (peers split at 16 KiB), and
-/// 0.1 modules spin for ever on half a value: wait a moment for the rest. Tokens never wait.
-const PART_BYTES: usize = 8 * 1024;
-const PART_WAIT: Duration = Duration::from_millis(2);
+/// How long the rest of a value may stay away. Behind it the stream is taken for something else
+/// than values, once and for good.
+const VALUE_WAIT: Duration = Duration::from_millis(500);
 
 /// JavaScript modules never close a stream: once its job is over, a pipe that carries nothing
 /// for so long is reset.
@@ -53,13 +54,8 @@ pub(super) async fn join(module: MuxStream, peer: JobStream, is_over: impl Fn() 
     let (mut module_reader, mut module_writer) = split(module);
     let (mut peer_reader, mut peer_writer) = split(peer);
     let activity = Activity::default();
-    let to_peer = forward(&mut module_reader, &mut peer_writer, &activity, None);
-    let to_module = forward(
-        &mut peer_reader,
-        &mut module_writer,
-        &activity,
-        Some(PART_WAIT),
-    );
+    let to_peer = forward(&mut module_reader, &mut peer_writer, &activity);
+    let to_module = forward_values(&mut peer_reader, &mut module_writer, &activity);
     tokio::select! {
         result = async { tokio::try_join!(to_peer, to_module) } => match result {
             Ok(_) => End::Closed,
@@ -69,62 +65,71 @@ pub(super) async fn join(module: MuxStream, peer: JobStream, is_over: impl Fn() 
     }
 }
 
-async fn forward<R, W>(
-    reader: &mut R,
-    writer: &mut W,
-    activity: &Activity,
-    part_wait: Option<Duration>,
-) -> io::Result<()>
+async fn forward<R, W>(reader: &mut R, writer: &mut W, activity: &Activity) -> io::Result<()>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let mut buffer = Vec::with_capacity(FIRST_BUFFER_BYTES);
     loop {
-        let more = read_batch(reader, &mut buffer, part_wait).await?;
-        activity.moves.fetch_add(1, Ordering::Relaxed);
-        writer.write_all(&buffer).await?;
-        if !more {
-            writer.shutdown().await?;
-            activity.half_closed.store(true, Ordering::Relaxed);
-            return Ok(());
+        buffer.clear();
+        if reader.read_buf(&mut buffer).await? == 0 {
+            return close(writer, activity).await;
         }
-        writer.flush().await?;
+        send(writer, &buffer, activity).await?;
+        if buffer.len() == buffer.capacity() && buffer.len() < READ_BYTES {
+            buffer.reserve_exact(2 * buffer.len());
+        }
     }
 }
 
-/// Fills `buffer` with what is there, and the rest of a value that seems cut. False at the end.
-async fn read_batch<R: AsyncRead + Unpin>(
-    reader: &mut R,
-    buffer: &mut Vec<u8>,
-    part_wait: Option<Duration>,
-) -> io::Result<bool> {
-    buffer.clear();
-    if reader.read_buf(buffer).await? == 0 {
-        return Ok(false);
-    }
-    let Some(part_wait) = part_wait else {
-        grow(buffer);
-        return Ok(true);
-    };
-    while buffer.len() >= PART_BYTES && buffer.len() < MAX_BUFFER_BYTES {
-        grow(buffer);
-        match timeout(part_wait, reader.read_buf(buffer)).await {
-            Ok(Ok(0)) => return Ok(false),
+/// Forwards to a module: each value whole, as long as the stream looks like values.
+async fn forward_values<R, W>(reader: &mut R, writer: &mut W, activity: &Activity) -> io::Result<()>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let (mut buffer, mut values) = (Vec::with_capacity(FIRST_BUFFER_BYTES), Values::default());
+    loop {
+        let read = match buffer.is_empty() {
+            true => Ok(reader.read_buf(&mut buffer).await),
+            false => timeout(VALUE_WAIT, reader.read_buf(&mut buffer)).await,
+        };
+        match read {
+            Ok(Ok(0)) => {
+                send(writer, &buffer, activity).await?;
+                return close(writer, activity).await;
+            }
             Ok(Ok(_)) => {}
-            // What was read is forwarded first; the error comes back at the next read.
-            Ok(Err(_)) | Err(_) => break,
+            Ok(Err(error)) => {
+                send(writer, &buffer, activity).await?;
+                return Err(error);
+            }
+            Err(_) => values.give_up(),
+        }
+        while let Some(count) = values.whole(&buffer) {
+            send(writer, buffer.get(..count).unwrap_or_default(), activity).await?;
+            buffer.drain(..count);
         }
     }
-    Ok(true)
 }
 
-/// Doubles a buffer that was filled, up to the limit.
-fn grow(buffer: &mut Vec<u8>) {
-    let capacity = buffer.capacity();
-    if buffer.len() == capacity && capacity < MAX_BUFFER_BYTES {
-        buffer.reserve_exact(capacity.min(MAX_BUFFER_BYTES - capacity));
-    }
+async fn send<W>(writer: &mut W, bytes: &[u8], activity: &Activity) -> io::Result<()>
+where
+    W: AsyncWrite + Unpin,
+{
+    activity.moves.fetch_add(1, Ordering::Relaxed);
+    writer.write_all(bytes).await?;
+    writer.flush().await
+}
+
+async fn close<W>(writer: &mut W, activity: &Activity) -> io::Result<()>
+where
+    W: AsyncWrite + Unpin,
+{
+    writer.shutdown().await?;
+    activity.half_closed.store(true, Ordering::Relaxed);
+    Ok(())
 }
 
 async fn idle(activity: &Activity, is_over: impl Fn() -> bool) {
@@ -160,48 +165,80 @@ mod tests {
         assert!(!is_dead(OVER_IDLE / 2, true, || true));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_value_in_two_parts_is_forwarded_as_one() {
-        let (mut writer, mut reader) = tokio::io::duplex(1 << 20);
-        let mut buffer = Vec::with_capacity(FIRST_BUFFER_BYTES);
-        writer.write_all(&[1; 16 * 1024]).await.unwrap();
-        let read = async {
-            let more = read_batch(&mut reader, &mut buffer, Some(PART_WAIT)).await;
-            (more.unwrap(), buffer.len())
+    /// What a module gets of parts that come 10 ms apart, or 1 s where there is a `None`.
+    async fn forwarded(parts: Vec<Option<Vec<u8>>>) -> Vec<(usize, Duration)> {
+        let (mut peer, mut reader) = tokio::io::duplex(1 << 20);
+        let (mut writer, mut module) = tokio::io::duplex(1 << 20);
+        let (activity, start) = (Activity::default(), Instant::now());
+        let forward = async {
+            forward_values(&mut reader, &mut writer, &activity)
+                .await
+                .unwrap();
         };
-        let rest = async {
-            sleep(PART_WAIT / 2).await;
-            writer.write_all(&[2; 9000]).await.unwrap();
+        let feed = async move {
+            for part in parts {
+                match part {
+                    Some(bytes) => {
+                        peer.write_all(&bytes).await.unwrap();
+                        sleep(Duration::from_millis(10)).await;
+                    }
+                    None => sleep(Duration::from_secs(1)).await,
+                }
+            }
         };
-        let (read, ()) = tokio::join!(read, rest);
-        assert_eq!(read, (true, 16 * 1024 + 9000));
+        let read = async move {
+            let (mut seen, mut buffer) = (Vec::new(), vec![0; 1 << 20]);
+            loop {
+                match module.read(&mut buffer).await.unwrap() {
+                    0 => return seen,
+                    count => seen.push((count, start.elapsed())),
+                }
+            }
+        };
+        tokio::join!(forward, feed, read).2
+    }
+
+    fn value(length: u32) -> Vec<u8> {
+        let mut bytes = length.to_be_bytes().to_vec();
+        bytes.resize(4 + length as usize, 7);
+        bytes
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_token_is_forwarded_at_once() {
-        let (mut writer, mut reader) = tokio::io::duplex(1 << 20);
-        let mut buffer = Vec::with_capacity(FIRST_BUFFER_BYTES);
-        writer.write_all(&[1; 300]).await.unwrap();
-        let start = Instant::now();
-        assert!(
-            read_batch(&mut reader, &mut buffer, Some(PART_WAIT))
-                .await
-                .unwrap()
-        );
-        assert_eq!((buffer.len(), start.elapsed()), (300, Duration::ZERO));
+    async fn a_value_in_parts_is_forwarded_as_one() {
+        let whole = value(40_000);
+        let (first, rest) = whole.split_at(16_384);
+        let (second, third) = rest.split_at(16_384);
+        let parts = [first, second, third].map(|part| Some(part.to_vec()));
+        let seen = forwarded(parts.to_vec()).await;
+        assert_eq!(seen, [(40_004, Duration::from_millis(20))]);
     }
 
-    #[tokio::test]
-    async fn the_end_behind_the_last_bytes_is_told() {
-        let (mut writer, mut reader) = tokio::io::duplex(1 << 20);
-        let mut buffer = Vec::with_capacity(FIRST_BUFFER_BYTES);
-        writer.write_all(&[1; 10_000]).await.unwrap();
-        drop(writer);
-        assert!(
-            !read_batch(&mut reader, &mut buffer, Some(PART_WAIT))
-                .await
-                .unwrap()
-        );
-        assert_eq!(buffer.len(), 10_000);
+    #[tokio::test(start_paused = true)]
+    async fn tokens_are_forwarded_at_once() {
+        let seen = forwarded(vec![Some(value(300)), Some(value(200))]).await;
+        let expected = [(304, Duration::ZERO), (204, Duration::from_millis(10))];
+        assert_eq!(seen, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn text_is_forwarded_at_once() {
+        let seen = forwarded(vec![Some(b"hello".to_vec()), Some(b"h".to_vec())]).await;
+        assert_eq!(seen, [(5, Duration::ZERO), (1, Duration::from_millis(10))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_only_looks_like_a_value_waits_once() {
+        let odd = vec![0, 0, 1, 0, 9];
+        let seen = forwarded(vec![Some(odd.clone()), None, Some(odd)]).await;
+        assert_eq!(seen, [(5, VALUE_WAIT), (5, Duration::from_millis(1010))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_peer_said_last_is_forwarded_though_it_is_cut() {
+        let mut cut = value(300);
+        cut.truncate(100);
+        let seen = forwarded(vec![Some(cut)]).await;
+        assert_eq!(seen, [(100, Duration::from_millis(10))]);
     }
 }

@@ -4,6 +4,7 @@
 mod calls;
 mod frames;
 mod mux;
+mod paced;
 
 pub use calls::{CallError, Caller, Outgoing};
 pub use frames::{FrameError, ReadBudget, ReceivedFrame, read_frame};

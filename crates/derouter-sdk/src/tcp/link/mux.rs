@@ -12,13 +12,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 use yamux::{Config, Connection, ConnectionError, Mode};
 
-/// The largest yamux data frame that we send: one read of a Node.js socket (64 KiB) with its
-/// header of 12 bytes. yamux-js loses a frame that its socket delivers in two pieces, and a value
-/// that is split over frames makes 0.1.0 modules spin, so neither larger nor smaller.
-pub(super) const SPLIT_SEND_BYTES: usize = 64 * 1024 - YAMUX_HEADER_BYTES;
+use super::paced::{HEADER_BYTES, MAX_BODY_BYTES, Paced};
 
-/// Fixed by the yamux specification.
-const YAMUX_HEADER_BYTES: usize = 12;
+/// The largest yamux data frame that we send: what Node.js reads at once. A value that is split
+/// over frames makes 0.1.0 modules spin, so not smaller; see [`paced`](super::paced) why not larger.
+pub(super) const SPLIT_SEND_BYTES: usize = MAX_BODY_BYTES;
 
 /// Receive windows over all streams: yamux guarantees 256 KiB to each; the rest is for the few
 /// that are fast.
@@ -89,16 +87,28 @@ fn config() -> Config {
 pub async fn drive(
     socket: TcpStream,
     side: Side,
+    requests: OpenRequests,
+    on_inbound: impl FnMut(MuxStream),
+) -> Result<(), ConnectionError> {
+    match side {
+        Side::Node => {
+            let connection = Connection::new(Paced::new(socket).compat(), config(), Mode::Server);
+            poll_all(connection, requests, on_inbound).await
+        }
+        Side::Module => {
+            // yamux writes header and body apart, and flushes behind each frame.
+            let socket = BufWriter::with_capacity(SPLIT_SEND_BYTES + HEADER_BYTES, socket);
+            let connection = Connection::new(socket.compat(), config(), Mode::Client);
+            poll_all(connection, requests, on_inbound).await
+        }
+    }
+}
+
+async fn poll_all<T: futures::AsyncRead + futures::AsyncWrite + Unpin>(
+    mut connection: Connection<T>,
     mut requests: OpenRequests,
     mut on_inbound: impl FnMut(MuxStream),
 ) -> Result<(), ConnectionError> {
-    let mode = match side {
-        Side::Module => Mode::Client,
-        Side::Node => Mode::Server,
-    };
-    // yamux writes header and body apart and flushes behind each frame: this makes it one write.
-    let socket = BufWriter::with_capacity(SPLIT_SEND_BYTES + YAMUX_HEADER_BYTES, socket);
-    let mut connection = Connection::new(socket.compat(), config(), mode);
     let mut waiting: Option<Opened> = None;
     poll_fn(|cx| {
         loop {
