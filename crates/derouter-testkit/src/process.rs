@@ -253,6 +253,7 @@ pub struct Ready {
     /// The node's peer id, base58.
     pub peer_id: String,
     /// Where it listens for peers: multiaddrs with real ports.
+    #[serde(default)]
     pub listen: Vec<String>,
     /// Where it listens for modules.
     pub rpc: SocketAddr,
