@@ -30,6 +30,40 @@ struct Relay {
     ends_at: Instant,
     /// Since when the provider is waited for.
     waiting_since: Option<Instant>,
+    roles: Roles,
+}
+
+/// The choices whose role the client knows, by index. 0.1 consumers need the role in every delta, so
+/// providers repeat it; OpenAI says it once, and client libraries that join deltas would read
+/// "assistantassistant".
+#[derive(Default)]
+struct Roles(u128);
+
+impl Roles {
+    /// Takes the role out of deltas whose choice has had one.
+    fn say_once(&mut self, chunk: &mut Value) {
+        let choices = chunk.get_mut("choices").and_then(Value::as_array_mut);
+        for choice in choices.into_iter().flatten() {
+            let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
+            // OpenAI allows 128 choices; more are passed on as they are.
+            let Some(bit) = u32::try_from(index)
+                .ok()
+                .and_then(|index| 1_u128.checked_shl(index))
+            else {
+                continue;
+            };
+            let Some(delta) = choice.get_mut("delta").and_then(Value::as_object_mut) else {
+                continue;
+            };
+            if !delta.contains_key("role") {
+                continue;
+            }
+            if self.0 & bit != 0 {
+                delta.shift_remove("role");
+            }
+            self.0 |= bit;
+        }
+    }
 }
 
 /// What waiting for the provider led to.
@@ -49,6 +83,7 @@ pub(crate) fn body(answer: Answer, first: Value) -> Body {
         first: Some(first),
         ends_at: Instant::now() + total,
         waiting_since: None,
+        roles: Roles::default(),
     };
     let events = futures::stream::unfold(relay, |mut relay| async {
         let event = relay.next_event().await?;
@@ -61,7 +96,7 @@ impl Relay {
     /// The next bytes for the client; `None` at the end.
     async fn next_event(&mut self) -> Option<Bytes> {
         loop {
-            let value = match self.first.take() {
+            let mut value = match self.first.take() {
                 Some(first) => first,
                 None => match self.wait().await? {
                     Waited::Value(value) => value,
@@ -75,6 +110,7 @@ impl Relay {
             if error_message(&value).is_some() || !value.is_object() {
                 return self.over("the provider reported an error in the middle of the answer");
             }
+            self.roles.say_once(&mut value);
             let include_usage = self.answer.as_ref()?.asked.include_usage;
             if let Some(event) = event(value, include_usage) {
                 return Some(event);
@@ -186,6 +222,24 @@ mod tests {
 
     fn text(event: Option<Bytes>) -> Option<String> {
         event.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn the_role_of_each_choice_is_said_once() {
+        let mut roles = Roles::default();
+        let said = |roles: &mut Roles, index: u64| {
+            let mut chunk = json!({"choices": [{"index": index, "delta": {"role": "assistant", "content": "a"}}]});
+            roles.say_once(&mut chunk);
+            assert_eq!(chunk["choices"][0]["delta"]["content"], "a");
+            chunk["choices"][0]["delta"].get("role").is_some()
+        };
+        assert!(said(&mut roles, 0));
+        assert!(!said(&mut roles, 0));
+        assert!(said(&mut roles, 1));
+        assert!(!said(&mut roles, 1));
+        assert!(said(&mut roles, 1_000), "no shift beyond the mask");
+        let mut odd = json!({"choices": [{"delta": "x"}, 1], "model": "m"});
+        roles.say_once(&mut odd);
     }
 
     #[test]
