@@ -15,7 +15,7 @@ use crate::config::LogFormat;
 use crate::failure::Failure;
 use crate::{logging, signals};
 use screen::Screen;
-use stage::Stage;
+use stage::{Actors, Stage};
 
 /// Plays it. Ctrl-C ends it cleanly at any moment.
 pub(crate) async fn demo(args: DemoArgs) -> Result<(), Failure> {
@@ -29,11 +29,7 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<(), Failure> {
         Screen::stdout()
     };
     let mut stage = Stage::default();
-    let outcome = tokio::select! {
-        biased;
-        () = stop.cancelled() => Ok(()),
-        outcome = Box::pin(play(&args, &screen, &mut stage, &stop)) => outcome,
-    };
+    let outcome = Box::pin(play(&args, &screen, &mut stage, &stop)).await;
     if stop.is_cancelled() {
         screen.line("");
         screen.dim("Stopping: taking the offer back, closing both nodes, removing their files ...");
@@ -50,26 +46,40 @@ async fn play(
 ) -> Result<(), Failure> {
     stage::check_port(args.port)?;
     screen.title("derouter demo: two nodes on this machine, one sells, one buys");
-    let backend = backend::choose(args).await?;
+    let backend = tokio::select! {
+        backend = backend::choose(args) => backend?,
+        () = stop.cancelled() => return Ok(()),
+    };
     backend.introduce(screen);
     let model = backend.model.clone();
+    // Not interrupted: only a node that is up can be taken down without a trace, and it takes less
+    // than a second.
     stage.raise(backend, args.port, screen).await?;
     let actors = stage.actors().await?;
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Ok(()),
+        outcome = Box::pin(trade(args, &model, screen, &actors)) => outcome,
+    }
+}
+
+/// One chat and its job, then what the user does.
+async fn trade(
+    args: &DemoArgs,
+    model: &str,
+    screen: &Screen,
+    actors: &Actors,
+) -> Result<(), Failure> {
     if args.output.ready_json {
         actors.ready().print();
     }
-    stage::wait_for_model(actors.url(), &model).await?;
-
-    let watched = receipt::Watched::begin(&actors).await?;
-    chat::stream(actors.url(), &model, &args.prompt, screen).await?;
-    let receipt = watched.wait().await?;
-    receipt.show(screen)?;
+    stage::wait_for_model(actors.url(), model).await?;
+    let watched = receipt::Watched::begin(actors).await?;
+    chat::stream(actors.url(), model, &args.prompt, screen).await?;
+    watched.wait().await?.show(screen)?;
     if args.once {
         return Ok(());
     }
-    hints::show(actors.url(), &model, screen);
-    tokio::select! {
-        () = stop.cancelled() => Ok(()),
-        outcome = receipt::follow(&actors, screen) => outcome,
-    }
+    hints::show(actors.url(), model, screen);
+    receipt::follow(actors, screen).await
 }

@@ -62,7 +62,11 @@ impl Ready {
 
     /// Tells the same to people, in the log.
     pub(crate) fn log(&self) {
-        for address in &self.listen {
+        for address in self
+            .listen
+            .iter()
+            .filter(|address| is_of_a_network(address))
+        {
             tracing::info!(address, "others can dial");
         }
         tracing::info!(peer_id = self.peer_id, "the node is up");
@@ -74,6 +78,13 @@ impl Ready {
             output::line(&json);
         }
     }
+}
+
+/// Whether other machines could dial the address: not one of this machine alone, nor an IPv6 one
+/// that holds on a single link.
+fn is_of_a_network(address: &str) -> bool {
+    const ALONE: [&str; 3] = ["/ip4/127.", "/ip6/::1/", "/ip6/fe80:"];
+    !ALONE.iter().any(|prefix| address.starts_with(prefix))
 }
 
 /// The base URL of an OpenAI endpoint that listens there.
