@@ -83,3 +83,6 @@ async fn trade(
     hints::show(actors.url(), model, screen);
     receipt::follow(actors, screen).await
 }
+
+#[cfg(test)]
+mod tests;

@@ -138,6 +138,15 @@ impl Stage {
         })
     }
 
+    /// Where the nodes keep their files.
+    #[cfg(test)]
+    pub(super) fn directories(&self) -> Vec<std::path::PathBuf> {
+        let homes = [&self.provider, &self.consumer].into_iter().flatten();
+        homes
+            .map(|home| home.directory.path().to_path_buf())
+            .collect()
+    }
+
     /// Takes down what there is, and removes the directories.
     pub(super) async fn shutdown(self) {
         if let Some(buying) = self.buying {
