@@ -104,7 +104,10 @@ impl Session {
             () = self.closed.cancelled() => return,
         };
         match &end {
-            End::Finished => tracing::debug!(%address, reason = %end, "a module's connection ends"),
+            // A module that ends without a word resets its connection.
+            End::Finished | End::Frame(FrameError::Io(_)) => {
+                tracing::debug!(%address, reason = %end, "a module's connection ends");
+            }
             reason => tracing::warn!(%address, %reason, "closed a module's connection"),
         }
         self.closed.cancel();

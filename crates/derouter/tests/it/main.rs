@@ -14,6 +14,7 @@ mod crash;
 mod endpoint;
 mod faults;
 mod hostile;
+mod js_module;
 mod mdns;
 mod signature;
 mod start;

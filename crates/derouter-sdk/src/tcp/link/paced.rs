@@ -31,8 +31,10 @@ pub(super) const MAX_BODY_BYTES: usize = CHUNK_BYTES - 2 * HEADER_BYTES;
 /// Unproved bytes from which a ping is sent along: tokens rarely need one.
 const PING_FROM_BYTES: usize = 16 * 1024;
 
-/// Frames that wait to be sent; yamux waits beyond it.
-const QUEUE_BYTES: usize = CHUNK_BYTES;
+/// Frames that wait to be sent; yamux waits beyond it. What waits here has used up its stream's
+/// window, and yamux-js opens that only when half of its 256 KiB are used: with more here, a
+/// window would run out inside of a value, and cut it.
+const QUEUE_BYTES: usize = 16 * 1024;
 
 /// A module that answers no ping for so long does not know pings: it gets all that the socket
 /// takes. 0.1.0 modules themselves wait 10 s for an answer.
