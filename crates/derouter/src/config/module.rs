@@ -6,7 +6,7 @@ use derouter_openai::consumer::ConsumerConfig;
 use derouter_openai::provider::ProviderConfig;
 
 use super::openai::{ConsumerSection, ProviderSection, RpcSection};
-use super::value::Positive;
+use super::value::Port;
 use super::{ConfigError, LogFormat, node, read};
 
 /// What a module's file says, with the module's own part `M`.
@@ -47,7 +47,7 @@ impl RpcAddress {
         path: &Path,
         section: Option<RpcSection>,
         host: Option<String>,
-        port: Option<Positive<u16>>,
+        port: Option<Port>,
     ) -> Result<Self, ConfigError> {
         let section = section.unwrap_or_default();
         if section.host.is_some() && host.is_some() {
@@ -58,16 +58,24 @@ impl RpcAddress {
             let problem = "`rpc.port` is there as well. Leave one of them out";
             return Err(ConfigError::at(path, "rpc_port", problem));
         }
-        Ok(Self {
-            host: section
-                .host
-                .or(host)
-                .unwrap_or_else(|| "127.0.0.1".to_owned()),
-            port: section
-                .port
-                .or(port)
-                .map_or(node::DEFAULT_RPC_PORT, |port| port.0),
-        })
+        let key = if port.is_some() {
+            "rpc_port"
+        } else {
+            "rpc.port"
+        };
+        let port = section
+            .port
+            .or(port)
+            .map_or(node::DEFAULT_RPC_PORT, |port| port.0);
+        if port == 0 {
+            let problem = "this must be the port of a running node (its `server.port`), not 0";
+            return Err(ConfigError::at(path, key, problem));
+        }
+        let host = section
+            .host
+            .or(host)
+            .unwrap_or_else(|| "127.0.0.1".to_owned());
+        Ok(Self { host, port })
     }
 }
 

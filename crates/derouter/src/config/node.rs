@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::openai::{OpenAiModules, OpenAiSection};
 use super::paths::{self, DatabasePaths};
-use super::value::{Address, LiteralPath};
+use super::value::{Address, LiteralPath, Port};
 use super::{ConfigError, LogFormat, LogSection, read};
 
 /// The RPC's port when the configuration names none, as in 0.1.0.
@@ -45,7 +45,7 @@ struct ProviderSection {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct ServerSection {
-    port: Option<u16>,
+    port: Option<Port>,
 }
 
 /// All that `derouter run` needs.
@@ -97,7 +97,7 @@ impl File {
                 teaser: self.provider.teaser,
                 description: self.provider.description,
             },
-            rpc_port: Some(self.server.port.unwrap_or(DEFAULT_RPC_PORT)),
+            rpc_port: Some(self.server.port.map_or(DEFAULT_RPC_PORT, |port| port.0)),
             store_payloads: self.store_payloads,
         };
         let openai = self.openai.check(path, self.store_payloads)?;

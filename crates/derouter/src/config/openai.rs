@@ -11,7 +11,7 @@ use derouter_sdk::{OfferId, Wei};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::value::{BaseUrl, Named, OneOrMany, Pol, Positive};
+use super::value::{BaseUrl, Named, OneOrMany, Pol, Port, Positive};
 use super::{ConfigError, LogSection};
 
 /// The port of the OpenAI endpoint when the configuration names none.
@@ -87,7 +87,7 @@ impl OpenAiSection {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RpcSection {
     pub(super) host: Option<String>,
-    pub(super) port: Option<Positive<u16>>,
+    pub(super) port: Option<Port>,
 }
 
 /// A provider module's keys, in the node's file or in its own.
@@ -108,7 +108,7 @@ pub(super) struct ProviderSection {
     #[serde(default)]
     pub(super) rpc_host: Option<String>,
     #[serde(default)]
-    pub(super) rpc_port: Option<Positive<u16>>,
+    pub(super) rpc_port: Option<Port>,
     #[serde(default)]
     pub(super) log: Option<LogSection>,
     #[serde(default)]
@@ -230,7 +230,7 @@ pub(super) struct ConsumerSection {
     // The keys of a process of its own.
     pub(super) rpc: Option<RpcSection>,
     pub(super) rpc_host: Option<String>,
-    pub(super) rpc_port: Option<Positive<u16>>,
+    pub(super) rpc_port: Option<Port>,
     pub(super) log: Option<LogSection>,
     pub(super) database_url: Option<IgnoredAny>,
 }
@@ -240,7 +240,7 @@ pub(super) struct ConsumerSection {
 #[serde(deny_unknown_fields, default)]
 struct ServerSection {
     host: Option<Host>,
-    port: Option<u16>,
+    port: Option<Port>,
     models: Option<Named<RuleSection>>,
     #[serde(rename = "maxInputPrice")]
     max_input_price: Option<Pol>,
@@ -311,7 +311,7 @@ impl ConsumerSection {
         };
         ConsumerConfig {
             host: server.host.map_or(defaults.host, |host| host.0),
-            port: server.port.unwrap_or(DEFAULT_PORT),
+            port: server.port.map_or(DEFAULT_PORT, |port| port.0),
             models,
             default_max_price: cap,
             limits,

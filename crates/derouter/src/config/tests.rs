@@ -28,10 +28,10 @@ fn load(text: &str) -> Result<RunConfig, ConfigError> {
 /// The message without the directory of the file.
 fn error(text: &str) -> String {
     let message = load(text).unwrap_err().to_string();
-    let at = message
-        .find("config.json")
+    let (_, behind) = message
+        .split_once("config.json")
         .expect("the message names the file");
-    message[at..].to_owned()
+    format!("config.json{behind}")
 }
 
 fn pol(text: &str) -> Wei {
@@ -188,6 +188,8 @@ fn module_files_are_those_of_0_1_0() {
     assert_eq!(config.rpc.to_string(), "[::1]:4269");
     assert_eq!(config.module.port, 9003);
 
+    let zero = read_consumer(&file("{rpc: {port: 0}}").path);
+    assert!(zero.unwrap_err().to_string().contains("rpc.port"));
     let twice = read_consumer(&file(r#"{rpc: {port: 1}, rpc_port: 2}"#).path);
     assert!(twice.unwrap_err().to_string().contains("rpc_port"));
 }
@@ -265,7 +267,11 @@ fn a_wrong_value_is_named_with_its_key_and_what_would_be_right() {
             "multiaddr looks like",
         ),
         (r#"{mdns: "no"}"#, "mdns", "true or false"),
-        (r#"{server: {port: 70000}}"#, "server.port", "u16"),
+        (
+            r#"{server: {port: 70000}}"#,
+            "server.port",
+            "a port from 0 to 65535",
+        ),
         (
             r#"{log: {format: "xml"}}"#,
             "log.format",

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use derouter_node::Multiaddr;
 use derouter_sdk::Wei;
-use serde::de::{Error, MapAccess, Unexpected, Visitor};
+use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::error::literal_path;
@@ -118,6 +118,19 @@ impl<'de> Deserialize<'de> for LiteralPath {
     }
 }
 
+/// A port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Port(pub(super) u16);
+
+impl<'de> Deserialize<'de> for Port {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = u64::deserialize(deserializer)?;
+        let port = u16::try_from(number);
+        port.map(Port)
+            .map_err(|_| D::Error::custom(format_args!("{number} is not a port from 0 to 65535")))
+    }
+}
+
 /// A whole number from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Positive<T>(pub(super) T);
@@ -125,11 +138,12 @@ pub(super) struct Positive<T>(pub(super) T);
 impl<'de, T: TryFrom<u64>> Deserialize<'de> for Positive<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let number = u64::deserialize(deserializer)?;
-        let wrong = || D::Error::invalid_value(Unexpected::Unsigned(number), &"a number from 1");
         if number == 0 {
-            return Err(wrong());
+            return Err(D::Error::custom("this must be at least 1"));
         }
-        T::try_from(number).map(Positive).map_err(|_| wrong())
+        T::try_from(number)
+            .map(Positive)
+            .map_err(|_| D::Error::custom(format_args!("{number} is too large")))
     }
 }
 
