@@ -201,7 +201,7 @@ async fn its_new_providers_are_introduced_by_a_query() {
         let (kind, ..) = client.next().await;
         assert_eq!(kind, FrameKind::Response);
         client
-            .answer("QueryProviders", &tagged("Ok", &[introduced.clone()]))
+            .answer("QueryProviders", &tagged("Ok", &vec![&introduced]))
             .await;
         client
     };
