@@ -13,12 +13,18 @@ struct Need {
     purpose: &'static str,
 }
 
-const NEEDS: [Need; 5] = [
+const NEEDS: [Need; 6] = [
     Need {
         program: "ip",
         arguments: &["-V"],
         package: "iproute2",
         purpose: "the mDNS tests, which need network namespaces",
+    },
+    Need {
+        program: "curl",
+        arguments: &["--version"],
+        package: "curl",
+        purpose: "the mDNS tests, which look into network namespaces with it",
     },
     Need {
         program: "python3",
