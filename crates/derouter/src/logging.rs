@@ -20,6 +20,9 @@ pub(crate) fn start(format: LogFormat, default: &str) -> Result<(), Failure> {
     let filter = filter(default)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // They would be written to the same standard error, with a panic when that is closed: a
+        // node goes on when the terminal that started it is gone.
+        .log_internal_errors(false)
         .with_writer(BoxMakeWriter::new(std::io::stderr));
     let started = match format {
         LogFormat::Json => builder
