@@ -366,9 +366,9 @@ impl Job {
 pub fn delivery_backoff_secs(attempts: u32) -> u64 {
     const FIRST: u64 = 2;
     const LONGEST: u64 = 3600;
-    FIRST
-        .checked_shl(attempts.saturating_sub(1))
-        .map_or(LONGEST, |secs| secs.min(LONGEST))
+    // Twelve doublings are over the longest wait; more would shift the bit out.
+    let doublings = attempts.saturating_sub(1).min(12);
+    (FIRST << doublings).min(LONGEST)
 }
 
 #[cfg(test)]

@@ -20,6 +20,10 @@ pub const ACTIVE_PROVIDER: Duration = Duration::from_secs(60);
 /// Providers kept, active or not. At some 400 bytes and a few offers each, tens of megabytes.
 pub const MAX_PROVIDERS: usize = 20_000;
 
+/// Bytes of texts kept of other providers: what bounds memory when announcements are large. Room
+/// for 20,000 providers of ten ordinary offers each.
+pub const MAX_TEXT_BYTES: usize = 64 * 1024 * 1024;
+
 /// Now, by both clocks: the wall clock for records, the monotonic one for expiry.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
@@ -59,6 +63,7 @@ struct Provider {
     heard: Duration,
     active: bool,
     offers: BTreeMap<(ProtocolId, OfferId), OfferSnapshot>,
+    text_bytes: usize,
 }
 
 /// The index. Owned by one task; readers get copies.
@@ -67,6 +72,8 @@ pub struct OfferIndex {
     local: PeerId,
     providers: HashMap<PeerId, Provider>,
     by_snapshot: HashMap<SnapshotId, (PeerId, ProtocolId, OfferId)>,
+    /// The sum over all providers.
+    text_bytes: usize,
 }
 
 impl OfferIndex {
@@ -76,6 +83,7 @@ impl OfferIndex {
             local,
             providers: HashMap::new(),
             by_snapshot: HashMap::new(),
+            text_bytes: 0,
         }
     }
 
@@ -133,15 +141,16 @@ impl OfferIndex {
         now: Now,
     ) -> Vec<OfferChange> {
         let peer = record.peer_id;
-        if !self.providers.contains_key(&peer) && !self.make_room() {
-            return Vec::new();
+        let text_bytes = text_bytes(&record, &offers);
+        if peer != self.local && !self.make_room(&peer, text_bytes) {
+            return self.withdraw(&peer);
         }
         let beat = ProviderHeartbeat {
             peer_id: peer,
             latest_heartbeat_at: now.unix,
         };
         let mut changes = Vec::new();
-        let before = self.providers.remove(&peer);
+        let before = self.remove(&peer);
         for gone in before.iter().flat_map(|old| old.offers.values()) {
             self.by_snapshot.remove(&gone.snapshot_id);
         }
@@ -181,7 +190,9 @@ impl OfferIndex {
             heard: now.uptime,
             active: true,
             offers: fresh,
+            text_bytes,
         };
+        self.text_bytes = self.text_bytes.saturating_add(text_bytes);
         self.providers.insert(peer, provider);
         changes
     }
@@ -189,7 +200,7 @@ impl OfferIndex {
     /// A provider says that it provides nothing. It is forgotten, so that whatever it says next is
     /// taken in whole.
     pub fn withdraw(&mut self, provider: &PeerId) -> Vec<OfferChange> {
-        let Some(gone) = self.providers.remove(provider) else {
+        let Some(gone) = self.remove(provider) else {
             return Vec::new();
         };
         for offer in gone.offers.values() {
@@ -280,20 +291,49 @@ impl OfferIndex {
         OfferChange::OfferUpdated(offer)
     }
 
-    /// Drops the longest-silent inactive provider when full. False: all are active, no room.
-    fn make_room(&mut self) -> bool {
-        if self.providers.len() < MAX_PROVIDERS {
-            return true;
+    /// Drops the longest-silent inactive providers until this one fits. False: too much of what
+    /// is kept is active.
+    fn make_room(&mut self, peer: &PeerId, text_bytes: usize) -> bool {
+        loop {
+            let known = self.providers.get(peer);
+            let others = self.providers.len() - usize::from(known.is_some());
+            let own = known.map_or(0, |known| known.text_bytes);
+            let bytes = self
+                .text_bytes
+                .saturating_sub(own)
+                .saturating_add(text_bytes);
+            if others < MAX_PROVIDERS && bytes <= MAX_TEXT_BYTES {
+                return true;
+            }
+            let idle = |(other, provider): &(&PeerId, &Provider)| {
+                !provider.active && *other != peer && **other != self.local
+            };
+            let inactive = self.providers.iter().filter(idle);
+            let oldest = inactive.min_by_key(|(_, provider)| provider.heard);
+            let Some(oldest) = oldest.map(|(peer, _)| *peer) else {
+                return false;
+            };
+            self.remove(&oldest);
         }
-        let inactive = self
-            .providers
-            .iter()
-            .filter(|(_, provider)| !provider.active);
-        let oldest = inactive
-            .min_by_key(|(_, provider)| provider.heard)
-            .map(|(peer, _)| *peer);
-        oldest.is_some_and(|peer| self.providers.remove(&peer).is_some())
     }
+
+    fn remove(&mut self, peer: &PeerId) -> Option<Provider> {
+        let gone = self.providers.remove(peer)?;
+        self.text_bytes = self.text_bytes.saturating_sub(gone.text_bytes);
+        Some(gone)
+    }
+}
+
+/// What a provider's texts take.
+fn text_bytes(record: &ProviderRecord, offers: &[OfferSnapshot]) -> usize {
+    let details = [&record.name, &record.teaser, &record.description];
+    let details: usize = details.into_iter().flatten().map(String::len).sum();
+    let offers = offers.iter().map(|offer| {
+        let names = offer.protocol_id.as_str().len() + offer.offer_id.as_str().len();
+        // The names are kept twice: as the key and in the offer.
+        2 * names + offer.protocol_payload.len()
+    });
+    details + offers.sum::<usize>()
 }
 
 fn removal(offer: &OfferSnapshot) -> OfferRemoved {
@@ -461,6 +501,46 @@ mod tests {
         let name = (ProtocolId::new("p").unwrap(), OfferId::new("a").unwrap());
         assert_eq!(index.own_snapshot(&name, "1"), Some(SnapshotId(1)));
         assert_eq!(index.own_snapshot(&name, "other"), None);
+    }
+
+    #[test]
+    fn the_bytes_of_announcements_are_bounded() {
+        let (mut index, _) = index();
+        let large = |peer: PeerId, snapshot| OfferSnapshot {
+            protocol_payload: "x".repeat(60_000),
+            ..offer(peer, snapshot, "a")
+        };
+        let count = u64::try_from(MAX_TEXT_BYTES / 60_010).unwrap();
+        for snapshot in 0..count {
+            let peer = PeerId::random();
+            let changes = index.apply(record(peer, 1), vec![large(peer, snapshot)], at(0));
+            assert!(!changes.is_empty());
+        }
+        let late = PeerId::random();
+        assert!(
+            index
+                .apply(record(late, 1), vec![large(late, count)], at(1))
+                .is_empty()
+        );
+        assert!(index.text_bytes <= MAX_TEXT_BYTES);
+        index.expire(at(200));
+        assert!(
+            !index
+                .apply(record(late, 1), vec![large(late, count)], at(200))
+                .is_empty()
+        );
+        // One that is known may announce again in place of what it had.
+        assert!(
+            !index
+                .apply(record(late, 2), vec![large(late, count + 1)], at(201))
+                .is_empty()
+        );
+        let counted: usize = index
+            .providers
+            .values()
+            .map(|provider| provider.text_bytes)
+            .sum();
+        assert_eq!(counted, index.text_bytes);
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Confirmer {
                 self.load().await;
             }
             self.start_due(&mut deliveries);
-            let sleep = self.sleep();
+            let sleep = self.sleep(deliveries.len());
             let shared = Arc::clone(&self.shared);
             tokio::select! {
                 biased;
@@ -96,9 +96,12 @@ impl Confirmer {
         self.more_in_store && self.queue.len() < MAX_QUEUED / 2
     }
 
-    fn sleep(&self) -> Duration {
+    /// Until the next job is due, or the database is to be read again.
+    fn sleep(&self, under_way: usize) -> Duration {
         let next_read = self.wants_more().then_some(self.next_read);
-        let next = self.queue.next_due().into_iter().chain(next_read).min();
+        // With all places taken there is nothing to start; a delivery that ends wakes the loop.
+        let next_due = self.queue.next_due().filter(|_| under_way < MAX_UNDER_WAY);
+        let next = next_due.into_iter().chain(next_read).min();
         next.map_or(LONGEST_SLEEP, |next| next.saturating_sub(self.now()))
             .min(LONGEST_SLEEP)
     }
@@ -139,6 +142,9 @@ impl Confirmer {
 
     fn start_due(&mut self, deliveries: &mut JoinSet<Finished>) {
         let free = MAX_UNDER_WAY.saturating_sub(deliveries.len());
+        if free == 0 {
+            return;
+        }
         let now = self.now();
         for job in self.queue.take_due(now, free) {
             deliveries.spawn(deliver(Arc::clone(&self.shared), job));

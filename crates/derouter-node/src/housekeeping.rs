@@ -1,11 +1,14 @@
 //! Keeps the database from growing with what strangers announce: offers that nobody bought and that
 //! are off the market, and providers that have been silent for long, are forgotten.
+//!
+//! The market task does this between announcements, so that no snapshot is forgotten while it is
+//! on its way onto the market.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use derouter_sdk::{SnapshotId, UnixSeconds};
-use derouter_store::{Forgotten, Idle};
+use derouter_store::Idle;
 
 use crate::clock::unix_now;
 use crate::shared::Shared;
@@ -13,55 +16,50 @@ use crate::shared::Shared;
 /// How often it is looked. A snapshot lives from one look to the next at least.
 const INTERVAL: Duration = Duration::from_secs(3600);
 
-/// The pause between two bites of a large clean-up, so that the database serves others too.
+/// The pause between two bites of a large clean-up, so that others are served in between.
 const BITE_PAUSE: Duration = Duration::from_millis(200);
-
-/// Bites in one clean-up: a million rows an hour, more than strangers can add in one.
-const MAX_BITES: u32 = 1000;
 
 /// A provider that was silent for this long is forgotten: thirty days.
 const SILENT_SECS: u64 = 30 * 86_400;
 
-pub(crate) async fn run(shared: Arc<Shared>) {
-    let mut up_to = SnapshotId(0);
-    loop {
-        up_to = clean_up(&shared, up_to).await.unwrap_or(up_to);
-        let pause = tokio::time::sleep(INTERVAL);
-        if shared.stop.run_until_cancelled(pause).await.is_none() {
-            return;
-        }
-    }
+pub(crate) struct Housekeeper {
+    shared: Arc<Shared>,
+    /// Snapshots behind this one are too young to be forgotten.
+    up_to: SnapshotId,
+    /// Up to where the next round may go: the newest snapshot when this round began.
+    next_up_to: Option<SnapshotId>,
 }
 
-/// Forgets what is idle, and returns the newest snapshot, up to which the next call may go.
-async fn clean_up(shared: &Shared, up_to: SnapshotId) -> Option<SnapshotId> {
-    let mut newest = None;
-    for _ in 0..MAX_BITES {
-        let forgotten = forget(shared, up_to).await?;
-        newest.get_or_insert(forgotten.newest);
-        if forgotten.snapshots == 0 && forgotten.providers == 0 {
-            break;
+impl Housekeeper {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            up_to: SnapshotId(0),
+            next_up_to: None,
         }
-        tracing::debug!(?forgotten, "forgot idle offers and providers");
-        shared
-            .stop
-            .run_until_cancelled(tokio::time::sleep(BITE_PAUSE))
-            .await?;
     }
-    newest
-}
 
-async fn forget(shared: &Shared, up_to: SnapshotId) -> Option<Forgotten> {
-    let idle = Idle {
-        active: shared.market().index.known_snapshots().collect(),
-        up_to,
-        heard_before: UnixSeconds(unix_now().0.saturating_sub(SILENT_SECS)),
-    };
-    match shared.store.forget_idle(idle).await {
-        Ok(forgotten) => Some(forgotten),
-        Err(error) => {
-            tracing::warn!(%error, "could not clean up the database");
-            None
+    /// Forgets some of what is idle, which takes milliseconds; returns when to come again.
+    pub(crate) async fn bite(&mut self) -> Duration {
+        let idle = Idle {
+            active: self.shared.market().index.known_snapshots().collect(),
+            up_to: self.up_to,
+            heard_before: UnixSeconds(unix_now().0.saturating_sub(SILENT_SECS)),
+        };
+        let forgotten = match self.shared.store.forget_idle(idle).await {
+            Ok(forgotten) => forgotten,
+            Err(error) => {
+                tracing::warn!(%error, "could not clean up the database");
+                return INTERVAL;
+            }
+        };
+        let next = *self.next_up_to.get_or_insert(forgotten.newest);
+        if forgotten.snapshots > 0 || forgotten.providers > 0 {
+            tracing::debug!(?forgotten, "forgot idle offers and providers");
+            return BITE_PAUSE;
         }
+        self.up_to = next;
+        self.next_up_to = None;
+        INTERVAL
     }
 }

@@ -1,10 +1,10 @@
 //! Steps on jobs that start on this node: as consumer, and as provider when a service ends one.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use derouter_market::Role;
-use derouter_market::job::{AlreadyEnded, Job, JobChange, Outcome};
+use derouter_market::job::{AlreadyEnded, Job, JobChange, JobState, Outcome};
 use derouter_net::{OpenStreamError, RequestError};
 use derouter_sdk::{
     CompleteJobError, ConsumerCompletion, CreateJobError, FailJobError, FailureReason, JobKey,
@@ -231,20 +231,24 @@ pub(crate) async fn complete_as_consumer(
     };
     let private = completion.private_payload;
     let step = move |job: &Job| sign(&signer, job, outcome, private);
-    // The signature is a debt: on disk before anybody relies on it.
-    let changed = shared
-        .store
-        .change_job(Role::Consumer, key, Durability::Fsync, step)
-        .await;
-    match changed.map_err(internal)? {
-        ChangeOutcome::Changed(job) => {
-            shared.emit_job(&job);
-            shared.deliver_signature(key);
-            Ok(())
+    let (node, key) = (Arc::clone(shared), key.clone());
+    let signing = async move {
+        // The signature is a debt: on disk before anybody relies on it.
+        let changed = node
+            .store
+            .change_job(Role::Consumer, &key, Durability::Fsync, step)
+            .await;
+        match changed.map_err(internal)? {
+            ChangeOutcome::Changed(job) => {
+                node.emit_job(&job);
+                node.deliver_signature(&key);
+                Ok(())
+            }
+            ChangeOutcome::NotFound => Err(CompleteJobError::InvalidJobId),
+            ChangeOutcome::Refused(refusal) => Err(refusal),
         }
-        ChangeOutcome::NotFound => Err(CompleteJobError::InvalidJobId),
-        ChangeOutcome::Refused(refusal) => Err(refusal),
-    }
+    };
+    shared.to_the_end(signing).await?
 }
 
 fn sign(
@@ -278,44 +282,73 @@ pub(crate) async fn complete_as_provider(
         completion.private_payload.as_deref(),
     )?;
     arrival(shared, key).await;
+    let (node, key) = (Arc::clone(shared), key.clone());
+    let completing = async move { complete_and_count(&node, &key, completion).await };
+    shared.to_the_end(completing).await?
+}
+
+async fn complete_and_count(
+    shared: &Arc<Shared>,
+    key: &JobKey,
+    completion: ProviderCompletion,
+) -> Result<UnixSeconds, ProviderCompleteError> {
     let now = unix_now();
+    let owed = completion.balance_delta.unwrap_or_default();
+    // Counted inside the step, before anybody can see the outcome: a consumer that confirms at
+    // once must find the debt that it pays.
+    let debtor = Arc::new(OnceLock::new());
+    let (counting, counted) = (Arc::clone(shared), Arc::clone(&debtor));
     let step = move |job: &Job| {
-        let outcome = Outcome {
-            public_payload: completion.public_payload,
-            balance_delta: completion.balance_delta,
-            // Never before its creation, should the clock have been set back.
-            completed_at_sync: now.max(job.created_at_sync),
-            completed_at_local: now,
-        };
-        job.complete_as_provider(outcome, completion.private_payload)
-            .map_err(|ended| match ended {
-                AlreadyEnded::Completed { completed_at_sync } => {
-                    ProviderCompleteError::AlreadyCompleted { completed_at_sync }
-                }
-                AlreadyEnded::Failed(failure) => ProviderCompleteError::AlreadyFailed(failure),
-            })
+        let change = complete(job, completion, now)?;
+        if job.consumer != counting.local {
+            counting.market().credit.owes(job.consumer, owed);
+            let _ = counted.set(job.consumer);
+        }
+        Ok(change)
     };
     // Survives the process. Were a power cut to take it, the consumer's signed copy would stand.
     let changed = shared
         .store
         .change_job(Role::Provider, key, Durability::Wal, step)
         .await;
-    match changed.map_err(internal)? {
-        ChangeOutcome::Changed(job) => {
-            if let Some(owed) = job.unsigned_debt().filter(|_| job.consumer != shared.local) {
-                shared.market().credit.owes(job.consumer, owed);
-            }
+    match changed {
+        Ok(ChangeOutcome::Changed(job)) => {
             shared.emit_job(&job);
             match job.state {
-                derouter_market::JobState::Completed { outcome, .. } => {
-                    Ok(outcome.completed_at_sync)
-                }
+                JobState::Completed { outcome, .. } => Ok(outcome.completed_at_sync),
                 _ => Err(NodeError::Internal("a completed job is not completed".into()).into()),
             }
         }
-        ChangeOutcome::NotFound => Err(ProviderCompleteError::InvalidJobId),
-        ChangeOutcome::Refused(refusal) => Err(refusal),
+        Ok(ChangeOutcome::NotFound) => Err(ProviderCompleteError::InvalidJobId),
+        Ok(ChangeOutcome::Refused(refusal)) => Err(refusal),
+        Err(error) => {
+            if let Some(consumer) = debtor.get() {
+                shared.market().credit.signed(consumer, owed);
+            }
+            Err(internal(error).into())
+        }
     }
+}
+
+fn complete(
+    job: &Job,
+    completion: ProviderCompletion,
+    now: UnixSeconds,
+) -> Result<JobChange, ProviderCompleteError> {
+    let outcome = Outcome {
+        public_payload: completion.public_payload,
+        balance_delta: completion.balance_delta,
+        // Never before its creation, should the clock have been set back.
+        completed_at_sync: now.max(job.created_at_sync),
+        completed_at_local: now,
+    };
+    let change = job.complete_as_provider(outcome, completion.private_payload);
+    change.map_err(|ended| match ended {
+        AlreadyEnded::Completed { completed_at_sync } => {
+            ProviderCompleteError::AlreadyCompleted { completed_at_sync }
+        }
+        AlreadyEnded::Failed(failure) => ProviderCompleteError::AlreadyFailed(failure),
+    })
 }
 
 /// Gives a job up on one side.

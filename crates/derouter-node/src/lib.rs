@@ -2,6 +2,7 @@
 //! [`derouter_sdk::Node`], in process ([`RunningNode::handle`]) or over the RPC, which only
 //! translates frames into that same trait.
 
+mod announcer;
 mod clock;
 pub mod config;
 mod confirm;

@@ -1,22 +1,22 @@
 //! The task that owns what is on the market: it takes heartbeats in, lets silent providers go, and
 //! announces this node's own offers.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use derouter_market::offers::Assessment;
 use derouter_net::ReceivedHeartbeat;
 use derouter_store::{AnnouncementClock, ProviderRow, StoreError};
-use derouter_wire::gossip::{self, Announcement};
+use derouter_wire::gossip::Announcement;
 use derouter_wire::rpc::record::{OfferSnapshot, ProviderRecord};
 use derouter_wire::{OfferId, PeerId, ProtocolId, SnapshotId, UnixSeconds};
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::announcer::Announcer;
 use crate::config::ProviderDetails;
-use crate::provided::OfferName;
+use crate::housekeeping::Housekeeper;
 use crate::shared::{Refresh, Shared};
 
 /// How often silence is looked for. An offer leaves at most this long after its 90 s.
@@ -30,9 +30,8 @@ const MAX_TOUCHED: usize = 1000;
 
 pub(crate) struct MarketTask {
     shared: Arc<Shared>,
-    details: ProviderDetails,
-    clock: AnnouncementClock,
-    left_out: HashSet<OfferName>,
+    announcer: Announcer,
+    housekeeper: Housekeeper,
     touched: Vec<(PeerId, UnixSeconds, UnixSeconds)>,
 }
 
@@ -43,10 +42,9 @@ impl MarketTask {
         clock: AnnouncementClock,
     ) -> Self {
         Self {
+            announcer: Announcer::new(Arc::clone(&shared), details, clock),
+            housekeeper: Housekeeper::new(Arc::clone(&shared)),
             shared,
-            details,
-            clock,
-            left_out: HashSet::new(),
             touched: Vec::new(),
         }
     }
@@ -60,7 +58,9 @@ impl MarketTask {
     ) {
         let mut expiry = tokio::time::interval(EXPIRY_CHECK);
         let mut touch = tokio::time::interval(TOUCH_INTERVAL);
+        let mut next_cleaning = Instant::now();
         loop {
+            let next_try = self.announcer.next_try();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -69,7 +69,11 @@ impl MarketTask {
                 _ = touch.tick() => self.write_touched().await,
                 Ok(()) = sent.changed() => {
                     let latest = *sent.borrow_and_update();
-                    self.remember_sent(latest).await;
+                    self.own_heartbeat(latest).await;
+                }
+                () = next_try => self.refresh(None, &mut refresh).await,
+                () = tokio::time::sleep_until(next_cleaning) => {
+                    next_cleaning = Instant::now() + self.housekeeper.bite().await;
                 }
                 Some(heartbeat) = heartbeats.recv() => self.heartbeat(heartbeat).await,
                 else => break,
@@ -111,8 +115,16 @@ impl MarketTask {
         let knows = self.shared.market().index.knows(&source);
         let mut stored = None;
         if !knows {
-            let mut rows = self.shared.store.providers(vec![source]).await?;
-            stored = rows.pop().map(|row| row.updated_at);
+            let row = self.shared.store.providers(vec![source]).await?.pop();
+            // Heard before this node's start: a recording of it is nothing new.
+            if row
+                .as_ref()
+                .is_some_and(|row| timestamp <= row.heartbeat_timestamp)
+            {
+                tracing::debug!(peer = %source, "replayed announcement");
+                return Ok(());
+            }
+            stored = row.map(|row| row.updated_at);
         }
         let updated_at = announcement.updated_at;
         let assessment = self
@@ -182,11 +194,13 @@ impl MarketTask {
         }
     }
 
-    async fn remember_sent(&mut self, sent: derouter_net::SentHeartbeat) {
-        self.clock.heartbeat_floor = self.clock.heartbeat_floor.max(sent.timestamp);
-        self.clock.updated_at = self.clock.updated_at.max(sent.updated_at);
-        if let Err(error) = self.shared.store.set_announcement_clock(self.clock).await {
-            tracing::warn!(%error, "could not store the time of the last heartbeat");
+    /// This node has sent a heartbeat: it is heard like any other provider.
+    async fn own_heartbeat(&mut self, sent: derouter_net::SentHeartbeat) {
+        self.announcer.remember_sent(sent).await;
+        if self.announcer.offers_anything() {
+            let now = self.shared.clock.now();
+            let changes = self.shared.market().index.heard(&self.shared.local, now);
+            self.shared.emit_market(changes);
         }
     }
 
@@ -201,8 +215,8 @@ impl MarketTask {
         while let Ok(next) = more.try_recv() {
             done.extend(next);
         }
-        if let Err(error) = self.announce_own().await {
-            tracing::error!(%error, "could not put the own offers on the market");
+        if let Err(error) = self.announcer.announce_own().await {
+            tracing::error!(%error, "could not put the own offers on the market; trying again");
             // Dropping the senders tells the callers.
             return;
         }
@@ -210,90 +224,12 @@ impl MarketTask {
             let _ = refreshed.send(());
         }
     }
-
-    async fn announce_own(&mut self) -> Result<(), StoreError> {
-        let provided = self.shared.market().provided.in_order();
-        let fitted = self.fit(&provided);
-        self.tell_left_out(&fitted.left_out);
-        let digest: [u8; 32] =
-            Sha256::digest(derouter_wire::cbor::to_vec(&fitted.announcement)).into();
-        let now = self.shared.clock.now();
-        if self.clock.digest != digest {
-            let next = UnixSeconds(self.clock.updated_at.0.saturating_add(1));
-            self.clock.updated_at = next.max(now.unix);
-            self.clock.digest = digest;
-            // Before it is sent: a heartbeat after a restart must not look older than this one.
-            self.shared.store.set_announcement_clock(self.clock).await?;
-        }
-        let announcement = Announcement {
-            updated_at: self.clock.updated_at,
-            ..fitted.announcement
-        };
-        let record = ProviderRecord {
-            peer_id: self.shared.local,
-            name: self.details.name.clone(),
-            teaser: self.details.teaser.clone(),
-            description: self.details.description.clone(),
-            updated_at: self.clock.updated_at,
-            latest_heartbeat_at: now.unix,
-        };
-        let announced = !announcement.offers.is_empty();
-        let offers: Vec<(ProtocolId, OfferId, String)> = provided
-            .into_iter()
-            .map(|((protocol_id, offer_id), payload)| (protocol_id, offer_id, payload))
-            .collect();
-        let row = provider_row(&record, now.unix);
-        let ids = self
-            .shared
-            .store
-            .apply_announcement(row, offers.clone())
-            .await?;
-        let own = snapshots(self.shared.local, ids, offers);
-        let changes = self.shared.market().index.apply(record, own, now);
-        self.shared.emit_market(changes);
-        self.shared
-            .net
-            .announce(announced.then_some(announcement))
-            .await;
-        Ok(())
-    }
-
-    /// The announcement with `updated_at` zero, so that its digest is that of the content.
-    fn fit(&self, provided: &[(OfferName, String)]) -> gossip::FittedAnnouncement {
-        let details = Announcement {
-            name: self.details.name.clone(),
-            teaser: self.details.teaser.clone(),
-            description: self.details.description.clone(),
-            ..Announcement::default()
-        };
-        let offers = provided
-            .iter()
-            .map(|((protocol_id, offer_id), payload)| (protocol_id, offer_id, payload.as_str()));
-        gossip::fit_announcement(details, offers)
-    }
-
-    /// Warns of offers that peers can't see, once for each.
-    fn tell_left_out(&mut self, left_out: &[OfferName]) {
-        const NAMED: usize = 20;
-        let fresh: Vec<String> = left_out
-            .iter()
-            .filter(|name| !self.left_out.contains(*name))
-            .map(|(protocol_id, offer_id)| format!("{protocol_id}/{offer_id}"))
-            .collect();
-        self.left_out = left_out.iter().cloned().collect();
-        if fresh.is_empty() {
-            return;
-        }
-        let named = fresh.get(..NAMED).unwrap_or(&fresh).join(", ");
-        tracing::warn!(
-            count = fresh.len(),
-            offers = %named,
-            "offers do not fit the 64 KiB announcement and are invisible to other nodes: provide fewer, or shorten their descriptions"
-        );
-    }
 }
 
-fn provider_row(record: &ProviderRecord, heartbeat_timestamp: UnixSeconds) -> ProviderRow {
+pub(crate) fn provider_row(
+    record: &ProviderRecord,
+    heartbeat_timestamp: UnixSeconds,
+) -> ProviderRow {
     ProviderRow {
         peer: record.peer_id,
         name: record.name.clone(),
@@ -305,7 +241,7 @@ fn provider_row(record: &ProviderRecord, heartbeat_timestamp: UnixSeconds) -> Pr
     }
 }
 
-fn snapshots(
+pub(crate) fn snapshots(
     provider: PeerId,
     ids: Vec<SnapshotId>,
     offers: Vec<(ProtocolId, OfferId, String)>,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use derouter_market::job::{Job, JobState};
 use derouter_market::{CreditBook, OfferChange, OfferIndex};
 use derouter_net::Net;
-use derouter_sdk::{JobKey, PeerId, SnapshotId};
+use derouter_sdk::{JobKey, NodeError, PeerId, SnapshotId};
 use derouter_store::Store;
 use derouter_wire::rpc::record::{JobRecord, OfferSnapshot};
 use libp2p_identity::Keypair;
@@ -22,7 +22,7 @@ use crate::records::job_record;
 
 /// Events kept for slow watchers of the node. Whoever is further behind starts anew from the full
 /// state, so nothing is lost; it only costs more.
-const EVENT_BACKLOG: usize = 4096;
+const EVENT_BACKLOG: usize = 1024;
 
 /// Wishes to announce that wait. One is enough: an announcement takes all that is there.
 pub(crate) const REFRESH_QUEUE: usize = 64;
@@ -163,6 +163,16 @@ impl Shared {
             offer_id: row.offer_id,
             protocol_payload: row.payload,
         }))
+    }
+
+    /// Runs a step on a job to its end, also when the caller goes away meanwhile: what follows from
+    /// a committed step must not be left out.
+    pub(crate) async fn to_the_end<T: Send + 'static>(
+        &self,
+        step: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, NodeError> {
+        let ended = self.tasks.spawn(step).await;
+        ended.map_err(|error| NodeError::Internal(format!("a step on a job ended badly: {error}")))
     }
 
     /// Puts a signed job into the delivery queue; when that is full it stays in the database, from

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use derouter_market::CreditBook;
+use derouter_market::{CreditBook, Role};
 use derouter_net::{Multiaddr, Net, NetConfig};
 use derouter_sdk::{Node, PeerId};
 use derouter_store::{AnnouncementClock, ImportOutcome, Store, StoreError};
@@ -18,7 +18,6 @@ use crate::clock::{Clock, unix_now};
 use crate::config::NodeConfig;
 use crate::confirm::Confirmer;
 use crate::handle::LocalNode;
-use crate::housekeeping;
 use crate::identity::{self, KeyFileError};
 use crate::inbound;
 use crate::market_task::MarketTask;
@@ -38,8 +37,8 @@ pub enum StartError {
     /// The database.
     #[error(transparent)]
     Database(#[from] derouter_store::OpenError),
-    /// Reading the database after it was opened.
-    #[error("can't read {}: {source}", .path.display())]
+    /// Using the database after it was opened.
+    #[error("can't use {}: {source}", .path.display())]
     Read {
         /// The database.
         path: PathBuf,
@@ -117,6 +116,7 @@ async fn start_on(
     rpc: Option<RpcServer>,
 ) -> Result<RunningNode, StartError> {
     let (announced, credit) = recall(&store).await?;
+    end_ghosts(&store).await?;
     let stop = CancellationToken::new();
     let net_config = NetConfig {
         listen: config.listen,
@@ -145,7 +145,6 @@ async fn start_on(
         events.requests,
     ));
     tasks.spawn(inbound::serve_streams(Arc::clone(&shared), events.streams));
-    tasks.spawn(housekeeping::run(Arc::clone(&shared)));
     let confirmer = Confirmer::new(Arc::clone(&shared));
     tasks.spawn(confirmer.run(receivers.signed, events.peers, stop));
 
@@ -194,6 +193,24 @@ async fn recall(store: &Store) -> Result<(AnnouncementClock, CreditBook), StartE
         credit.owes(consumer, owed);
     }
     Ok((announced, credit))
+}
+
+/// Gives up the jobs that this node was serving when it stopped: their modules and streams are gone,
+/// and their consumers would ask after them for ever.
+async fn end_ghosts(store: &Store) -> Result<(), StartError> {
+    let reason = "the provider's node stopped while the job ran";
+    let ended = store
+        .fail_open_jobs(Role::Provider, reason, unix_now())
+        .await;
+    let path = store.path().to_path_buf();
+    let ended = ended.map_err(|source| StartError::Read { path, source })?;
+    if ended > 0 {
+        tracing::info!(
+            jobs = ended,
+            "gave up jobs that were running when the node stopped"
+        );
+    }
+    Ok(())
 }
 
 impl RunningNode {

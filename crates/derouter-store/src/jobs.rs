@@ -166,6 +166,27 @@ impl Store {
         self.read(debts).await
     }
 
+    /// Gives up every job of a side that is neither completed nor failed; returns how many. For the
+    /// start of a node, when nobody can be serving any.
+    pub async fn fail_open_jobs(
+        &self,
+        role: Role,
+        reason: &'static str,
+        now: UnixSeconds,
+    ) -> Result<usize, StoreError> {
+        let now = integer(now.0)?;
+        self.write(Durability::Wal, move |connection| {
+            let sql = "UPDATE jobs SET state = 'failed', failure_reason = ?1, failed_at_local = ?2
+                       WHERE state = 'open' AND role = ?3";
+            let changed =
+                connection
+                    .prepare_cached(sql)?
+                    .execute(params![reason, now, role_text(role)])?;
+            Ok(changed)
+        })
+        .await
+    }
+
     /// How many jobs of a side are neither completed nor failed.
     pub async fn open_jobs(&self, role: Role) -> Result<u64, StoreError> {
         self.read(move |connection| {

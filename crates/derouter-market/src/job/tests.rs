@@ -239,6 +239,7 @@ fn waits_between_deliveries_double_up_to_an_hour() {
     let waits: Vec<u64> = (0..16).map(delivery_backoff_secs).collect();
     assert_eq!(waits[..5], [2, 2, 4, 8, 16]);
     assert_eq!(*waits.last().unwrap(), 3600);
+    assert!((12..=200).all(|attempts| delivery_backoff_secs(attempts) == 3600));
     assert_eq!(delivery_backoff_secs(u32::MAX), 3600);
 }
 

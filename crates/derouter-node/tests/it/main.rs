@@ -9,6 +9,7 @@
 )]
 
 mod node_jobs;
+mod node_legacy;
 mod node_offers;
 mod rpc_calls;
 mod rpc_events;

@@ -317,6 +317,48 @@ async fn a_job_on_the_own_offer_works_without_the_network() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_ran_when_the_provider_stopped_are_given_up_at_its_next_start() {
+    let pair = Pair::start().await;
+    let provision = provide(&pair, Echo::new(Some(600)), None).await;
+    let consumer = pair.consumer.handle();
+    let offer = see_offer(&consumer, "echo").await.snapshot_id;
+    consumer.create_job(offer, None).await.unwrap();
+    let open = jobs(&pair.provider.handle()).await.remove(0);
+    assert_eq!((open.reason, open.completed_at_sync), (None, None));
+    pair.provider.shutdown().await;
+    drop(provision);
+    let provider = config(pair.provider_dir.path(), Vec::new());
+    let provider = derouter_node::start(provider).await.unwrap();
+    let ended = jobs(&provider.handle()).await.remove(0);
+    assert!(ended.reason.unwrap().contains("stopped"));
+    provider.shutdown().await;
+    pair.consumer.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_leaves_in_the_middle_of_signing_leaves_no_signature_behind() {
+    let pair = Pair::start().await;
+    let _provision = provide(&pair, Echo::new(Some(600)), None).await;
+    let consumer = pair.consumer.handle();
+    let offer = see_offer(&consumer, "echo").await.snapshot_id;
+    let job = consumer.create_job(offer, None).await.unwrap();
+    let at = run_job(&consumer, &job, b"hello").await;
+    let signing = consumer.complete_job(&job, completion(5, Some(600), at));
+    // Begun, and dropped before it could answer.
+    let dropped = tokio::time::timeout(Duration::ZERO, signing).await;
+    if dropped.is_err() {
+        let confirmed = |job: &derouter_sdk::JobRecord| job.signature_confirmed_at_local.is_some();
+        see_job(
+            &pair.provider.handle(),
+            "the signature all the same",
+            confirmed,
+        )
+        .await;
+    }
+    pair.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_jobs_at_once_all_end_signed() {
     let pair = Pair::start().await;
     let _provision = provide(&pair, Echo::new(Some(1)), None).await;
