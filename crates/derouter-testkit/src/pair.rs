@@ -165,7 +165,9 @@ async fn start_module(
 /// A port that was free a moment ago, for a node that must come back where it was.
 pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a free port");
-    let address = listener.local_addr().expect("a bound socket has an address");
+    let address = listener
+        .local_addr()
+        .expect("a bound socket has an address");
     address.port()
 }
 
