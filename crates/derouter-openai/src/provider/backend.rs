@@ -63,10 +63,10 @@ pub enum BackendConfigError {
 pub(super) struct Failure {
     /// For the job's record: short, without the backend's address or key.
     pub(super) message: String,
-    /// For our log.
+    /// For our log: without the backend's own words, which may repeat parts of the prompt.
     pub(super) detail: String,
     /// For the consumer, where that is more than the message: the backend's words about the request
-    /// itself. They may repeat parts of the prompt, so that nothing else may keep them.
+    /// itself. Nothing else may keep them.
     pub(super) told: Option<String>,
 }
 
@@ -199,8 +199,8 @@ fn refusal(status: StatusCode, said: Option<String>) -> Failure {
         429 => "the backend has too many requests".to_owned(),
         other => format!("the backend failed ({other})"),
     };
-    let said = said.map_or_else(String::new, |said| format!(": {said}"));
-    Failure::new(message, format!("status {status}{said}"))
+    // Its words are about our account, or may repeat the request: nobody gets them.
+    Failure::new(message, format!("status {status}"))
 }
 
 /// Reads a whole body of at most `limit` bytes.
@@ -363,14 +363,15 @@ mod tests {
     }
 
     #[test]
-    fn words_about_the_request_go_to_the_consumer_and_others_to_the_log() {
+    fn words_about_the_request_go_to_the_consumer_and_all_others_nowhere() {
         let said = || Some("the words".to_owned());
         let about_request = refusal(StatusCode::BAD_REQUEST, said());
         assert_eq!(about_request.told(), "the words");
         assert!(!format!("{}{}", about_request.message, about_request.detail).contains("words"));
-        let about_server = refusal(StatusCode::UNAUTHORIZED, said());
-        assert!(!about_server.told().contains("words"));
-        assert!(about_server.detail.contains("words"));
+        for status in [401, 403, 429, 500, 503] {
+            let about_server = refusal(StatusCode::from_u16(status).unwrap(), said());
+            assert!(!format!("{about_server:?}").contains("words"), "{status}");
+        }
     }
 
     #[test]

@@ -101,6 +101,10 @@ impl OfferConfig {
     }
 }
 
+/// Consumers connect at once, ours and those of 0.1: this is as long as a slow network may take, and as
+/// long as one that never comes may keep a slot from others.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
+
 /// Deadlines of the provider. The defaults are right outside of tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -113,7 +117,8 @@ pub struct Limits {
     pub between_chunks: Duration,
     /// For a whole answer: the longest ones of large models take some minutes.
     pub total: Duration,
-    /// Until the consumer connects: it does so right after the job's creation or not at all.
+    /// Until the consumer connects: it does so right after the job's creation or not at all, and
+    /// meanwhile its job holds a slot.
     pub connection: Duration,
     /// Until the prologue says Ok although nothing came from the backend yet: 0.1 consumers wait
     /// 30 s for the prologue, so that later would be in vain.
@@ -129,9 +134,21 @@ impl Default for Limits {
             first_byte: Duration::from_secs(300),
             between_chunks: Duration::from_secs(120),
             total: Duration::from_secs(30 * 60),
-            connection: Duration::from_secs(30),
+            connection: CONNECTION_LIMIT,
             prologue: Duration::from_secs(20),
             write: Duration::from_secs(120),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_consumer_that_never_connects_gives_its_slot_back_before_the_prologue_is_due() {
+        let limits = Limits::default();
+        assert!(limits.connection <= Duration::from_secs(10));
+        assert!(limits.connection < limits.prologue);
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::usage::{Tally, answer_bytes};
@@ -22,6 +23,9 @@ pub(super) enum NotAnAnswer {
     /// It is an error, with the backend's message if there is one.
     #[error("the backend answered with an error")]
     Error(Option<String>),
+    /// It is an answer that says nothing: nobody pays for one.
+    #[error("the backend's answer is empty")]
+    Empty,
     /// It is something else.
     #[error("the backend sent something that is no OpenAI answer")]
     Unknown,
@@ -41,6 +45,9 @@ pub(super) struct Stream {
     pub(super) usage: Option<Value>,
     /// Text seen.
     pub(super) tally: Tally,
+    said_something: bool,
+    /// Encoded chunks that wait for the first one that says something.
+    pub(super) held: Vec<Bytes>,
 }
 
 impl Stream {
@@ -53,6 +60,8 @@ impl Stream {
             finished: false,
             usage: None,
             tally: Tally::default(),
+            said_something: false,
+            held: Vec::new(),
         }
     }
 
@@ -81,6 +90,11 @@ impl Stream {
     /// of the answer also without `[DONE]`.
     pub(super) fn is_complete(&self) -> bool {
         self.finished && self.open_choices.is_empty()
+    }
+
+    /// Whether any chunk was part of an answer: text, reasoning, a tool call or an end.
+    pub(super) fn says_something(&self) -> bool {
+        self.said_something
     }
 
     /// Whether the backend has said anything yet.
@@ -118,6 +132,7 @@ impl Stream {
     }
 
     fn choice(&mut self, choice: &mut Map<String, Value>) {
+        self.said_something |= says_something(choice, "delta");
         let finish = choice
             .entry("finish_reason")
             .or_insert(Value::Null)
@@ -135,9 +150,8 @@ impl Stream {
             return;
         };
         self.tally.chunk(answer_bytes(delta));
-        if !delta.get("role").is_some_and(Value::is_string) {
-            delta.insert("role".to_owned(), json!("assistant"));
-        }
+        // Whatever the backend says, and some say "": nobody else speaks in an answer.
+        delta.insert("role".to_owned(), json!("assistant"));
         if !delta.get("content").is_some_and(Value::is_string) {
             delta.insert("content".to_owned(), json!(""));
         }
@@ -169,6 +183,10 @@ impl Plain {
         let Some(Value::Array(choices)) = answer.get("choices") else {
             return Err(NotAnAnswer::Unknown);
         };
+        let mut objects = choices.iter().filter_map(Value::as_object);
+        if !objects.any(|choice| says_something(choice, "message")) {
+            return Err(NotAnAnswer::Empty);
+        }
         let parts = choices.iter().filter_map(|choice| {
             let choice = choice.as_object()?;
             choice.get("message").map_or(Some(choice), Value::as_object)
@@ -204,6 +222,29 @@ fn answer_object(value: Value) -> Result<Map<String, Value>, NotAnAnswer> {
     } else {
         Err(NotAnAnswer::Unknown)
     }
+}
+
+/// Whether a choice holds any part of an answer: an end, or a text, list or object that is not empty
+/// and neither names nor measures something. `part` is where a chat's choice has it.
+fn says_something(choice: &Map<String, Value>, part: &str) -> bool {
+    const ABOUT: [&str; 6] = [
+        "role",
+        "index",
+        "logprobs",
+        "finish_reason",
+        "delta",
+        "message",
+    ];
+    let filled = |value: &Value| match value {
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(entries) => !entries.is_empty(),
+        _ => false,
+    };
+    let within = choice.get(part).and_then(Value::as_object);
+    let mut fields = within.unwrap_or(choice).iter();
+    choice.get("finish_reason").is_some_and(filled)
+        || fields.any(|(key, value)| !ABOUT.contains(&key.as_str()) && filled(value))
 }
 
 fn drop_null(object: &mut Map<String, Value>, key: &str) {
@@ -320,13 +361,55 @@ mod tests {
     #[test]
     fn a_plain_answer_keeps_its_message() {
         let message = json!({"role": "assistant", "content": null, "tool_calls": []});
-        let answer = json!({"id": "c", "choices": [{"index": 0, "message": message}],
+        let choice = json!({"index": 0, "message": message, "finish_reason": "stop"});
+        let answer = json!({"id": "c", "choices": [choice],
             "system_fingerprint": null, "usage": {"prompt_tokens": 3}});
         let plain = Plain::new(answer, None).unwrap();
         assert_eq!(plain.usage, Some(json!({"prompt_tokens": 3})));
         assert_eq!(
             plain.with_usage(json!({"x": 1})),
-            json!({"id": "c", "choices": [{"index": 0, "message": message}], "usage": {"x": 1}})
+            json!({"id": "c", "choices": [choice], "usage": {"x": 1}})
         );
+    }
+
+    #[test]
+    fn an_answer_without_text_reasoning_tool_call_or_end_is_empty() {
+        for (part, says) in [
+            (json!({"role": "assistant", "content": ""}), false),
+            (json!({"content": null, "tool_calls": []}), false),
+            (json!({}), false),
+            (json!({"content": "x"}), true),
+            (json!({"reasoning_content": "x"}), true),
+            (json!({"tool_calls": [{"index": 0}]}), true),
+        ] {
+            let mut stream = chat();
+            let chunk =
+                json!({"choices": [{"index": 0, "delta": part, "logprobs": {"content": []}}]});
+            stream.chunk(chunk).unwrap();
+            assert_eq!(stream.says_something(), says, "{part}");
+            let plain = Plain::new(json!({"choices": [{"index": 0, "message": part}]}), None);
+            assert_eq!(plain.is_ok(), says, "{part}");
+        }
+        let mut ended = chat();
+        let end = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
+        ended.chunk(end).unwrap();
+        assert!(ended.says_something());
+        let mut text = Stream::new(Endpoint::Completions, None);
+        text.chunk(json!({"choices": [{"index": 0, "text": ""}]}))
+            .unwrap();
+        assert!(!text.says_something());
+        text.chunk(json!({"choices": [{"index": 0, "text": "x"}]}))
+            .unwrap();
+        assert!(text.says_something());
+        let none = Plain::new(json!({"choices": [], "usage": {}}), None);
+        assert_eq!(none, Err(NotAnAnswer::Empty));
+    }
+
+    #[test]
+    fn every_delta_is_the_assistants_whatever_the_backend_says() {
+        let chunk = json!({"choices": [{"index": 0, "delta": {"role": "", "content": "x"}}]});
+        let chunk = chat().chunk(chunk).unwrap().unwrap();
+        let role = chunk.pointer("/choices/0/delta/role");
+        assert_eq!(role, Some(&json!("assistant")));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Decisions that 0.1 leaves open:
 //! - The backend is asked as soon as the job is taken, which spares a round trip. When nobody connects
-//!   within 30 s the request is dropped; until then it is at most 256 KiB ahead.
+//!   within 10 s the request is dropped; until then it is at most 256 KiB ahead.
 //! - The prologue is Ok once the first value is there, so that whatever fails before it is a
 //!   ServiceError and the consumer can go to the next provider. After 20 s without an answer it is Ok
 //!   all the same, because 0.1 consumers wait for it 30 s and for an answer 300 s.

@@ -7,7 +7,7 @@ use derouter_openai::provider::Limits;
 use derouter_sdk::JobRefusal;
 use serde_json::{Value, json};
 
-use super::provider_support::{Market, chat, faulty, offer};
+use super::provider_support::{Market, RawBackend, chat, faulty, offer};
 
 /// Buys and expects a ServiceError and a failed job; the message.
 async fn refused(market: &Market, request: &Value) -> String {
@@ -73,10 +73,40 @@ async fn a_stream_that_breaks_ends_without_epilogue_and_fails_the_job() {
         ("close-early", "broke off"),
         ("end-early", "ended its answer early"),
         ("malformed-sse", "not JSON"),
-        ("error-event", "the test's error event"),
+        ("error-event", "the backend answered with an error"),
     ] {
         let reason = broken(&market, &faulty(fault, true)).await;
         assert!(reason.contains(said), "{reason}");
+        assert!(!reason.contains("the test's"), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_backends_words_reach_the_consumer_and_no_record() {
+    let market = Market::open().await;
+    let (key, bought) = market.buy(&faulty("error-event", false)).await;
+    let told = bought.service_error();
+    assert_eq!(told, "the backend answered with an error: the test's error");
+    let failure = market.failure(&key).await;
+    assert_eq!(failure.reason, "the backend answered with an error");
+}
+
+#[tokio::test]
+async fn an_answer_that_says_nothing_is_a_service_error_and_free() {
+    let usage = r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":0}}"#;
+    let role = r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#;
+    for (stream, body) in [
+        (false, usage.to_owned()),
+        (true, format!("data: {usage}\n\ndata: [DONE]\n\n")),
+        (
+            true,
+            format!("data: {role}\n\ndata: {usage}\n\ndata: [DONE]\n\n"),
+        ),
+    ] {
+        let raw = RawBackend::start(vec![body]).await;
+        let market = Market::open_before(&raw, Limits::default()).await;
+        let message = refused(&market, &chat(stream)).await;
+        assert_eq!(message, "the backend's answer is empty");
     }
 }
 

@@ -22,6 +22,10 @@ const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
 /// How long to read behind `[DONE]`, so that the connection can serve the next request.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
+/// Chunks kept back until one says something, so that an empty answer is a ServiceError. Servers begin
+/// with one that names the role; with more than this the answer begins all the same.
+const MAX_HELD_CHUNKS: usize = 16;
+
 /// What one event said.
 #[derive(PartialEq, Eq)]
 enum Said {
@@ -35,7 +39,7 @@ impl Pump {
         let response = self.ask().await?;
         let body = read_answer(response, self.shared.limits).await?;
         if body.is_empty() {
-            return Err(Failure::plain("the backend's answer is empty"));
+            return Err(self.not_an_answer(NotAnAnswer::Empty));
         }
         let value = parse(&body)?;
         let model = self.renamed_model();
@@ -81,8 +85,8 @@ impl Pump {
             };
             parser.push(&bytes);
         }
-        if !self.job.log.opened() && !stream.is_complete() {
-            return Err(Failure::plain("the backend's answer is empty"));
+        if !stream.says_something() {
+            return Err(self.not_an_answer(NotAnAnswer::Empty));
         }
         let usage = settle(stream.usage.take(), self.request.prompt_bytes, stream.tally);
         let last = encode(&stream.usage_chunk(&usage.json))?;
@@ -147,9 +151,13 @@ impl Pump {
             if let Some(recorder) = recorder {
                 recorder.add(&chunk);
             }
-            let encoded = encode(&chunk)?;
-            self.job.log.open();
-            self.job.log.push(encoded).await;
+            stream.held.push(encode(&chunk)?);
+            if stream.says_something() || stream.held.len() >= MAX_HELD_CHUNKS {
+                self.job.log.open();
+                for chunk in stream.held.drain(..) {
+                    self.job.log.push(chunk).await;
+                }
+            }
         }
         Ok(Said::More)
     }
@@ -190,15 +198,14 @@ impl Pump {
     }
 
     fn not_an_answer(&self, error: NotAnAnswer) -> Failure {
-        let general = error.to_string();
-        match error {
-            NotAnAnswer::Error(Some(said)) if self.offer.backend.hides(&said) => {
-                Failure::new(general, said)
-            }
-            NotAnAnswer::Error(Some(said)) => {
-                Failure::plain(format!("the backend answered with an error: {said}"))
-            }
-            _ => Failure::plain(general),
+        let failure = Failure::plain(error.to_string());
+        let told = match error {
+            NotAnAnswer::Error(said) => said.filter(|said| !self.offer.backend.hides(said)),
+            NotAnAnswer::Empty | NotAnAnswer::Unknown => None,
+        };
+        Failure {
+            told: told.map(|said| format!("{}: {said}", failure.message)),
+            ..failure
         }
     }
 }
