@@ -3,6 +3,7 @@
 
 use std::num::NonZeroU8;
 
+use libp2p::core::upgrade::Version;
 use libp2p::swarm::DialError;
 use libp2p::{Swarm, SwarmBuilder, noise, tcp, yamux};
 
@@ -51,6 +52,9 @@ pub(crate) fn build_swarm(parts: BehaviourParts) -> Result<Swarm<Behaviour>, Sta
                 .with_idle_connection_timeout(limits::IDLE_CONNECTION)
                 .with_max_negotiating_inbound_streams(limits::INBOUND_NEGOTIATING)
                 .with_dial_concurrency_factor(CONCURRENT_ADDRESSES)
+                // Where one protocol is proposed, the first bytes go with the proposal: a request
+                // and a job stream cost one round trip in place of two. Same bytes on the wire.
+                .with_substream_upgrade_protocol_override(Version::V1Lazy)
         })
         .with_connection_timeout(limits::DIAL_DEADLINE)
         .build();

@@ -215,6 +215,7 @@ async fn create_job(shared: &Arc<Shared>, consumer: PeerId, wanted: Wanted) -> C
     );
     match inserted.await {
         Ok(job) => {
+            shared.remember_job(&job);
             shared.emit_job(&job);
             CreateJobResult::Ok {
                 provider_job_id: key.job_id.clone(),
@@ -412,7 +413,7 @@ pub(crate) async fn prepare(
     consumer: PeerId,
     key: &JobKey,
 ) -> Result<Arc<dyn ProviderService>, JobConnectionResult> {
-    let job = match shared.store.job(Role::Provider, key).await {
+    let job = match shared.known_job(Role::Provider, key).await {
         Ok(Some(job)) if job.consumer == consumer => job,
         Ok(_) => return Err(JobConnectionResult::JobNotFound),
         Err(error) => {
@@ -420,12 +421,13 @@ pub(crate) async fn prepare(
             return Err(JobConnectionResult::Busy);
         }
     };
-    let name = (job.offer.protocol_id, job.offer.offer_id);
-    let service = shared
-        .market()
-        .provided
-        .get(&name)
-        .map(|offer| Arc::clone(&offer.service));
+    let service = {
+        let market = shared.market();
+        market
+            .provided
+            .get(&job.offer)
+            .map(|offer| Arc::clone(&offer.service))
+    };
     let Some(service) = service else {
         return Err(JobConnectionResult::JobExpired);
     };

@@ -56,7 +56,10 @@ pub(crate) async fn create(
         created_at_local: unix_now(),
     };
     match shared.store.insert_job(job, Durability::Wal).await {
-        Ok(job) => shared.emit_job(&job),
+        Ok(job) => {
+            shared.remember_job(&job);
+            shared.emit_job(&job);
+        }
         Err(InsertJobError::Duplicate) => {
             tracing::warn!(job = %key, "the provider gave a job id that it gave before");
             return Err(CreateJobError::ProviderInvalidResponse);
@@ -123,8 +126,7 @@ fn create_error(error: RequestError) -> CreateJobError {
 
 pub(crate) async fn open(shared: &Arc<Shared>, key: &JobKey) -> Result<JobStream, OpenJobError> {
     let job = shared
-        .store
-        .job(Role::Consumer, key)
+        .known_job(Role::Consumer, key)
         .await
         .map_err(internal)?;
     if job.is_none() {

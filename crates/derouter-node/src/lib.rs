@@ -14,6 +14,7 @@ mod jobs;
 mod market_task;
 mod places;
 mod provided;
+mod recent;
 mod records;
 pub mod rpc;
 mod shared;

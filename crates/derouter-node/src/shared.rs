@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use derouter_market::job::{Job, JobState};
-use derouter_market::{CreditBook, OfferChange, OfferIndex};
+use derouter_market::{CreditBook, OfferChange, OfferIndex, Role};
 use derouter_net::Net;
 use derouter_sdk::{JobKey, NodeError, PeerId, SnapshotId};
 use derouter_store::Store;
@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::provided::ProvidedOffers;
+use crate::recent::{RecentJob, RecentJobs};
 use crate::records::job_record;
 
 /// Events kept for slow watchers of the node. Whoever is further behind starts anew from the full
@@ -44,6 +45,7 @@ pub(crate) struct Market {
     /// Jobs that a service accepted and that are on their way into the database: a service may
     /// end a job before its row is there.
     pub(crate) arriving: HashMap<JobKey, watch::Receiver<()>>,
+    pub(crate) recent: RecentJobs,
 }
 
 /// Tells the market task that the provided offers changed, and hears when that is on the market.
@@ -93,6 +95,7 @@ impl Shared {
             provided: ProvidedOffers::default(),
             credit,
             arriving: HashMap::new(),
+            recent: RecentJobs::default(),
         };
         let shared = Self {
             local,
@@ -143,6 +146,33 @@ impl Shared {
     /// A job as modules see it.
     pub(crate) fn record(&self, job: &Job) -> JobRecord {
         job_record(job, self.market().index.is_active(job.offer.snapshot_id))
+    }
+
+    /// Keeps what never changes of a new job, for its first connection.
+    pub(crate) fn remember_job(&self, job: &Job) {
+        let offer = (job.offer.protocol_id.clone(), job.offer.offer_id.clone());
+        let recent = RecentJob {
+            consumer: job.consumer,
+            offer,
+        };
+        self.market().recent.add(job.role, job.key.clone(), recent);
+    }
+
+    /// What never changes of a job: who consumes it, and for which offer.
+    pub(crate) async fn known_job(
+        &self,
+        role: Role,
+        key: &JobKey,
+    ) -> Result<Option<RecentJob>, derouter_store::StoreError> {
+        let recent = self.market().recent.get(role, key);
+        if recent.is_some() {
+            return Ok(recent);
+        }
+        let job = self.store.job(role, key).await?;
+        Ok(job.map(|job| RecentJob {
+            consumer: job.consumer,
+            offer: (job.offer.protocol_id, job.offer.offer_id),
+        }))
     }
 
     /// An offer snapshot, on the market or only in the database.
