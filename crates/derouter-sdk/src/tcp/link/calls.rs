@@ -27,6 +27,9 @@ const QUEUE_BYTES: usize = 4 * limits::RPC_FRAME_BYTES;
 /// The byte budget is counted in pages, so that permits fit a `u32`.
 const PAGE_BYTES: usize = 1024;
 
+/// With less room than this the queue counts as full: 256 KiB, more than most frames.
+const FEW_PAGES: usize = 256;
+
 /// Calls without an answer. The other end works on at most 256 at a time; the rest waits there.
 const PENDING_CALLS: usize = 4096;
 
@@ -253,7 +256,7 @@ impl Caller {
     }
 
     fn has_room(&self) -> bool {
-        self.shared.queue.capacity() > 0 && self.shared.room.available_permits() > 0
+        self.shared.queue.capacity() > 0 && self.shared.room.available_permits() >= FEW_PAGES
     }
 }
 
@@ -352,5 +355,64 @@ mod tests {
         let mut expected = vec![0, 0, 0, 34, 0xa4, 0x64];
         expected.extend(b"type\x63Ack\x64data\xf7\x64kind\x68Response\x62id\x03");
         assert_eq!(acknowledgement(3), expected);
+    }
+
+    /// Answers with 64 KiB each until the queue takes no more.
+    async fn fill(caller: &Caller) -> usize {
+        let text = "x".repeat(64 * 1024);
+        let mut sent = 0;
+        while timeout_at(
+            Instant::now() + Duration::from_secs(1),
+            caller.respond(0, "T", &text),
+        )
+        .await
+        .is_ok_and(|sent| sent.is_ok())
+        {
+            sent += 1;
+        }
+        sent
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_module_that_takes_nothing_fills_a_bounded_queue_and_is_given_up() {
+        let (caller, outgoing) = Caller::new(CancellationToken::new());
+        let (writer, _reader) = tokio::io::duplex(1024);
+        let writing = tokio::spawn(outgoing.write_to(writer));
+        let frames = fill(&caller).await;
+        assert!(
+            (1..=QUEUE_BYTES / (64 * 1024)).contains(&frames),
+            "{frames}"
+        );
+        let full = Instant::now();
+        let given_up = tokio::time::timeout(2 * STALLED, writing).await;
+        assert!(given_up.expect("given up").unwrap().is_err());
+        assert!(
+            (25..40).contains(&full.elapsed().as_secs()),
+            "{:?}",
+            full.elapsed()
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_module_that_takes_nothing_is_kept_while_its_queue_has_room() {
+        let (caller, outgoing) = Caller::new(CancellationToken::new());
+        let (writer, _reader) = tokio::io::duplex(1024);
+        let writing = outgoing.write_to(writer);
+        caller
+            .respond(0, "T", &"x".repeat(64 * 1024))
+            .await
+            .unwrap();
+        let day = Duration::from_secs(86_400);
+        assert!(tokio::time::timeout(day, writing).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_without_an_answer_ends_at_its_deadline_and_leaves_nothing() {
+        let (caller, _outgoing) = Caller::new(CancellationToken::new());
+        let query = derouter_wire::rpc::request::QuerySystem {};
+        let wait = Duration::from_secs(8);
+        let silent = caller.call(&query, wait).await;
+        assert!(matches!(silent, Err(CallError::Timeout)));
+        assert!(caller.pending().is_empty());
     }
 }
