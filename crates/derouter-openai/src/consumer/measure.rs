@@ -8,7 +8,7 @@ pub(crate) struct Extent {
     /// Bytes of text.
     pub(crate) text_bytes: u64,
     /// Parts whose tokens have nothing to do with their bytes: images, sound, files.
-    pub(crate) opaque: bool,
+    pub(crate) opaque_parts: u64,
 }
 
 /// Bytes that one token id in a prompt stands for.
@@ -29,7 +29,7 @@ const OPAQUE_PARTS: [&str; 7] = [
 ];
 
 /// Fields of a choice that hold no generated text, or repeat it.
-const SILENT_FIELDS: [&str; 7] = [
+const SILENT_FIELDS: [&str; 9] = [
     "role",
     "type",
     "id",
@@ -37,6 +37,8 @@ const SILENT_FIELDS: [&str; 7] = [
     "object",
     "logprobs",
     "finish_reason",
+    "native_finish_reason",
+    "stop_reason",
 ];
 
 /// Measures the prompt of a request.
@@ -58,7 +60,7 @@ fn measure_prompt(value: &Value, extent: &mut Extent) {
         Value::Object(object) => {
             for (name, inner) in object {
                 if OPAQUE_PARTS.contains(&name.as_str()) {
-                    extent.opaque = true;
+                    add(&mut extent.opaque_parts, 1);
                 } else {
                     measure_prompt(inner, extent);
                 }
@@ -106,7 +108,7 @@ mod tests {
             {"role": "user", "content": [{"type": "text", "text": "678"}]}]});
         let extent = prompt_extent(request.as_object().unwrap());
         assert_eq!(extent.text_bytes, 4 + 5 + 4 + 4 + 3);
-        assert!(!extent.opaque);
+        assert_eq!(extent.opaque_parts, 0);
     }
 
     #[test]
@@ -114,7 +116,7 @@ mod tests {
         let request = json!({"messages": [{"content": [
             {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAAAAAAAAAA"}}]}]});
         let extent = prompt_extent(request.as_object().unwrap());
-        assert!(extent.opaque);
+        assert_eq!(extent.opaque_parts, 1);
         assert_eq!(extent.text_bytes, 9, "the part's type");
     }
 

@@ -11,6 +11,10 @@ use crate::protocol::{OfferPayload, PROTOCOL};
 /// left out, and those that are known stay usable.
 const MAX_OFFERS: usize = 20_000;
 
+/// The largest context window that is believed, in tokens: above all there is today. It bounds
+/// bills, so that one beyond all sense must not pass.
+const MAX_CONTEXT_SIZE: u64 = 16 * 1024 * 1024;
+
 /// An offer that makes sense.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Offer {
@@ -88,6 +92,9 @@ impl OfferIndex {
         let Some(payload) = OfferPayload::parse(&snapshot.protocol_payload) else {
             return;
         };
+        if payload.context_size > MAX_CONTEXT_SIZE {
+            return;
+        }
         if self.models.len() >= MAX_OFFERS {
             self.left_out = self.left_out.saturating_add(1);
             return;
@@ -165,11 +172,16 @@ mod tests {
         foreign.protocol_id = ProtocolId::new("other:1").unwrap();
         let mut broken = snapshot(provider, "b", "broken");
         broken.protocol_payload = "{}".into();
+        let mut boundless = snapshot(provider, "x", "boundless");
+        let context = r#""context_size":90000000000"#;
+        let payload = boundless.protocol_payload;
+        boundless.protocol_payload = payload.replace(r#""context_size":1"#, context);
         index.apply(OfferEvent::Reset(vec![
             snapshot(provider, "a", "one"),
             snapshot(provider, "c", "two"),
             foreign,
             broken,
+            boundless,
         ]));
         assert_eq!(names(&index), ["one", "two"]);
         let mut gone = snapshot(provider, "c", "two");

@@ -24,6 +24,10 @@ pub(crate) const MAX_BODY_BYTES: usize = 4 * REQRES_REQUEST_BYTES;
 /// preamble that models are given for tools.
 const TEMPLATE_TOKENS: u64 = 1024;
 
+/// Prompt tokens that an image, a sound or a file may be billed with besides its bytes: what large
+/// ones come to with the costliest models, and what bounds the bill for those given as URLs.
+const OPAQUE_PART_TOKENS: u64 = 20_000;
+
 /// A token of text is about four bytes: good enough to compare prices.
 const BYTES_PER_TOKEN: u64 = 4;
 
@@ -173,19 +177,17 @@ impl Size {
     }
 
     /// The most tokens that can be owed for on an offer. Prompt tokens have at least one byte
-    /// each, except what stands for images and the like, which only the context limits.
+    /// each, except what stands for images and the like, which have a cap of their own: the
+    /// context size is the provider's word, and must not be the only bound.
     pub(crate) fn most(&self, context_size: u64) -> Usage {
         let window = context_size.saturating_mul(self.prompts);
         let written = self
             .body_bytes
-            .saturating_add(TEMPLATE_TOKENS.saturating_mul(self.prompts));
+            .saturating_add(TEMPLATE_TOKENS.saturating_mul(self.prompts))
+            .saturating_add(OPAQUE_PART_TOKENS.saturating_mul(self.prompt.opaque_parts));
         let longest = self.max_output_tokens.unwrap_or(context_size);
         Usage {
-            prompt_tokens: if self.prompt.opaque {
-                window
-            } else {
-                window.min(written)
-            },
+            prompt_tokens: window.min(written),
             completion_tokens: longest.min(context_size).saturating_mul(self.answers),
         }
     }
@@ -278,7 +280,11 @@ mod tests {
         assert_eq!(unlimited.size.most(8192).completion_tokens, 8192);
         let picture = json!({"model": "m", "messages": [{"role": "user", "content": [
             {"type": "image_url", "image_url": {"url": "https://example.com/x.png"}}]}]});
-        assert_eq!(chat(&picture).unwrap().size.most(8192).prompt_tokens, 8192);
+        let size = chat(&picture).unwrap().size;
+        assert_eq!(size.most(8192).prompt_tokens, 8192);
+        let bytes = u64::try_from(picture.to_string().len()).unwrap();
+        let written = bytes + TEMPLATE_TOKENS + OPAQUE_PART_TOKENS;
+        assert_eq!(size.most(90_000_000_000).prompt_tokens, written);
     }
 
     #[test]

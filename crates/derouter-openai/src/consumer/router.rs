@@ -188,7 +188,7 @@ mod tests {
             body_bytes: text_bytes,
             prompt: Extent {
                 text_bytes,
-                opaque: false,
+                opaque_parts: 0,
             },
             prompts: 1,
             answers: 1,
