@@ -11,6 +11,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 /// well under 1 MiB.
 pub const MAX_VALUE_BYTES: usize = 8 * 1024 * 1024;
 
+/// The most items (texts, numbers, arrays, map keys and so on) in a value that is read. One of a
+/// single byte takes near a hundred once decoded, so that bytes alone bound no memory; the token
+/// probabilities of a long answer stay well below.
+pub const MAX_VALUE_ITEMS: usize = 200_000;
+
 /// Why no value could be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -24,6 +29,9 @@ pub enum ReadValueError {
     /// Over [`MAX_VALUE_BYTES`].
     #[error(transparent)]
     TooLarge(#[from] stream::FrameTooLarge),
+    /// Over [`MAX_VALUE_ITEMS`].
+    #[error("a value has more than {MAX_VALUE_ITEMS} items")]
+    TooManyItems,
     /// Not the expected CBOR.
     #[error(transparent)]
     Decode(#[from] cbor::DecodeError),
@@ -46,7 +54,58 @@ pub async fn read_value<T: DeserializeOwned>(
     if stream.take(wanted).read_to_end(&mut body).await? < length {
         return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
     }
-    Ok(cbor::from_slice(&body)?)
+    decode_value(&body)
+}
+
+/// Decodes the body of a value, after a look at how much it would become.
+pub(crate) fn decode_value<T: DeserializeOwned>(body: &[u8]) -> Result<T, ReadValueError> {
+    if has_more_items(body, MAX_VALUE_ITEMS) {
+        return Err(ReadValueError::TooManyItems);
+    }
+    Ok(cbor::from_slice(body)?)
+}
+
+/// Whether CBOR has more items than `most`. Each starts with a head, and what nests has its items
+/// right behind its own head, so one walk over the heads counts them all. Where the bytes are not
+/// CBOR, or end early, the walk ends: the decoder refuses them as soon as it gets there.
+fn has_more_items(mut bytes: &[u8], most: usize) -> bool {
+    let mut items = 0_usize;
+    while let Some((initial, rest)) = bytes.split_first() {
+        items = items.saturating_add(1);
+        if items > most {
+            return true;
+        }
+        let width = match initial & 0x1f {
+            24 => 1,
+            25 => 2,
+            26 => 4,
+            27 => 8,
+            _ => 0,
+        };
+        let Some((argument, rest)) = rest.split_at_checked(width) else {
+            return false;
+        };
+        let is_string = matches!(initial >> 5, 2 | 3) && initial & 0x1f < 28;
+        let length = if is_string {
+            string_length(initial & 0x1f, argument)
+        } else {
+            0
+        };
+        let Some(rest) = rest.get(length..) else {
+            return false;
+        };
+        bytes = rest;
+    }
+    false
+}
+
+/// The length in a string's head: in the initial byte, or in the argument behind it.
+fn string_length(initial: u8, argument: &[u8]) -> usize {
+    if argument.is_empty() {
+        return usize::from(initial);
+    }
+    let big_endian = |sum: usize, byte: &u8| sum.saturating_mul(256).saturating_add((*byte).into());
+    argument.iter().fold(0, big_endian)
 }
 
 /// Writes one value, length and body at once (a 0.1 reader needs that), and flushes it.
@@ -96,5 +155,36 @@ mod tests {
         let bytes = cbor::to_vec(&Json(&value));
         assert_eq!(bytes.get(..4), Some(&[0xa2, 0x61, b'a', 0xf6][..]));
         assert_eq!(cbor::from_slice::<Value>(&bytes).unwrap(), value);
+    }
+
+    fn items(bytes: &[u8]) -> usize {
+        (0..).find(|most| !has_more_items(bytes, *most)).unwrap()
+    }
+
+    #[test]
+    fn every_item_of_a_value_counts_and_the_bytes_of_texts_do_not() {
+        let count = |value: Value| items(&cbor::to_vec(&Json(&value)));
+        assert_eq!(count(serde_json::json!(null)), 1);
+        assert_eq!(count(serde_json::json!({"a": [1, 300, -70_000, 0.5]})), 7);
+        for length in [3, 200, 70_000] {
+            assert_eq!(count(serde_json::json!(["x".repeat(length), true])), 3);
+        }
+        assert_eq!(items(&[0x9f, 0x7f, 0x61, b'a', 0xff, 0xff]), 5, "open ends");
+        assert_eq!(
+            items(&[0x7b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+            1
+        );
+    }
+
+    #[tokio::test]
+    async fn a_value_of_very_many_small_items_is_refused() {
+        let zeros = vec![0_u8; MAX_VALUE_ITEMS];
+        let most = cbor::to_framed_vec(zeros.get(1..).unwrap());
+        assert!(read_value::<Value>(&mut most.as_slice()).await.is_ok());
+        let over = cbor::to_framed_vec(&zeros);
+        assert!(matches!(
+            read_value::<Value>(&mut over.as_slice()).await,
+            Err(ReadValueError::TooManyItems)
+        ));
     }
 }
