@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::epilogue::Expected;
 use super::gateway::{Gateway, count};
+use super::health::Blame;
 use super::job::OpenJob;
 use super::ledger::unix_now;
 use super::offers::Offer;
@@ -76,7 +77,7 @@ impl Answer {
     /// The answer broke: nothing is signed.
     pub(crate) fn break_off(self, reason: &str) {
         count(&self.gateway.counters.broken);
-        self.gateway.blame(&self.offer);
+        self.gateway.blame(&self.offer, Blame::Failed);
         tracing::warn!(job = %self.job.key, model = self.asked.model, reason, "answer broke off");
         self.job.fail(reason.to_owned(), REASON_SERVICE_ERROR);
     }
@@ -143,7 +144,10 @@ impl Answer {
     }
 
     fn sign(self, epilogue: Epilogue, cost: Wei) {
-        self.gateway.praise(&self.offer);
+        // One without content is no sign that the provider works.
+        if self.tally.generated_bytes() > 0 {
+            self.gateway.praise(&self.offer);
+        }
         let usage = self
             .tally
             .usage()
@@ -172,7 +176,7 @@ impl Answer {
 
     fn refuse(self, violation: &str) {
         count(&self.gateway.counters.violations);
-        self.gateway.blame(&self.offer);
+        self.gateway.blame(&self.offer, Blame::Failed);
         tracing::warn!(job = %self.job.key, model = self.asked.model, violation, "bill not signed");
         self.job
             .fail(violation.to_owned(), REASON_PROTOCOL_VIOLATION);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -68,8 +69,12 @@ async fn list_models(State(gateway): State<Arc<Gateway>>) -> Response {
 
 async fn get_model(
     State(gateway): State<Arc<Gateway>>,
-    Path(id): Path<String>,
+    path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
+    let Ok(Path(id)) = path else {
+        let message = "The model's name is not UTF-8.";
+        return Err(ApiError::model_not_found(message.into()));
+    };
     match models::one(&gateway, &id) {
         Some(model) => Ok(json_response(&model)),
         None => Err(ApiError::model_not_found(format!(

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::answer::{Answer, Kept, is_epilogue};
 use super::gateway::Gateway;
+use super::health::Blame;
 use super::job::OpenJob;
 use super::ledger::Reservation;
 use super::offers::Offer;
@@ -42,11 +43,14 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// Whether the provider should be asked later than others for a while.
-    pub(crate) fn blames(&self) -> bool {
+    /// How it bears on the provider's standing.
+    pub(crate) fn blame(&self) -> Option<Blame> {
         match self {
-            Self::Busy | Self::Refused(_) | Self::Local(_) => false,
-            Self::Gone | Self::Unreachable | Self::Failed(_) | Self::TimedOut(_) => true,
+            Self::Local(_) => None,
+            Self::Busy | Self::Refused(_) => Some(Blame::Declined),
+            Self::Gone | Self::Unreachable | Self::Failed(_) | Self::TimedOut(_) => {
+                Some(Blame::Failed)
+            }
         }
     }
 
@@ -121,7 +125,7 @@ pub(crate) struct Attempt {
     pub(crate) offer: Arc<Offer>,
     pub(crate) reservation: Option<Reservation>,
     pub(crate) place: Arc<OwnedSemaphorePermit>,
-    /// When all attempts together must have led somewhere.
+    /// When this attempt must have led somewhere.
     pub(crate) deadline: Instant,
 }
 
@@ -147,7 +151,7 @@ impl Attempt {
                 Ok((answer, first))
             }
             Err((failure, class)) => {
-                job.fail(reason(&failure), class);
+                job.fail(reason(&failure, class), class);
                 Err(failure)
             }
         }
@@ -185,7 +189,7 @@ impl Attempt {
             .await
             .map_err(|_| service(Failure::TimedOut("the job's connection")))?
             .map_err(|error| service(error.into()))?;
-        let mut reader = ValueReader::new(stream);
+        let mut reader = ValueReader::new(stream, self.asked.stream);
         let prologue = timeout_at(self.by(deadlines.prologue), reader.next())
             .await
             .map_err(|_| service(Failure::TimedOut("the provider's answer to the job")))?
@@ -202,16 +206,20 @@ impl Attempt {
             .await
             .map_err(|_| service(Failure::TimedOut("the answer")))?
             .map_err(read_failure)?;
-        check_first(&first)?;
+        check_first(&first, self.asked.stream)?;
         Ok((reader, first))
     }
 }
 
-/// What goes into the job's record.
-fn reason(failure: &Failure) -> String {
+/// What goes into the job's record. The provider's words go to the client alone: they may repeat
+/// the prompt.
+fn reason(failure: &Failure, class: i64) -> String {
     match failure {
         Failure::TimedOut(what) => format!("timed out waiting for {what}"),
-        Failure::Failed(message) => message.clone(),
+        Failure::Failed(_) if class == REASON_PROTOCOL_VIOLATION => {
+            "the provider broke the protocol".into()
+        }
+        Failure::Failed(_) => "the provider failed".into(),
         other => other.name().to_owned(),
     }
 }
@@ -230,15 +238,16 @@ fn violation(what: &str) -> (Failure, i64) {
     (Failure::violation(what), REASON_PROTOCOL_VIOLATION)
 }
 
-/// The first value must be one that an OpenAI client can read.
-fn check_first(value: &Value) -> Result<(), (Failure, i64)> {
+/// The first value must be one that an OpenAI client can read, and a plain answer must answer.
+fn check_first(value: &Value, streamed: bool) -> Result<(), (Failure, i64)> {
     if let Some(message) = error_message(value) {
         return Err((Failure::service(Some(message)), REASON_SERVICE_ERROR));
     }
     if is_epilogue(value) {
         return Err(violation("an epilogue without an answer"));
     }
-    if !value.get("choices").is_some_and(Value::is_array) {
+    let choices = value.get("choices").and_then(Value::as_array);
+    if !choices.is_some_and(|choices| streamed || !choices.is_empty()) {
         return Err(violation("an answer without choices"));
     }
     Ok(())

@@ -1,9 +1,10 @@
 //! From a request to an answer that has begun: the offers one after another, until one works.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use derouter_sdk::PeerId;
+use derouter_sdk::{PeerId, Wei};
 use serde_json::Value;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -15,11 +16,16 @@ use super::gateway::{Gateway, count};
 use super::ledger::{Reservation, over_limit};
 use super::offers::{Offer, OfferIndex};
 use super::request::Asked;
+use super::spending::OverLimit;
 use super::{router, verdict};
 
 /// Offers that are tried for one request: enough to get past a few bad ones, few enough that the
 /// client is still there.
 const MAX_ATTEMPTS: usize = 6;
+
+/// Those of them that may be one provider's: it may list any number of cheap offers, and must not
+/// keep the others from being asked.
+const MAX_ATTEMPTS_PER_PROVIDER: usize = 2;
 
 /// Models named when the one asked for is not there.
 const NAMED_MODELS: usize = 20;
@@ -31,7 +37,7 @@ struct Dispatch {
     own: PeerId,
     place: Arc<OwnedSemaphorePermit>,
     deadline: Instant,
-    /// Until when the first offer may wait for reservations to be given back.
+    /// Until when offers may wait for reservations to be given back, if none fits without.
     spending_deadline: Instant,
 }
 
@@ -112,61 +118,131 @@ fn there_are(gateway: &Gateway, index: &OfferIndex) -> String {
     }
 }
 
+/// What was tried so far for a request.
+#[derive(Default)]
+struct Tried {
+    failures: Vec<Failure>,
+    attempts: HashMap<PeerId, usize>,
+    unreachable: HashSet<PeerId>,
+    /// Why an offer could not be afforded.
+    over: Option<ApiError>,
+}
+
+impl Tried {
+    fn may_try(&self, provider: &PeerId) -> bool {
+        let attempts = self.attempts.get(provider).copied().unwrap_or(0);
+        attempts < MAX_ATTEMPTS_PER_PROVIDER && !self.unreachable.contains(provider)
+    }
+
+    fn note(&mut self, provider: PeerId, failure: Failure) {
+        let attempts = self.attempts.entry(provider).or_default();
+        *attempts = attempts.saturating_add(1);
+        if failure == Failure::Unreachable {
+            self.unreachable.insert(provider);
+        }
+        self.failures.push(failure);
+    }
+
+    /// Whether another attempt makes no sense.
+    fn is_over(&self) -> bool {
+        let local = |failure: &Failure| matches!(failure, Failure::Local(_));
+        self.failures.len() >= MAX_ATTEMPTS || self.failures.last().is_some_and(local)
+    }
+
+    /// When an attempt must have led somewhere: one that others can follow leaves them half of
+    /// the time. Once one timed out, the next gets all that is left.
+    fn attempt_deadline(&self, now: Instant, deadline: Instant, others: bool) -> Instant {
+        let timed_out = |failure: &Failure| matches!(failure, Failure::TimedOut(_));
+        if !others || self.failures.iter().any(timed_out) {
+            return deadline;
+        }
+        now + deadline.saturating_duration_since(now) / 2
+    }
+}
+
 impl Dispatch {
     async fn try_each(&self, offers: &[Arc<Offer>]) -> Result<(Answer, Value), ApiError> {
-        let mut failures = Vec::new();
-        let mut over = None;
-        let mut unreachable = HashSet::new();
-        for offer in offers {
-            if failures.len() >= MAX_ATTEMPTS || Instant::now() >= self.deadline {
-                break;
-            }
-            if unreachable.contains(&offer.provider) {
-                continue;
-            }
-            let reservation = match self.reserve(offer).await {
-                Ok(reservation) => reservation,
-                Err(error) => {
-                    over.get_or_insert(error);
-                    continue;
-                }
-            };
-            let failure = match self.attempt(offer, reservation).await {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => failure,
-            };
-            if failure == Failure::Unreachable {
-                unreachable.insert(offer.provider);
-            }
-            let local = matches!(failure, Failure::Local(_));
-            failures.push(failure);
-            if local {
-                break;
+        let mut tried = Tried::default();
+        let (answer, mut held) = self.try_affordable(offers, &mut tried, false).await;
+        if let Some(answer) = answer {
+            return Ok(answer);
+        }
+        if !held.is_empty() && !tried.is_over() {
+            // What costs least needs the least to be given back.
+            held.sort_by_cached_key(|offer| self.asked.size.most_cost(&offer.payload));
+            tried.over = None;
+            if let (Some(answer), _) = self.try_affordable(&held, &mut tried, true).await {
+                return Ok(answer);
             }
         }
+        let Tried { failures, over, .. } = tried;
         Err(verdict::verdict(&self.asked.model, &failures, over))
     }
 
+    /// Tries the offers that the limits leave room for, if told so after a wait for running
+    /// requests. Returns also those that only running requests hold up.
+    async fn try_affordable(
+        &self,
+        offers: &[Arc<Offer>],
+        tried: &mut Tried,
+        wait: bool,
+    ) -> (Option<(Answer, Value)>, Vec<Arc<Offer>>) {
+        let mut held = Vec::new();
+        for (index, offer) in offers.iter().enumerate() {
+            if tried.is_over() || Instant::now() >= self.deadline {
+                break;
+            }
+            if !tried.may_try(&offer.provider) {
+                continue;
+            }
+            let reservation = match self.reserve(offer, wait).await {
+                Ok(reservation) => reservation,
+                Err((over, needed)) => {
+                    tried.over.get_or_insert(over_limit(&over, needed));
+                    if over.held_by_running {
+                        held.push(Arc::clone(offer));
+                    }
+                    continue;
+                }
+            };
+            let other = |other: &Arc<Offer>| {
+                other.provider != offer.provider && tried.may_try(&other.provider)
+            };
+            let others = offers.iter().skip(index).any(other);
+            let deadline = tried.attempt_deadline(Instant::now(), self.deadline, others);
+            match self.attempt(offer, reservation, deadline).await {
+                Ok(answer) => return (Some(answer), held),
+                Err(failure) => tried.note(offer.provider, failure),
+            }
+        }
+        (None, held)
+    }
+
     /// Sets aside what the request can cost on an offer. An own offer costs nothing.
-    async fn reserve(&self, offer: &Offer) -> Result<Option<Reservation>, ApiError> {
+    async fn reserve(
+        &self,
+        offer: &Offer,
+        wait: bool,
+    ) -> Result<Option<Reservation>, (OverLimit, Wei)> {
         if offer.provider == self.own {
             return Ok(None);
         }
         let needed = self.asked.size.most_cost(&offer.payload);
-        let patience = self
-            .spending_deadline
-            .saturating_duration_since(Instant::now());
+        let patience = if wait {
+            self.spending_deadline
+                .saturating_duration_since(Instant::now())
+        } else {
+            Duration::ZERO
+        };
         let reserved = self.gateway.ledger.reserve(needed, patience).await;
-        match reserved {
-            Ok(reservation) => Ok(Some(reservation)),
-            Err(over) => Err(over_limit(&over, needed)),
-        }
+        reserved.map(Some).map_err(|over| (over, needed))
     }
 
     async fn attempt(
         &self,
         offer: &Arc<Offer>,
         reservation: Option<Reservation>,
+        deadline: Instant,
     ) -> Result<(Answer, Value), Failure> {
         let attempt = Attempt {
             gateway: Arc::clone(&self.gateway),
@@ -174,7 +250,7 @@ impl Dispatch {
             offer: Arc::clone(offer),
             reservation,
             place: Arc::clone(&self.place),
-            deadline: self.deadline,
+            deadline,
         };
         let result = attempt.run().await;
         if let Err(failure) = &result {
@@ -182,10 +258,39 @@ impl Dispatch {
             let model = self.asked.model.as_str();
             let failure_name = failure.name();
             tracing::info!(provider = %offer.provider, offer = %offer.offer_id, model, failure = failure_name, "attempt failed");
-            if failure.blames() {
-                self.gateway.blame(offer);
+            if let Some(blame) = failure.blame() {
+                self.gateway.blame(offer, blame);
             }
         }
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_leaves_half_of_the_time_to_others() {
+        let now = Instant::now();
+        let deadline = now + Duration::from_secs(300);
+        let mut tried = Tried::default();
+        let half = now + Duration::from_secs(150);
+        assert_eq!(tried.attempt_deadline(now, deadline, true), half);
+        assert_eq!(tried.attempt_deadline(now, deadline, false), deadline);
+        tried.note(PeerId::random(), Failure::TimedOut("the answer"));
+        assert_eq!(tried.attempt_deadline(half, deadline, true), deadline);
+    }
+
+    #[test]
+    fn a_provider_is_asked_twice_at_most_and_not_again_when_it_is_unreachable() {
+        let mut tried = Tried::default();
+        let (busy, unreachable) = (PeerId::random(), PeerId::random());
+        tried.note(busy, Failure::Busy);
+        assert!(tried.may_try(&busy));
+        tried.note(busy, Failure::Busy);
+        tried.note(unreachable, Failure::Unreachable);
+        assert!(!tried.may_try(&busy) && !tried.may_try(&unreachable));
+        assert!(tried.may_try(&PeerId::random()) && !tried.is_over());
     }
 }

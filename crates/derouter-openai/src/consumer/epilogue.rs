@@ -13,6 +13,10 @@ use crate::protocol::{EPILOGUE_OBJECT, Endpoint, Epilogue, OfferPayload, Usage};
 /// of reasoning that a server keeps back. Worth little at any price under the caps.
 const UNSEEN_TOKENS: u64 = 256;
 
+/// Tokens of one answer that may be billed without being seen when the client set no limit: the
+/// longest reasoning that servers do unasked. More is paid only under a limit of the client's.
+const HIDDEN_TOKENS: u64 = 32_768;
+
 /// How far a provider's clock may be off. Time zones taken for UTC are within it.
 const CLOCK_TOLERANCE_SECONDS: u64 = 24 * 60 * 60;
 
@@ -28,6 +32,10 @@ pub(crate) enum Violation {
     RequestField(String),
     #[error("the answer had no usage")]
     NoUsage,
+    #[error("the answer has no end")]
+    NoEnd,
+    #[error("{billed} completion tokens are billed for an answer without any content")]
+    NothingSeen { billed: u64 },
     #[error("the public payload's usage is not the one that was seen: {0} differs")]
     Usage(String),
     #[error("{billed} prompt tokens are billed, and the request can have {most} at most")]
@@ -64,7 +72,10 @@ impl Expected<'_> {
         let seen = self.tally.usage().ok_or(Violation::NoUsage)?;
         self.check_public_payload(&epilogue.public_payload, seen)?;
         let usage = Usage::from_json(seen).ok_or(Violation::NoUsage)?;
-        self.check_usage(&usage)?;
+        if !self.tally.ended() {
+            return Err(Violation::NoEnd);
+        }
+        self.check_usage(&usage, reasoning_tokens(seen))?;
         let cost = self.check_balance(&usage, epilogue.balance_delta)?;
         let completed_at = epilogue.completed_at_sync;
         if completed_at.0.abs_diff(self.now.0) > CLOCK_TOLERANCE_SECONDS {
@@ -101,7 +112,8 @@ impl Expected<'_> {
         Ok(())
     }
 
-    fn check_usage(&self, usage: &Usage) -> Result<(), Violation> {
+    /// `reasoning` is how much of the answer the provider says was thought and not shown.
+    fn check_usage(&self, usage: &Usage, reasoning: u64) -> Result<(), Violation> {
         let size = &self.asked.size;
         let most = size.most(self.offer.context_size);
         if usage.prompt_tokens > most.prompt_tokens {
@@ -118,11 +130,30 @@ impl Expected<'_> {
             });
         }
         let bytes = self.tally.generated_bytes();
+        // An answer that shows nothing is worth nothing, whatever went on behind it.
+        if billed > 0 && bytes == 0 {
+            return Err(Violation::NothingSeen { billed });
+        }
         let seen = bytes.saturating_add(UNSEEN_TOKENS.saturating_mul(size.answers));
-        if billed > seen && !size.hidden_reasoning {
+        if billed > seen.saturating_add(self.most_hidden(reasoning)) {
             return Err(Violation::UnseenTokens { billed, bytes });
         }
         Ok(())
+    }
+
+    /// The tokens that may be billed without being seen: any number that the client's own limit
+    /// allows, if it agreed to them, else as many as the usage says were reasoning.
+    fn most_hidden(&self, reasoning: u64) -> u64 {
+        let size = &self.asked.size;
+        let most = match size.max_output_tokens {
+            Some(_) => u64::MAX,
+            None => HIDDEN_TOKENS.saturating_mul(size.answers),
+        };
+        if size.hidden_reasoning {
+            most
+        } else {
+            most.min(reasoning)
+        }
     }
 
     fn check_balance(&self, usage: &Usage, billed: Option<Wei>) -> Result<Wei, Violation> {
@@ -138,6 +169,13 @@ impl Expected<'_> {
             _ => Ok(billed),
         }
     }
+}
+
+/// The reasoning that a usage object reports; 0 when it reports none.
+fn reasoning_tokens(usage: &Value) -> u64 {
+    let details = usage.get("completion_tokens_details");
+    let reasoning = details.and_then(|details| details.get("reasoning_tokens"));
+    reasoning.and_then(Value::as_u64).unwrap_or(0)
 }
 
 /// The counts must be the same; details may be missing on one side, as 0.1 modules leave some out.
@@ -375,6 +413,49 @@ mod tests {
         assert!(Case::new(&limited, "hi", &usage(10, 2000)).check().is_ok());
         let over = Case::new(&limited, "hi", &usage(10, 2001)).check();
         assert!(matches!(over, Err(Violation::CompletionTokens { .. })));
+    }
+
+    #[test]
+    fn hidden_reasoning_without_a_limit_of_the_client_is_paid_up_to_a_cap() {
+        let with = |request: &Value, billed: u64, reasoning: u64| {
+            let mut usage = usage(10, billed);
+            usage["completion_tokens_details"] = json!({"reasoning_tokens": reasoning});
+            let mut case = Case::new(request, "hi", &usage);
+            case.offer.context_size = 1_000_000;
+            case.check()
+        };
+        let plain = json!({"model": "m", "messages": []});
+        assert!(with(&plain, 2_258, 2_000).is_ok(), "it was reported");
+        let unreported = with(&plain, 2_259, 2_000);
+        assert!(matches!(unreported, Err(Violation::UnseenTokens { .. })));
+        let most = HIDDEN_TOKENS + UNSEEN_TOKENS + 2;
+        let effort = json!({"model": "m", "messages": [], "reasoning_effort": "high"});
+        for request in [plain, effort] {
+            assert!(with(&request, most, most).is_ok());
+            let over = with(&request, most + 1, most + 1);
+            assert!(matches!(over, Err(Violation::UnseenTokens { .. })));
+        }
+        let limited = json!({"model": "m", "messages": [], "max_tokens": 50_000});
+        assert!(with(&limited, 50_000, 50_000).is_ok());
+    }
+
+    #[test]
+    fn nothing_is_paid_for_an_answer_without_content_or_end() {
+        let check = |chunk: Value, completion: u64| {
+            let usage = usage(10, completion);
+            let mut case = Case::new(&request(), "", &usage);
+            case.tally = Tally::default();
+            case.tally.count(&chunk);
+            case.tally.count(&json!({"choices": [], "usage": usage}));
+            case.check()
+        };
+        let choice = |text: &str, reason: Value| json!({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": reason}]});
+        assert_eq!(check(json!({"choices": []}), 0), Err(Violation::NoEnd));
+        assert_eq!(check(choice("", Value::Null), 0), Err(Violation::NoEnd));
+        let nothing = check(choice("", json!("stop")), 3);
+        assert_eq!(nothing, Err(Violation::NothingSeen { billed: 3 }));
+        assert!(check(choice("", json!("stop")), 0).is_ok());
+        assert!(check(choice("hello", Value::Null), 3).is_ok());
     }
 
     #[test]

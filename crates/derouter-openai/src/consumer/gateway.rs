@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::config::ConsumerConfig;
-use super::health::{Health, Standing};
+use super::health::{Blame, Health, Standing};
 use super::ledger::{Ledger, unix_now};
 use super::offers::{Offer, OfferIndex};
 use super::router::Terms;
@@ -128,9 +128,9 @@ impl Gateway {
         }
     }
 
-    /// A provider failed: it comes last for a while. This node itself is never blamed.
-    pub(crate) fn blame(&self, offer: &Offer) {
-        self.health().failed(offer.provider, Instant::now());
+    /// A provider failed or declined: it comes last for a while.
+    pub(crate) fn blame(&self, offer: &Offer, blame: Blame) {
+        self.health().blame(offer.provider, blame, Instant::now());
     }
 
     /// A provider did what it should.

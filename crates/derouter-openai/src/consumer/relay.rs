@@ -30,6 +30,8 @@ struct Relay {
     ends_at: Instant,
     /// Since when the provider is waited for.
     waiting_since: Option<Instant>,
+    /// When the client was last sent something.
+    said_at: Instant,
     roles: Roles,
 }
 
@@ -83,6 +85,7 @@ pub(crate) fn body(answer: Answer, first: Value) -> Body {
         first: Some(first),
         ends_at: Instant::now() + total,
         waiting_since: None,
+        said_at: Instant::now(),
         roles: Roles::default(),
     };
     let events = futures::stream::unfold(relay, |mut relay| async {
@@ -100,7 +103,10 @@ impl Relay {
                 Some(first) => first,
                 None => match self.wait().await? {
                     Waited::Value(value) => value,
-                    Waited::Quiet => return Some(KEEP_ALIVE),
+                    Waited::Quiet => {
+                        self.said_at = Instant::now();
+                        return Some(KEEP_ALIVE);
+                    }
                     Waited::Over(why) => return self.over(why),
                 },
             };
@@ -112,7 +118,13 @@ impl Relay {
             }
             self.roles.say_once(&mut value);
             let include_usage = self.answer.as_ref()?.asked.include_usage;
+            // A value that says nothing is no sign of life.
+            if is_usage_chunk(&value) {
+                self.waiting_since = None;
+            }
             if let Some(event) = event(value, include_usage) {
+                self.waiting_since = None;
+                self.said_at = Instant::now();
                 return Some(event);
             }
         }
@@ -130,10 +142,9 @@ impl Relay {
         let now = Instant::now();
         let since = *self.waiting_since.get_or_insert(now);
         let over_at = (since + patience).min(self.ends_at);
-        let wake_at = over_at.min(now + deadlines.keep_alive);
+        let wake_at = over_at.min(self.said_at + deadlines.keep_alive);
         let waited = match timeout_at(wake_at, answer.reader.next::<Value>()).await {
             Ok(Ok(value)) => {
-                self.waiting_since = None;
                 answer.count(&value);
                 Waited::Value(value)
             }
@@ -160,7 +171,13 @@ impl Relay {
     /// The provider's last value came. The bill is checked here, which takes microseconds, and
     /// signed in the background.
     fn epilogue(&mut self, epilogue: Value) -> Option<Bytes> {
-        self.answer.take()?.settle(epilogue);
+        let answer = self.answer.take()?;
+        if !answer.tally.ended() {
+            let why = "the provider billed it before its end";
+            answer.break_off(why);
+            return Some(error_event(why));
+        }
+        answer.settle(epilogue);
         Some(DONE)
     }
 }

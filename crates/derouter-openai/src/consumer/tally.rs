@@ -17,6 +17,8 @@ pub(crate) struct Tally {
     /// There was a chunk with nothing but the usage, which is the last one.
     usage_chunk: bool,
     generated_bytes: u64,
+    /// The choices that there are, and those that have ended.
+    begun: BTreeSet<u64>,
     finished: BTreeSet<u64>,
 }
 
@@ -32,9 +34,12 @@ impl Tally {
             let bytes = generated_bytes(choice);
             self.generated_bytes = self.generated_bytes.saturating_add(bytes);
             let ended = choice.get("finish_reason").is_some_and(|v| !v.is_null());
+            let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
+            if self.begun.len() < MAX_CHOICES {
+                self.begun.insert(index);
+            }
             if ended && self.finished.len() < MAX_CHOICES {
-                let index = choice.get("index").and_then(Value::as_u64);
-                self.finished.insert(index.unwrap_or(0));
+                self.finished.insert(index);
             }
         }
     }
@@ -49,10 +54,19 @@ impl Tally {
         self.generated_bytes
     }
 
+    /// Whether what has come can be a whole answer: each of its choices has ended. 0.1 providers
+    /// pass on what their backend sends, which may never say so: then text and a usage will do.
+    pub(crate) fn ended(&self) -> bool {
+        if self.finished.is_empty() {
+            return self.generated_bytes > 0 && self.usage.is_some();
+        }
+        self.finished.len() >= self.begun.len()
+    }
+
     /// Whether all of a streamed answer that the client reads has come.
     pub(crate) fn complete(&self, answers: u64, include_usage: bool) -> bool {
-        let ended = u64::try_from(self.finished.len()).unwrap_or(u64::MAX) >= answers.max(1);
-        self.usage_chunk || ended && (self.usage.is_some() || !include_usage)
+        let finished = u64::try_from(self.finished.len()).unwrap_or(u64::MAX) >= answers.max(1);
+        self.usage_chunk && self.ended() || finished && (self.usage.is_some() || !include_usage)
     }
 }
 
@@ -86,6 +100,22 @@ mod tests {
         assert!(tally.complete(2, false));
         assert_eq!(tally.generated_bytes(), 9);
         assert_eq!(tally.usage(), None);
+    }
+
+    #[test]
+    fn a_usage_alone_completes_nothing() {
+        let usage = json!({"choices": [], "usage": {"prompt_tokens": 1}});
+        let mut tally = Tally::default();
+        tally.count(&usage);
+        assert!(!tally.complete(1, false) && !tally.ended());
+        let text =
+            json!({"choices": [{"index": 1, "delta": {"content": "a"}, "finish_reason": null}]});
+        tally.count(&text);
+        assert!(tally.complete(1, false), "the backend gives no reasons");
+        tally.count(&end(0));
+        assert!(!tally.complete(2, false), "it does, and one is missing");
+        tally.count(&end(1));
+        assert!(tally.complete(2, false) && tally.ended());
     }
 
     #[test]

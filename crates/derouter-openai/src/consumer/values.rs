@@ -2,11 +2,15 @@
 //! and taken up again, and several values that came together cost one read.
 
 use bytes::{Buf, BytesMut};
-use derouter_sdk::wire::{cbor, stream};
+use derouter_sdk::wire::stream;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::frames::{MAX_VALUE_BYTES, ReadValueError};
+use crate::frames::{MAX_VALUE_BYTES, ReadValueError, decode_value};
+
+/// The largest value of a streamed answer: a chunk is a few hundred bytes, and 0.1 readers break
+/// over 256 KiB.
+const MAX_CHUNK_BYTES: usize = 1024 * 1024;
 
 /// What is asked of the stream at once: many small values, or a good part of a large one.
 const READ_BYTES: usize = 64 * 1024;
@@ -18,13 +22,21 @@ const PREFIX_BYTES: usize = 4;
 pub(crate) struct ValueReader<R> {
     stream: R,
     buffer: BytesMut,
+    /// The largest value that is taken.
+    most: usize,
 }
 
 impl<R: AsyncRead + Unpin> ValueReader<R> {
-    pub(crate) fn new(stream: R) -> Self {
+    /// A reader of a streamed answer's values, or of those around a plain one.
+    pub(crate) fn new(stream: R, streamed: bool) -> Self {
         Self {
             stream,
             buffer: BytesMut::new(),
+            most: if streamed {
+                MAX_CHUNK_BYTES
+            } else {
+                MAX_VALUE_BYTES
+            },
         }
     }
 
@@ -49,12 +61,12 @@ impl<R: AsyncRead + Unpin> ValueReader<R> {
         let Some(prefix) = self.buffer.first_chunk::<PREFIX_BYTES>() else {
             return Ok(None);
         };
-        let length = stream::frame_length(*prefix, MAX_VALUE_BYTES)?;
+        let length = stream::frame_length(*prefix, self.most)?;
         let end = PREFIX_BYTES.saturating_add(length);
         let Some(body) = self.buffer.get(PREFIX_BYTES..end) else {
             return Ok(None);
         };
-        let value = cbor::from_slice(body)?;
+        let value = decode_value(body)?;
         self.buffer.advance(end);
         Ok(Some(value))
     }
@@ -63,13 +75,14 @@ impl<R: AsyncRead + Unpin> ValueReader<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use derouter_sdk::wire::cbor;
     use serde_json::{Value, json};
     use tokio::io::AsyncWriteExt;
 
     #[tokio::test]
     async fn values_are_read_however_they_are_split_and_joined() {
         let (mut theirs, ours) = tokio::io::duplex(1 << 20);
-        let mut reader = ValueReader::new(ours);
+        let mut reader = ValueReader::new(ours, true);
         let first = cbor::to_framed_vec(&json!({"n": 1}));
         let second = cbor::to_framed_vec(&json!({"n": 2}));
         let bytes = [first, second].concat();
@@ -94,7 +107,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_huge_length_is_refused_before_memory_is_taken() {
-        let mut reader = ValueReader::new([0xff, 0xff, 0xff, 0xf0, 1].as_slice());
+        let mut reader = ValueReader::new([0xff, 0xff, 0xff, 0xf0, 1].as_slice(), false);
         assert!(matches!(
             reader.next::<Value>().await,
             Err(ReadValueError::TooLarge(_))
@@ -103,10 +116,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_chunk_may_be_smaller_than_a_plain_answer_and_neither_has_too_many_items() {
+        let large = cbor::to_framed_vec(&json!("x".repeat(MAX_CHUNK_BYTES)));
+        let mut streamed = ValueReader::new(large.as_slice(), true);
+        let refused = streamed.next::<Value>().await;
+        assert!(matches!(refused, Err(ReadValueError::TooLarge(_))));
+        let mut plain = ValueReader::new(large.as_slice(), false);
+        assert!(plain.next::<Value>().await.is_ok());
+        let many = cbor::to_framed_vec(&vec![0_u8; 1 << 19]);
+        let mut reader = ValueReader::new(many.as_slice(), true);
+        let refused = reader.next::<Value>().await;
+        assert!(matches!(refused, Err(ReadValueError::TooManyItems)));
+    }
+
+    #[tokio::test]
     async fn an_end_within_a_value_is_a_broken_stream() {
         let mut bytes = cbor::to_framed_vec(&json!({"n": 1}));
         bytes.pop();
-        let mut reader = ValueReader::new(bytes.as_slice());
+        let mut reader = ValueReader::new(bytes.as_slice(), true);
         assert!(matches!(
             reader.next::<Value>().await,
             Err(ReadValueError::Broken(_))

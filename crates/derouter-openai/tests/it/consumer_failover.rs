@@ -8,6 +8,7 @@ use derouter_openai::protocol::{REASON_PROTOCOL_VIOLATION, REASON_SERVICE_ERROR}
 use derouter_sdk::{CreateJobError, NodeError, OpenJobError};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::consumer_support::*;
 
@@ -44,6 +45,7 @@ async fn class_of_first(node: &FakeNode) -> i64 {
     let Ended::Failed(failure) = &of_first.1 else {
         panic!("{ended:?}")
     };
+    assert!(!failure.reason.contains("hello"), "its words are not kept");
     failure.reason_class.unwrap()
 }
 
@@ -85,7 +87,7 @@ async fn a_failure_before_the_first_byte_goes_to_the_next_provider() {
     let after_prologue = |step: Step| Script::of(vec![prologue(), step]);
     let service = [
         value(json!({"status": "ServiceError"})),
-        value(json!({"status": "ServiceError", "message": "no"})),
+        value(json!({"status": "ServiceError", "message": "no, not 'hello'"})),
         Script::of(vec![Step::Close]),
         after_prologue(Step::Close),
         after_prologue(Step::Bytes(vec![0, 0, 0, 9, 0xa1])),
@@ -245,6 +247,91 @@ async fn the_attempts_are_bounded() {
     let gateway = Gateway::start(node).await;
     assert_eq!(gateway.chat(&json!({})).await.status(), 429);
     assert_eq!(gateway.node.asked.borrow().len(), 6);
+}
+
+#[tokio::test]
+async fn many_cheap_offers_of_one_provider_keep_nobody_else_out() {
+    let node = FakeNode::new();
+    let busy = || Script::refusing(CreateJobError::ProviderBusy);
+    let hostile = node.provider(0, busy());
+    for _ in 0..5 {
+        node.another_offer(hostile, 0, busy());
+    }
+    let honest = node.provider(POL, Script::plain("hello"));
+    let gateway = Gateway::start(node).await;
+    for attempts in [3, 4] {
+        assert_eq!(gateway.chat(&json!({})).await.status(), 200);
+        let asked = gateway.node.asked.borrow().clone();
+        assert_eq!(asked.len(), attempts, "declining again and again cools");
+        assert_eq!(asked.last().unwrap().0, honest);
+    }
+}
+
+#[tokio::test]
+async fn a_plain_answer_without_choices_goes_to_the_next_provider() {
+    let empty = json!({"object": "chat.completion", "choices": [], "usage": USAGE.to_json()});
+    let script = Script::of(vec![prologue(), Step::Value(empty), honest()]);
+    let node = fails_over(script, &json!({})).await;
+    assert_eq!(class_of_first(&node).await, REASON_PROTOCOL_VIOLATION);
+}
+
+#[tokio::test]
+async fn a_provider_that_stalls_leaves_time_for_another() {
+    let whole = Duration::from_secs(4);
+    let deadlines = Deadlines {
+        plain_answer: whole,
+        all_attempts: whole,
+        ..Deadlines::default()
+    };
+    let config = ConsumerConfig {
+        deadlines,
+        ..ConsumerConfig::default()
+    };
+    let script = Script::of(vec![prologue(), Step::Gate(Arc::default())]);
+    fails_over_with(script, &json!({}), config).await;
+}
+
+#[tokio::test]
+async fn a_stream_without_an_end_is_broken_and_not_signed() {
+    let config = ConsumerConfig::default;
+    let partly =
+        json!({"choices": [{"index": 1, "delta": {"content": ""}, "finish_reason": "stop"}]});
+    breaks_off(
+        vec![Step::Value(partly), usage_chunk(USAGE), honest()],
+        config(),
+    )
+    .await;
+    breaks_off(vec![honest()], config()).await;
+    for steps in [
+        vec![prologue(), usage_chunk(USAGE), honest()],
+        vec![prologue(), chunk(""), usage_chunk(USAGE), honest()],
+    ] {
+        let node = FakeNode::new();
+        node.provider(POL, Script::of(steps));
+        let gateway = Gateway::start(node).await;
+        let (events, done) = events_of(gateway.chat(&json!({"stream": true})).await).await;
+        assert!(!done && events.last().unwrap()["error"].is_object());
+        let ended = until(&gateway.node.ended, 1).await;
+        assert!(matches!(&ended[0].1, Ended::Failed(_)));
+    }
+}
+
+#[tokio::test]
+async fn values_that_say_nothing_are_silence() {
+    let node = FakeNode::new();
+    node.provider(
+        POL,
+        Script::of(vec![prologue(), chunk("hello"), Step::Chatter]),
+    );
+    let mut config = ConsumerConfig::default();
+    config.deadlines.keep_alive = Duration::from_millis(50);
+    config.deadlines.next_value = Duration::from_millis(400);
+    let gateway = Gateway::start_with(node, config).await;
+    let response = gateway.chat(&json!({"stream": true})).await;
+    let text = timeout(PATIENCE, response.text()).await.expect("in time");
+    let text = text.unwrap();
+    assert!(text.contains(": keep-alive\n\n"), "{text}");
+    assert!(text.contains("provider_failed"), "{text}");
 }
 
 async fn breaks_off(steps: Vec<Step>, config: ConsumerConfig) {

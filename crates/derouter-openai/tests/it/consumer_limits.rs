@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use derouter_openai::consumer::{ConsumerConfig, Limits, ModelRule};
 use derouter_sdk::{UnixSeconds, Wei};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::consumer_support::*;
 
@@ -103,6 +105,35 @@ async fn a_request_waits_for_what_running_ones_reserved() {
         (first.status().as_u16(), second.status().as_u16()),
         (200, 200)
     );
+}
+
+#[tokio::test]
+async fn an_offer_that_fits_now_is_taken_before_waiting_for_another() {
+    let node = FakeNode::new();
+    let never = Step::Gate(Arc::default());
+    let stuck = Script::of(vec![prologue(), never]);
+    let large = node.provider_of("m", 100_000, 1_000_000, vec![stuck, Script::plain("late")]);
+    // Dearer in general, but its small window bounds what it can cost.
+    let small = node.provider_of("m", 200, 2_000_000, vec![Script::plain("hello")]);
+    let request = json!({"max_tokens": 10});
+    let gateway = Gateway::start_with(node, daily(worst_case(&request) + 450)).await;
+    let running = gateway.chat(&request);
+    let second = async {
+        until(&gateway.node.asked, 1).await;
+        timeout(Duration::from_secs(10), gateway.chat(&request)).await
+    };
+    tokio::select! {
+        _ = running => panic!("there is no answer"),
+        second = second => assert_eq!(second.expect("no wait").status(), 200),
+    }
+    let asked: Vec<_> = gateway
+        .node
+        .asked
+        .borrow()
+        .iter()
+        .map(|(p, _)| *p)
+        .collect();
+    assert_eq!(asked, [large, small]);
 }
 
 #[tokio::test]
@@ -213,6 +244,8 @@ async fn the_model_list_holds_what_can_be_bought() {
         assert_eq!(&one, model);
     }
     let (status, error) = error_of(gateway.get("/models/too-dear").await).await;
+    assert_eq!((status, &error["code"]), (404, &json!("model_not_found")));
+    let (status, error) = error_of(gateway.get("/models/%FF").await).await;
     assert_eq!((status, &error["code"]), (404, &json!("model_not_found")));
 }
 

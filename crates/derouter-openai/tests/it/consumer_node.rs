@@ -34,6 +34,8 @@ pub(crate) enum Step {
     Epilogue(fn(&mut Epilogue)),
     /// Waits until the test lets it go on.
     Gate(Arc<Notify>),
+    /// Says nothing of use every few milliseconds, for ever.
+    Chatter,
     /// Closes the stream.
     Close,
 }
@@ -205,6 +207,11 @@ impl FakeNode {
         scripts: Vec<Script>,
     ) -> usize {
         self.add(PeerId::random(), model, context, price, scripts)
+    }
+
+    /// Adds an offer of a provider that is there already.
+    pub(crate) fn another_offer(&self, provider: usize, price: u128, script: Script) -> usize {
+        self.add(self.peer(provider), "m", 8192, price, vec![script])
     }
 
     pub(crate) fn own_offer(&self, price: u128, script: Script) -> usize {
@@ -437,6 +444,13 @@ impl Node for FakeNode {
                             gate.notified().await;
                             continue;
                         }
+                        Step::Chatter => loop {
+                            let nothing = cbor::to_framed_vec(&json!({"ping": 1}));
+                            if writing.write_all(&nothing).await.is_err() {
+                                return;
+                            }
+                            tokio::time::sleep(Duration::from_millis(5)).await;
+                        },
                         Step::Close => {
                             let _ = writing.shutdown().await;
                             continue;
