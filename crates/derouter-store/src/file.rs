@@ -199,7 +199,8 @@ fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     }
     // Readers and a backup don't stop the writer, and a commit is one append.
     set("journal_mode", "WAL")?;
-    // Until the first write chooses; in WAL mode NORMAL can't damage the database.
+    // Commits append to the log and wait for no disk; who needs that waits for `crate::sync`. In WAL
+    // mode this can't damage the database.
     set("synchronous", "NORMAL")?;
     // A job without its offer can't be hashed.
     set("foreign_keys", "ON")?;

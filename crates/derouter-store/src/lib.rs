@@ -13,6 +13,7 @@ mod legacy;
 mod peers;
 mod schema;
 mod store;
+mod sync;
 mod thread;
 
 pub use announcements::{AnnouncedOffer, AnnouncementClock, ProviderRow, SnapshotRow};

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{OpenError, StoreError};
 use crate::file::OpenFile;
+use crate::sync::Syncer;
 use crate::thread::{Call, Counters, LiveCounters, Message, Worker};
 
 /// Commands that may wait for the thread. At this limit callers wait too (back-pressure). A
@@ -33,17 +34,6 @@ pub enum Durability {
     Fsync,
 }
 
-impl Durability {
-    /// The value of `PRAGMA synchronous`. In WAL mode NORMAL syncs at checkpoints only, FULL at
-    /// every commit.
-    pub(crate) fn synchronous(self) -> &'static str {
-        match self {
-            Durability::Wal => "NORMAL",
-            Durability::Fsync => "FULL",
-        }
-    }
-}
-
 /// A node's database. Clones share it. It is closed by [`Store::close`], or a moment after the last
 /// clone is dropped.
 #[derive(Clone, Debug)]
@@ -61,15 +51,17 @@ impl Store {
         let path: Arc<Path> = file.path.as_path().into();
         let (queue, receiver) = mpsc::channel(QUEUE_COMMANDS);
         let counters = Arc::new(LiveCounters::default());
-        let worker = Worker::new(file, Arc::clone(&counters));
+        let no_thread = |source| OpenError::Io {
+            action: "start the threads of",
+            path: path.to_path_buf(),
+            source,
+        };
+        let syncer = Syncer::start(&path, Arc::clone(&counters)).map_err(no_thread)?;
+        let worker = Worker::new(file, syncer, Arc::clone(&counters));
         std::thread::Builder::new()
             .name("derouter-store".into())
             .spawn(move || worker.run(receiver))
-            .map_err(|source| OpenError::Io {
-                action: "start the thread of",
-                path: path.to_path_buf(),
-                source,
-            })?;
+            .map_err(no_thread)?;
         tracing::debug!(path = %path.display(), "database open");
         Ok(Store {
             queue,

@@ -1,5 +1,5 @@
 //! The thread that owns the connection: it takes what is queued, runs it in one transaction,
-//! commits, and only then answers (group commit).
+//! commits, and only then answers (group commit), or lets [`crate::sync`] answer once the disk has it.
 //!
 //! Each write has a savepoint of its own, so that one that fails leaves its neighbours. If the
 //! transaction as a whole is lost (disk full), every command of it gets that error and the thread
@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::error::StoreError;
 use crate::file::OpenFile;
 use crate::store::Durability;
+use crate::sync::Syncer;
 
 /// Commands in one transaction at most: enough to share a disk flush among all who wait at full
 /// load, few enough that the first of them is answered within milliseconds.
@@ -31,7 +32,7 @@ pub struct Counters {
     pub writes: u64,
     /// Transactions committed. Far fewer than writes under load.
     pub commits: u64,
-    /// Of these, those that waited for the disk.
+    /// Times that the log was synced to the disk, each for all commands that waited for that.
     pub synced_commits: u64,
     /// Transactions lost as a whole, for example to a full disk.
     pub lost_transactions: u64,
@@ -131,17 +132,15 @@ where
 pub(crate) struct Worker {
     file: OpenFile,
     counters: Arc<LiveCounters>,
-    /// What `PRAGMA synchronous` is set to now.
-    mode: Option<Durability>,
+    syncer: Syncer,
 }
 
 impl Worker {
-    pub(crate) fn new(file: OpenFile, counters: Arc<LiveCounters>) -> Self {
-        let mode = None;
+    pub(crate) fn new(file: OpenFile, syncer: Syncer, counters: Arc<LiveCounters>) -> Self {
         Self {
             file,
             counters,
-            mode,
+            syncer,
         }
     }
 
@@ -170,6 +169,8 @@ impl Worker {
             }
             self.run_batch(batch);
         }
+        // All that was committed is answered before the file is released.
+        drop(self.syncer);
         self.file.close();
         // Callers that were too late get `Closed`, as their reply channels go with the queue. Only
         // now: whoever sees the queue gone may open the file again.
@@ -183,26 +184,33 @@ impl Worker {
     /// in another.
     fn run_batch(&mut self, mut waiting: VecDeque<Box<dyn Command>>) {
         while !waiting.is_empty() {
-            let durability = waiting
-                .iter()
-                .filter_map(|command| command.durability())
-                .max();
+            let writes = waiting.iter().any(|command| command.durability().is_some());
             let mut done = Vec::with_capacity(waiting.len());
-            let committed = match durability {
-                Some(durability) => self.run_transaction(durability, &mut waiting, &mut done),
-                None => {
-                    self.run_reads(&mut waiting, &mut done);
-                    Ok(())
-                }
+            let committed = if writes {
+                self.run_transaction(&mut waiting, &mut done)
+            } else {
+                self.run_reads(&mut waiting, &mut done);
+                Ok(())
             };
             if let Err(error) = &committed {
                 count(&self.counters.lost_transactions);
                 tracing::error!(%error, commands = done.len(), "database transaction lost");
             }
-            for command in done {
+            self.answer(done, &committed);
+        }
+    }
+
+    /// Answers now, or once the disk has it for those that asked for that.
+    fn answer(&self, done: Vec<Box<dyn Command>>, committed: &Result<(), StoreError>) {
+        let mut for_good = Vec::new();
+        for command in done {
+            if committed.is_ok() && command.durability() == Some(Durability::Fsync) {
+                for_good.push(command);
+            } else {
                 command.answer(committed.clone());
             }
         }
+        self.syncer.sync(for_good);
     }
 
     fn run_reads(
@@ -219,11 +227,10 @@ impl Worker {
 
     fn run_transaction(
         &mut self,
-        durability: Durability,
         waiting: &mut VecDeque<Box<dyn Command>>,
         done: &mut Vec<Box<dyn Command>>,
     ) -> Result<(), StoreError> {
-        if let Err(error) = self.begin(durability) {
+        if let Err(error) = self.begin() {
             done.extend(waiting.drain(..));
             return Err(error);
         }
@@ -239,7 +246,7 @@ impl Worker {
                 return Err(error);
             }
         }
-        self.commit(durability)
+        self.commit()
     }
 
     /// Runs one command; a write inside a savepoint of its own. An error here is one of the
@@ -263,27 +270,21 @@ impl Worker {
         Ok(())
     }
 
-    fn begin(&mut self, durability: Durability) -> Result<(), StoreError> {
-        let connection = &self.file.connection;
-        if self.mode != Some(durability) {
-            // Can't be switched inside a transaction, so it goes before.
-            connection.pragma_update(None, "synchronous", durability.synchronous())?;
-            self.mode = Some(durability);
-        }
-        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    fn begin(&self) -> Result<(), StoreError> {
+        self.file
+            .connection
+            .prepare_cached("BEGIN IMMEDIATE")?
+            .execute([])?;
         Ok(())
     }
 
-    fn commit(&self, durability: Durability) -> Result<(), StoreError> {
+    fn commit(&self) -> Result<(), StoreError> {
         let committed = self.file.connection.prepare_cached("COMMIT")?.execute([]);
         if let Err(error) = committed {
             self.roll_back();
             return Err(error.into());
         }
         count(&self.counters.commits);
-        if durability == Durability::Fsync {
-            count(&self.counters.synced_commits);
-        }
         Ok(())
     }
 

@@ -142,7 +142,7 @@ async fn a_0_1_peer_answers_what_we_ask() {
         opened = node.net.open_job_stream(id, job) => opened.unwrap_err(),
     };
     assert!(
-        unsupported.to_string().contains("not support"),
+        unsupported.to_string().contains("negotiation failed"),
         "{unsupported}"
     );
 }
