@@ -17,6 +17,7 @@ mod job_stream;
 mod limits;
 mod net;
 mod peer;
+mod peer_places;
 mod reqres;
 mod serve;
 mod streams;

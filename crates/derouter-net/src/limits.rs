@@ -21,14 +21,17 @@ pub(crate) const STREAM_QUEUE: usize = 256;
 /// Connect and disconnect notices waiting for the node; they are hints and dropped when full.
 pub(crate) const PEER_EVENT_QUEUE: usize = 256;
 
-/// Inbound substreams of one connection whose request or head is not dealt with yet.
-pub(crate) const INBOUND_PER_CONNECTION: usize = 256;
-/// The same over all connections.
+/// Inbound substreams of one peer, over all its connections, whose request or head is not dealt
+/// with yet.
+pub(crate) const INBOUND_PER_PEER: usize = 256;
+/// The same over all peers.
 pub(crate) const INBOUND_TOTAL: usize = 2048;
 /// Negotiated substreams waiting for the task that serves them; it never waits, so bursts only.
 pub(crate) const INBOUND_QUEUE: usize = 512;
 /// Requests over [`SMALL_REQUEST_BYTES`] that are held in memory at the same time.
 pub(crate) const LARGE_REQUESTS: usize = 128;
+/// Of these, those of one peer; its next one waits.
+pub(crate) const LARGE_REQUESTS_PER_PEER: usize = 16;
 /// A request up to this size needs no place among the large ones.
 pub(crate) const SMALL_REQUEST_BYTES: usize = 64 * 1024;
 
@@ -41,7 +44,7 @@ pub(crate) const WAITING_FOR_CONNECTION: usize = 1024;
 /// Negotiation of one substream: a round trip or two.
 pub(crate) const NEGOTIATE_DEADLINE: Duration = Duration::from_secs(5);
 /// Inbound substreams that one connection negotiates at the same time; libp2p drops the rest.
-/// Above [`INBOUND_PER_CONNECTION`], so that a burst meets our counted limit, not libp2p's.
+/// Above [`INBOUND_PER_PEER`], so that a burst meets our counted limit, not libp2p's.
 pub(crate) const INBOUND_NEGOTIATING: usize = 512;
 
 /// Dialling one address, transport handshakes included.
@@ -78,6 +81,8 @@ pub(crate) const ESTABLISHED_INCOMING: u32 = ESTABLISHED - 64;
 pub(crate) const ESTABLISHED_PER_PEER: u32 = 3;
 /// Inbound connections from one /24 (IPv4) or /48 (IPv6).
 pub(crate) const INBOUND_PER_SUBNET: usize = 16;
+/// Of [`PENDING_INCOMING`], those from one such network.
+pub(crate) const PENDING_PER_SUBNET: usize = 8;
 /// A connection without substreams stays this long: heartbeats arrive every 30 s, and a peer that
 /// is silent for hours is only kept for its address.
 pub(crate) const IDLE_CONNECTION: Duration = Duration::from_secs(4 * 3600);
@@ -92,6 +97,8 @@ pub(crate) const BOOK_PEERS: usize = 4096;
 pub(crate) const BOOK_ADDRESSES: usize = 8;
 /// Sources whose last heartbeat is remembered.
 pub(crate) const HEARTBEAT_SOURCES: usize = 10_000;
+/// Peers whose share of forwarded heartbeats is remembered: several times those connected.
+pub(crate) const HEARTBEAT_FORWARDERS: usize = 1024;
 /// Dials that a handle waits for.
 pub(crate) const AWAITED_DIALS: usize = 64;
 /// Addresses of one mDNS answer that are looked at.

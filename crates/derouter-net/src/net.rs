@@ -23,7 +23,7 @@ use crate::reqres::{InboundRequest, RequestServer, UNSUPPORTED};
 use crate::streams::{JOBS, OpenError, OpenRequest, REQUESTS};
 use crate::{job_stream, limits, reqres, serve, transport};
 
-/// How often a substream is tried: a connection may close while it is asked.
+/// How often a substream is tried: a connection may close while it is asked, or be dead.
 const OPEN_TRIES: u32 = 2;
 /// How long [`Net::shutdown`] waits: the flush, the closing, and some slack.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
@@ -216,16 +216,18 @@ impl Net {
     async fn open(&self, peer: PeerId, protocol: StreamProtocol) -> Result<Stream, Unopened> {
         match timeout(limits::OPEN_DEADLINE, self.try_open(peer, protocol)).await {
             Ok(outcome) => outcome,
-            Err(_late) => Err(failed("no connection in time")),
+            Err(_late) => Err(unreachable("no connection in time")),
         }
     }
 
     async fn try_open(&self, peer: PeerId, protocol: StreamProtocol) -> Result<Stream, Unopened> {
-        let mut last = failed("the connection closed");
+        let mut last = unreachable("the connection closed");
+        let mut avoid = None;
         for _ in 0..OPEN_TRIES {
             let (reply, outcome) = oneshot::channel();
             let request = OpenRequest {
                 protocol: protocol.clone(),
+                avoid,
                 reply,
             };
             if !self.tell(Command::Open(peer, request)).await {
@@ -233,9 +235,12 @@ impl Net {
             }
             match outcome.await {
                 Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(OpenError::Failed(reason))) => last = failed(&reason),
+                Ok(Err(error @ OpenError::Failed { connection, .. })) => {
+                    avoid = Some(connection);
+                    last = Unopened::Open(error);
+                }
                 Ok(Err(error)) => return Err(Unopened::Open(error)),
-                Err(_closed) => last = failed("the connection closed"),
+                Err(_closed) => last = unreachable("the connection closed"),
             }
         }
         Err(last)
@@ -261,13 +266,13 @@ enum Unopened {
     Stopped,
 }
 
-fn failed(reason: &str) -> Unopened {
-    Unopened::Open(OpenError::Failed(reason.to_owned()))
+fn unreachable(reason: &str) -> Unopened {
+    Unopened::Open(OpenError::Unreachable(reason.to_owned()))
 }
 
 fn open_error_text(error: OpenError) -> String {
     match error {
-        OpenError::Unreachable(reason) | OpenError::Failed(reason) => reason,
+        OpenError::Unreachable(reason) | OpenError::Failed { reason, .. } => reason,
         OpenError::Unsupported => "it does not support this protocol".to_owned(),
         OpenError::TooMany => "too many exchanges are waiting already".to_owned(),
     }

@@ -9,13 +9,14 @@ use derouter_wire::reqres::{CreateJobResult, REQRES_PROTOCOL, Request, Response}
 use libp2p::{PeerId, Stream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
 use crate::counters::{NetCounters, count};
 use crate::error::RequestError;
 use crate::limits;
+use crate::peer_places::PeerPlaces;
 use crate::streams::InboundStream;
 
 /// A request of a peer, for the node to answer.
@@ -98,11 +99,19 @@ fn read_response(request: &Request, body: &[u8]) -> Result<Response, RequestErro
     }
 }
 
+/// A place among the large requests of a peer and of the node.
+#[derive(Debug)]
+struct LargePlace {
+    _own: OwnedSemaphorePermit,
+    _shared: OwnedSemaphorePermit,
+}
+
 /// Serves inbound requests.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestServer {
     pub(crate) queue: mpsc::Sender<InboundRequest>,
     pub(crate) large: Arc<Semaphore>,
+    pub(crate) large_of_peer: Arc<PeerPlaces>,
     pub(crate) counters: Arc<NetCounters>,
 }
 
@@ -111,6 +120,7 @@ impl RequestServer {
         Self {
             queue,
             large: Arc::new(Semaphore::new(limits::LARGE_REQUESTS)),
+            large_of_peer: Arc::new(PeerPlaces::new(limits::LARGE_REQUESTS_PER_PEER)),
             counters,
         }
     }
@@ -120,7 +130,7 @@ impl RequestServer {
         let _permit = inbound.permit;
         let mut stream = inbound.stream.compat();
         let mut place = None;
-        let read = self.read(&mut stream, &mut place);
+        let read = self.read(inbound.peer, &mut stream, &mut place);
         let Ok(Some(request)) = timeout(limits::READ_REQUEST_DEADLINE, read).await else {
             return count(&self.counters.requests_invalid);
         };
@@ -141,8 +151,9 @@ impl RequestServer {
     /// `place` keeps room among the large requests until the request is dealt with.
     async fn read<R: AsyncRead + Unpin>(
         &self,
+        peer: PeerId,
         stream: &mut R,
-        place: &mut Option<tokio::sync::OwnedSemaphorePermit>,
+        place: &mut Option<LargePlace>,
     ) -> Option<Request> {
         let mut body = Vec::new();
         let small = u64::try_from(limits::SMALL_REQUEST_BYTES).ok()?;
@@ -150,7 +161,13 @@ impl RequestServer {
         let first = (&mut *stream).take(small).read_to_end(&mut body).await;
         first.ok()?;
         if body.len() >= limits::SMALL_REQUEST_BYTES {
-            *place = Some(self.large.clone().acquire_owned().await.ok()?);
+            // The peer's own first: one that waits for those holds none of the others.
+            let own = self.large_of_peer.of(peer).acquire_owned().await.ok()?;
+            let shared = self.large.clone().acquire_owned().await.ok()?;
+            *place = Some(LargePlace {
+                _own: own,
+                _shared: shared,
+            });
             let rest = stream.take(cap + 1 - small).read_to_end(&mut body).await;
             rest.ok()?;
         }
@@ -205,3 +222,59 @@ async fn write_response(stream: &mut Compat<Stream>, response: Response) -> io::
 
 /// How an open failure looks to the asker.
 pub(crate) const UNSUPPORTED: RequestError = RequestError::Unsupported(REQRES_PROTOCOL);
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use derouter_wire::{Currency, OfferId, ProtocolId};
+
+    use super::*;
+
+    fn large_request() -> Request {
+        Request::CreateJob {
+            protocol_id: ProtocolId::new("test").unwrap(),
+            offer_id: OfferId::new("offer").unwrap(),
+            offer_payload: "payload".to_owned(),
+            currency: Currency::Pol,
+            job_args: Some("x".repeat(2 * limits::SMALL_REQUEST_BYTES)),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_stalls_many_large_requests_leaves_places_to_others() {
+        let (queue, _requests) = mpsc::channel(1);
+        let server = RequestServer::new(queue, Arc::default());
+        let staller = PeerId::random();
+        let mut held = Vec::new();
+        for _ in 0..limits::LARGE_REQUESTS {
+            let (mut near, mut far) = tokio::io::duplex(limits::SMALL_REQUEST_BYTES);
+            near.write_all(&vec![0; limits::SMALL_REQUEST_BYTES])
+                .await
+                .unwrap();
+            let server = server.clone();
+            held.push(near);
+            tokio::spawn(async move {
+                let mut place = None;
+                server.read(staller, &mut far, &mut place).await
+            });
+        }
+        let taken = async {
+            while server.large.available_permits() > 112 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(5), taken).await.unwrap();
+
+        let request = large_request();
+        let bytes = request.encode();
+        let mut bytes = bytes.as_slice();
+        let mut place = None;
+        let read = server.read(PeerId::random(), &mut bytes, &mut place);
+        let read = timeout(Duration::from_secs(5), read).await;
+        assert_eq!(read.unwrap(), Some(request));
+        assert_eq!(server.large.available_permits(), 111, "16 stalled, 1 read");
+        drop(place);
+        assert_eq!(server.large.available_permits(), 112);
+    }
+}

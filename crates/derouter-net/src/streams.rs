@@ -1,12 +1,13 @@
 //! Substreams for requests and jobs: a libp2p behaviour that only negotiates them.
 //!
-//! Outbound: [`Behaviour::open`] picks the best connection (direct before relayed), dials when
+//! Outbound: [`Behaviour::open`] picks the best connection (direct before relayed, new before old), dials when
 //! there is none, and answers on a oneshot. Inbound: negotiated substreams go to one bounded
 //! queue; what does not fit is dropped and counted. What is said on them happens elsewhere.
 
 mod behaviour;
 mod handler;
 
+use libp2p::swarm::ConnectionId;
 use libp2p::{PeerId, Stream, StreamProtocol};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -29,6 +30,8 @@ pub(crate) type OpenReply = oneshot::Sender<Result<Stream, OpenError>>;
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
     pub(crate) protocol: StreamProtocol,
+    /// A connection that just failed to give one: taken only when there is no other.
+    pub(crate) avoid: Option<ConnectionId>,
     pub(crate) reply: OpenReply,
 }
 
@@ -40,7 +43,12 @@ pub(crate) enum OpenError {
     /// The peer does not speak the protocol.
     Unsupported,
     /// The connection broke or was too slow while it negotiated.
-    Failed(String),
+    Failed {
+        /// The one it was tried on.
+        connection: ConnectionId,
+        /// In words.
+        reason: String,
+    },
     /// Too many wait already.
     TooMany,
 }
@@ -54,11 +62,11 @@ pub(crate) struct InboundStream {
     pub(crate) permit: Permit,
 }
 
-/// A place among the unserved substreams of a connection and of the node; held until the peer has
+/// A place among the unserved substreams of a peer and of the node; held until the peer has
 /// its answer.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    pub(crate) _connection: OwnedSemaphorePermit,
+    pub(crate) _peer: OwnedSemaphorePermit,
     pub(crate) _node: OwnedSemaphorePermit,
 }
 

@@ -62,9 +62,26 @@ struct TooMany;
 #[derive(Debug, Default)]
 pub(crate) struct Behaviour {
     inbound: HashMap<Subnet, usize>,
+    /// Those whose handshake is not finished; libp2p bounds them.
+    pending: HashMap<ConnectionId, Subnet>,
 }
 
 impl Behaviour {
+    /// Takes a place among the pending connections of a network, so that one that never finishes
+    /// a handshake leaves places to others.
+    fn begin(&mut self, id: ConnectionId, address: &Multiaddr) -> Result<(), ConnectionDenied> {
+        self.check(address)?;
+        let Some(subnet) = subnet(address) else {
+            return Ok(());
+        };
+        let pending = self.pending.values().filter(|other| **other == subnet);
+        if pending.count() >= limits::PENDING_PER_SUBNET {
+            return Err(ConnectionDenied::new(TooMany));
+        }
+        self.pending.insert(id, subnet);
+        Ok(())
+    }
+
     fn check(&self, address: &Multiaddr) -> Result<(), ConnectionDenied> {
         let count = subnet(address).and_then(|subnet| self.inbound.get(&subnet));
         if count.is_some_and(|count| *count >= limits::INBOUND_PER_SUBNET) {
@@ -106,11 +123,11 @@ impl NetworkBehaviour for Behaviour {
 
     fn handle_pending_inbound_connection(
         &mut self,
-        _connection: ConnectionId,
+        connection: ConnectionId,
         _local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        self.check(remote)
+        self.begin(connection, remote)
     }
 
     fn handle_established_inbound_connection(
@@ -137,7 +154,11 @@ impl NetworkBehaviour for Behaviour {
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
+            FromSwarm::ListenFailure(failure) => {
+                self.pending.remove(&failure.connection_id);
+            }
             FromSwarm::ConnectionEstablished(established) => {
+                self.pending.remove(&established.connection_id);
                 if let Some(address) = inbound_address(established.endpoint) {
                     self.established(address);
                 }
@@ -170,6 +191,8 @@ impl NetworkBehaviour for Behaviour {
 
 #[cfg(test)]
 mod tests {
+    use libp2p::swarm::{ListenError, ListenFailure};
+
     use super::*;
 
     fn address(text: &str) -> Multiaddr {
@@ -190,6 +213,34 @@ mod tests {
         assert!(behaviour.check(&address("/ip6/2001:db8::1/tcp/1")).is_ok());
         behaviour.closed(&address("/ip4/203.0.113.3/tcp/1000"));
         assert!(behaviour.check(&one_more).is_ok());
+    }
+
+    #[test]
+    fn unfinished_handshakes_of_one_network_leave_places_to_others() {
+        let mut behaviour = Behaviour::default();
+        let local = address("/ip4/198.51.100.1/tcp/1");
+        let mut arrive = |id: usize, text: &str| {
+            let id = ConnectionId::new_unchecked(id);
+            behaviour.handle_pending_inbound_connection(id, &local, &address(text))
+        };
+        let one_network = "/ip4/203.0.113.9/tcp/1000";
+        for id in 0..limits::PENDING_PER_SUBNET {
+            assert!(arrive(id, one_network).is_ok());
+        }
+        assert!(arrive(100, one_network).is_err());
+        assert!(arrive(101, "/ip4/203.0.114.1/tcp/1").is_ok());
+        for id in 200..250 {
+            assert!(arrive(id, "/ip4/127.0.0.1/tcp/1").is_ok());
+        }
+        behaviour.on_swarm_event(FromSwarm::ListenFailure(ListenFailure {
+            local_addr: &local,
+            send_back_addr: &address(one_network),
+            error: &ListenError::Aborted,
+            connection_id: ConnectionId::new_unchecked(0),
+            peer_id: None,
+        }));
+        let again = ConnectionId::new_unchecked(102);
+        assert!(behaviour.begin(again, &address(one_network)).is_ok());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::handler::{Handler, Shared};
 use super::{InboundQueue, OpenError, OpenRequest};
 use crate::counters::NetCounters;
 use crate::limits;
+use crate::peer_places::PeerPlaces;
 use crate::transport::dial_error_text;
 
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +45,7 @@ impl Behaviour {
             shared: Shared {
                 inbound,
                 total: Arc::new(Semaphore::new(limits::INBOUND_TOTAL)),
+                of_peer: Arc::new(PeerPlaces::new(limits::INBOUND_PER_PEER)),
                 counters,
             },
             connections: HashMap::new(),
@@ -55,7 +57,9 @@ impl Behaviour {
 
     /// Opens a substream with `peer`; the outcome goes to the request's reply.
     pub(crate) fn open(&mut self, peer: PeerId, request: OpenRequest) {
-        if let Some(connection) = self.best_connection(&peer) {
+        let connections = self.connections.get(&peer);
+        let best = connections.and_then(|known| best_connection(known, request.avoid));
+        if let Some(connection) = best {
             self.notify(peer, connection, request);
         } else {
             self.wait(peer, request);
@@ -63,15 +67,6 @@ impl Behaviour {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
-    }
-
-    /// Direct before relayed, older before newer.
-    fn best_connection(&self, peer: &PeerId) -> Option<ConnectionId> {
-        let connections = self.connections.get(peer)?;
-        connections
-            .iter()
-            .min_by_key(|connection| connection.relayed)
-            .map(|connection| connection.id)
     }
 
     fn notify(&mut self, peer_id: PeerId, connection: ConnectionId, event: OpenRequest) {
@@ -142,29 +137,42 @@ impl Behaviour {
     }
 }
 
+/// Direct before relayed, newer before older: when a peer changes its network, its old connection
+/// stays for a while and is dead. One that just failed comes last. `connections` are in the order
+/// in which they came.
+fn best_connection(
+    connections: &[Connection],
+    avoid: Option<ConnectionId>,
+) -> Option<ConnectionId> {
+    let newest_first = connections.iter().rev();
+    newest_first
+        .min_by_key(|connection| (avoid == Some(connection.id), connection.relayed))
+        .map(|connection| connection.id)
+}
+
 impl NetworkBehaviour for Behaviour {
     type ConnectionHandler = Handler;
     type ToSwarm = Infallible;
 
     fn handle_established_inbound_connection(
         &mut self,
-        _connection: ConnectionId,
+        connection: ConnectionId,
         peer: PeerId,
         _local: &Multiaddr,
         _remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(peer, self.shared.clone()))
+        Ok(Handler::new(connection, peer, self.shared.clone()))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
-        _connection: ConnectionId,
+        connection: ConnectionId,
         peer: PeerId,
         _address: &Multiaddr,
         _role: Endpoint,
         _port_use: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(peer, self.shared.clone()))
+        Ok(Handler::new(connection, peer, self.shared.clone()))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -194,5 +202,82 @@ impl NetworkBehaviour for Behaviour {
         }
         self.waker = Some(cx.waker().clone());
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::super::REQUESTS;
+    use super::*;
+
+    fn connection(id: usize, relayed: bool) -> Connection {
+        Connection {
+            id: ConnectionId::new_unchecked(id),
+            relayed,
+        }
+    }
+
+    fn chosen(connections: &[Connection], avoid: Option<usize>) -> Option<ConnectionId> {
+        best_connection(connections, avoid.map(ConnectionId::new_unchecked))
+    }
+
+    fn id(id: usize) -> Option<ConnectionId> {
+        Some(ConnectionId::new_unchecked(id))
+    }
+
+    #[test]
+    fn the_newest_direct_connection_is_taken_and_one_that_just_failed_last() {
+        let known = [
+            connection(1, false),
+            connection(2, false),
+            connection(3, true),
+        ];
+        assert_eq!(chosen(&known, None), id(2));
+        assert_eq!(chosen(&known, Some(1)), id(2));
+        assert_eq!(chosen(&known, Some(2)), id(1));
+        assert_eq!(chosen(&known[1..], Some(2)), id(3), "rather relayed");
+        assert_eq!(chosen(&known[1..2], Some(2)), id(2), "the only one");
+        assert_eq!(chosen(&[], None), None);
+    }
+
+    #[test]
+    fn a_substream_is_asked_of_another_connection_than_the_one_to_avoid() {
+        let (inbound, _queue) = mpsc::channel(1);
+        let mut behaviour = Behaviour::new(inbound, Arc::default());
+        let peer = PeerId::random();
+        let known = vec![connection(1, false), connection(2, false)];
+        behaviour.connections.insert(peer, known);
+        for (avoid, expected) in [(None, 2), (id(2), 1)] {
+            let (reply, _outcome) = oneshot::channel();
+            let request = OpenRequest {
+                protocol: REQUESTS,
+                avoid,
+                reply,
+            };
+            behaviour.open(peer, request);
+            let Some(ToSwarm::NotifyHandler { handler, .. }) = behaviour.actions.pop_front() else {
+                panic!("nothing is asked");
+            };
+            let NotifyHandler::One(connection) = handler else {
+                panic!("no single connection is asked");
+            };
+            assert_eq!(Some(connection), id(expected));
+        }
+    }
+
+    #[test]
+    fn the_connections_of_one_peer_share_its_places_for_unserved_substreams() {
+        let (inbound, _queue) = mpsc::channel(1);
+        let behaviour = Behaviour::new(inbound, Arc::default());
+        let peer = PeerId::random();
+        let handler = |id| {
+            let id = ConnectionId::new_unchecked(id);
+            Handler::new(id, peer, behaviour.shared.clone())
+        };
+        let (one, other) = (handler(1), handler(2));
+        assert!(Arc::ptr_eq(one.unserved(), other.unserved()));
+        assert_eq!(one.unserved().available_permits(), limits::INBOUND_PER_PEER);
     }
 }

@@ -11,13 +11,14 @@ use libp2p::swarm::handler::{
     ConnectionEvent, ConnectionHandlerEvent, DialUpgradeError, FullyNegotiatedInbound,
     FullyNegotiatedOutbound, StreamUpgradeError,
 };
-use libp2p::swarm::{ConnectionHandler, SubstreamProtocol};
+use libp2p::swarm::{ConnectionHandler, ConnectionId, SubstreamProtocol};
 use libp2p::{PeerId, Stream, StreamProtocol};
 use tokio::sync::Semaphore;
 
 use super::{InboundQueue, InboundStream, JOBS, MESH, OpenError, OpenRequest, Permit, REQUESTS};
 use crate::counters::{NetCounters, count};
 use crate::limits;
+use crate::peer_places::PeerPlaces;
 
 /// Names protocols and gives the substream as it is.
 #[derive(Debug, Clone)]
@@ -57,13 +58,16 @@ impl OutboundUpgrade<Stream> for Bare {
 pub(crate) struct Shared {
     pub(crate) inbound: InboundQueue,
     pub(crate) total: Arc<Semaphore>,
+    pub(crate) of_peer: Arc<PeerPlaces>,
     pub(crate) counters: Arc<NetCounters>,
 }
 
 /// Negotiates the substreams of one connection.
 pub(crate) struct Handler {
+    connection: ConnectionId,
     peer: PeerId,
     shared: Shared,
+    /// Places that all connections of the peer share.
     unserved: Arc<Semaphore>,
     wanted: VecDeque<OpenRequest>,
     negotiating: usize,
@@ -71,15 +75,21 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    pub(crate) fn new(peer: PeerId, shared: Shared) -> Self {
+    pub(crate) fn new(connection: ConnectionId, peer: PeerId, shared: Shared) -> Self {
         Self {
+            connection,
             peer,
+            unserved: shared.of_peer.of(peer),
             shared,
-            unserved: Arc::new(Semaphore::new(limits::INBOUND_PER_CONNECTION)),
             wanted: VecDeque::new(),
             negotiating: 0,
             waker: None,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn unserved(&self) -> &Arc<Semaphore> {
+        &self.unserved
     }
 
     fn on_inbound(&self, stream: Stream, protocol: StreamProtocol) {
@@ -87,9 +97,9 @@ impl Handler {
         if protocol == MESH {
             return;
         }
-        let connection = self.unserved.clone().try_acquire_owned();
+        let peer = self.unserved.clone().try_acquire_owned();
         let node = self.shared.total.clone().try_acquire_owned();
-        let (Ok(connection), Ok(node)) = (connection, node) else {
+        let (Ok(peer), Ok(node)) = (peer, node) else {
             return count(&self.shared.counters.substreams_dropped);
         };
         let inbound = InboundStream {
@@ -97,7 +107,7 @@ impl Handler {
             protocol,
             stream,
             permit: Permit {
-                _connection: connection,
+                _peer: peer,
                 _node: node,
             },
         };
@@ -179,20 +189,19 @@ impl ConnectionHandler for Handler {
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { error, info: reply }) => {
                 self.finished_one();
-                let _ = reply.send(Err(upgrade_error(error)));
+                let _ = reply.send(Err(upgrade_error(self.connection, error)));
             }
             _ => {}
         }
     }
 }
 
-fn upgrade_error(error: StreamUpgradeError<Infallible>) -> OpenError {
+fn upgrade_error(connection: ConnectionId, error: StreamUpgradeError<Infallible>) -> OpenError {
+    let failed = |reason: String| OpenError::Failed { connection, reason };
     match error {
         StreamUpgradeError::NegotiationFailed => OpenError::Unsupported,
-        StreamUpgradeError::Timeout => {
-            OpenError::Failed("negotiating a substream took too long".to_owned())
-        }
-        StreamUpgradeError::Io(error) => OpenError::Failed(error.to_string()),
+        StreamUpgradeError::Timeout => failed("negotiating a substream took too long".to_owned()),
+        StreamUpgradeError::Io(error) => failed(error.to_string()),
         StreamUpgradeError::Apply(never) => match never {},
     }
 }
