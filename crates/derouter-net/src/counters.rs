@@ -14,6 +14,10 @@ pub struct NetCounters {
     pub heartbeats_stale: AtomicU64,
     /// Heartbeats of the future (over an hour ahead).
     pub heartbeats_future: AtomicU64,
+    /// Heartbeats of the past (over an hour ago).
+    pub heartbeats_past: AtomicU64,
+    /// Heartbeats over the rate of their source or of who forwarded them.
+    pub heartbeats_limited: AtomicU64,
     /// Good heartbeats that the node was too slow to take.
     pub heartbeats_dropped: AtomicU64,
     /// Heartbeats that this node published.

@@ -25,8 +25,25 @@ const AGENT_CHARS: usize = 128;
 pub(super) struct PeerState {
     agent: Option<String>,
     version_0_1: Option<bool>,
+    subscribed: bool,
     /// At most [`limits::ESTABLISHED_PER_PEER`].
     connections: Vec<(ConnectionId, PeerConnection)>,
+}
+
+impl PeerState {
+    /// Notes a connection. True for the first one of the peer.
+    fn connect(&mut self, id: ConnectionId, connection: PeerConnection) -> bool {
+        let first = self.connections.is_empty();
+        self.connections.push((id, connection));
+        // It may have restarted while its old connection lingers, and know nothing.
+        self.subscribed = false;
+        first
+    }
+
+    /// Notes that the peer subscribed to heartbeats. True the first time since it last connected.
+    pub(super) fn subscribe(&mut self) -> bool {
+        !std::mem::replace(&mut self.subscribed, true)
+    }
 }
 
 impl Actor {
@@ -85,9 +102,7 @@ impl Actor {
     fn on_established(&mut self, peer: PeerId, id: ConnectionId, connection: PeerConnection) {
         tracing::debug!(%peer, address = %connection.address, relayed = connection.relayed, "connected");
         let state = self.peers.entry(peer).or_default();
-        let first = state.connections.is_empty();
-        state.connections.push((id, connection));
-        if first {
+        if state.connect(id, connection) {
             self.tell_peer_event(PeerEvent::Connected(peer));
         }
         let dialled = self.bootstrap_dials.remove(&id);
@@ -263,5 +278,28 @@ fn dial_opts(address: Multiaddr, condition: PeerCondition) -> DialOpts {
             .extend_addresses_through_behaviour()
             .build(),
         None => DialOpts::unknown_peer_id().address(address).build(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_subscriptions_count_once_for_each_connection() {
+        let mut state = PeerState::default();
+        for id in [1, 2] {
+            let connection = PeerConnection {
+                address: Multiaddr::empty(),
+                relayed: false,
+                outbound: false,
+            };
+            assert_eq!(
+                state.connect(ConnectionId::new_unchecked(id), connection),
+                id == 1
+            );
+            assert!(state.subscribe());
+            assert!(!state.subscribe());
+        }
     }
 }

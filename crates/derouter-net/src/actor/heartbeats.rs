@@ -5,11 +5,14 @@ use std::time::Instant;
 use derouter_wire::gossip::{HEARTBEAT_TOPIC, Heartbeat};
 use libp2p::PeerId;
 use libp2p::gossipsub::{self, IdentTopic, Message, MessageAcceptance, MessageId};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
+use super::connections::PeerState;
 use super::{Actor, unix_now};
-use crate::counters::count;
+use crate::counters::{NetCounters, count};
 use crate::heartbeat::ReceivedHeartbeat;
-use crate::heartbeat::filter::Verdict;
+use crate::heartbeat::filter::{Arrival, Verdict};
 
 impl Actor {
     /// Publishes a heartbeat if one is due.
@@ -53,13 +56,19 @@ impl Actor {
                 message_id,
                 message,
             } => self.on_message(propagation_source, &message_id, &message),
-            gossipsub::Event::Subscribed { .. } => {
-                self.schedule.subscribed(Instant::now());
-            }
+            gossipsub::Event::Subscribed { peer_id, .. } => self.on_subscribed(peer_id),
             gossipsub::Event::SlowPeer { peer_id, .. } => {
                 tracing::debug!(peer = %peer_id, "a peer does not keep up with heartbeats");
             }
             _ => {}
+        }
+    }
+
+    /// Once for each peer that comes: repeated subscriptions change nothing.
+    fn on_subscribed(&mut self, peer: PeerId) {
+        let first = self.peers.get_mut(&peer).is_some_and(PeerState::subscribe);
+        if first {
+            self.schedule.subscribed(Instant::now());
         }
     }
 
@@ -74,20 +83,26 @@ impl Actor {
             count(&self.counters.heartbeats_invalid);
             return MessageAcceptance::Ignore;
         };
-        match self.filter.judge(source, &message.data, unix_now()) {
-            Verdict::Good(heartbeat) => self.pass_on(source, heartbeat),
+        let arrival = Arrival {
+            forwarder,
+            source,
+            data: &message.data,
+        };
+        match self.filter.judge(arrival, Instant::now(), unix_now()) {
+            Verdict::Good(heartbeat) => {
+                let received = ReceivedHeartbeat { source, heartbeat };
+                pass_on(&self.heartbeats, &self.counters, received)
+            }
             Verdict::Stale => {
                 count(&self.counters.heartbeats_stale);
                 MessageAcceptance::Ignore
             }
-            Verdict::Future { first } => {
-                count(&self.counters.heartbeats_future);
-                if first {
-                    tracing::warn!(
-                        peer = %source,
-                        "heartbeats from over an hour ahead are ignored; check the clocks of that peer and of this machine"
-                    );
-                }
+            Verdict::TooMany => {
+                count(&self.counters.heartbeats_limited);
+                MessageAcceptance::Ignore
+            }
+            Verdict::OffClock { ahead, first } => {
+                self.on_off_clock(source, ahead, first);
                 MessageAcceptance::Ignore
             }
             Verdict::Invalid => {
@@ -102,12 +117,68 @@ impl Actor {
         }
     }
 
-    fn pass_on(&self, source: PeerId, heartbeat: Heartbeat) -> MessageAcceptance {
-        let received = ReceivedHeartbeat { source, heartbeat };
-        match self.heartbeats.try_send(received) {
-            Ok(()) => count(&self.counters.heartbeats_received),
-            Err(_) => count(&self.counters.heartbeats_dropped),
+    fn on_off_clock(&self, source: PeerId, ahead: bool, first: bool) {
+        let (counter, direction) = if ahead {
+            (&self.counters.heartbeats_future, "ahead")
+        } else {
+            (&self.counters.heartbeats_past, "behind")
+        };
+        count(counter);
+        if first {
+            tracing::warn!(
+                peer = %source,
+                direction,
+                "heartbeats that are off by over an hour are ignored; check the clocks of that peer and of this machine"
+            );
         }
-        MessageAcceptance::Accept
+    }
+}
+
+/// Gives a good heartbeat to the node. One that does not fit is not spread either: what is too much
+/// for us is too much for others.
+fn pass_on(
+    queue: &mpsc::Sender<ReceivedHeartbeat>,
+    counters: &NetCounters,
+    received: ReceivedHeartbeat,
+) -> MessageAcceptance {
+    match queue.try_send(received) {
+        Ok(()) => {
+            count(&counters.heartbeats_received);
+            MessageAcceptance::Accept
+        }
+        Err(TrySendError::Full(_)) => {
+            count(&counters.heartbeats_dropped);
+            MessageAcceptance::Ignore
+        }
+        // A node that does not listen still forwards.
+        Err(TrySendError::Closed(_)) => MessageAcceptance::Accept,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use derouter_wire::UnixSeconds;
+
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_that_finds_the_queue_full_is_counted_and_not_forwarded() {
+        let (queue, mut receiver) = mpsc::channel(1);
+        let counters = NetCounters::default();
+        let received = ReceivedHeartbeat {
+            source: PeerId::random(),
+            heartbeat: Heartbeat {
+                provider: None,
+                timestamp: UnixSeconds(1),
+            },
+        };
+        let pass = || pass_on(&queue, &counters, received.clone());
+        assert!(matches!(pass(), MessageAcceptance::Accept));
+        assert!(matches!(pass(), MessageAcceptance::Ignore));
+        assert!(receiver.try_recv().is_ok());
+        assert!(matches!(pass(), MessageAcceptance::Accept));
+        drop(receiver);
+        assert!(matches!(pass(), MessageAcceptance::Accept), "not listening");
+        assert_eq!(counters.heartbeats_dropped.into_inner(), 1);
     }
 }

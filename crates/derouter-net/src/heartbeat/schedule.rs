@@ -6,6 +6,7 @@ use derouter_wire::UnixSeconds;
 use derouter_wire::gossip::{Announcement, Heartbeat};
 
 use super::SentHeartbeat;
+use super::bucket::{Bucket, Rate};
 
 /// How often while something is announced (wire 0.1).
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -15,6 +16,12 @@ const DEBOUNCE: Duration = Duration::from_millis(250);
 const MIN_GAP: Duration = Duration::from_secs(1);
 /// A heartbeat that found no peer is tried again after this, or when a peer subscribes.
 const RETRY: Duration = Duration::from_secs(5);
+/// Heartbeats for new subscribers. Each goes to everybody, so peers that come and go all the time
+/// must wait for the next one, which then tells all of them.
+const SUBSCRIBER_RATE: Rate = Rate {
+    every: Duration::from_secs(10),
+    burst: 3,
+};
 
 #[derive(Debug, Clone, PartialEq)]
 enum State {
@@ -35,6 +42,7 @@ pub(crate) struct HeartbeatSchedule {
     last: SentHeartbeat,
     /// Whether the present announcement, or an earlier one, may be known to others.
     told: bool,
+    for_subscribers: Bucket,
 }
 
 impl HeartbeatSchedule {
@@ -46,6 +54,7 @@ impl HeartbeatSchedule {
             last_try: None,
             last: floor,
             told: false,
+            for_subscribers: Bucket::default(),
         }
     }
 
@@ -104,11 +113,19 @@ impl HeartbeatSchedule {
         self.due_within(now, DEBOUNCE);
     }
 
-    /// A peer subscribed to the topic.
+    /// A peer subscribed to the topic. It is told within a second or so, or within 10 s when many
+    /// came just before.
     pub(crate) fn subscribed(&mut self, now: Instant) {
-        if self.state != State::Silent {
-            self.due_within(now, DEBOUNCE);
+        if self.state == State::Silent {
+            return;
         }
+        let ready = self.for_subscribers.ready_at(SUBSCRIBER_RATE, 1, now);
+        let wanted = ready.max(now + DEBOUNCE);
+        if self.due.is_some_and(|due| due <= wanted) {
+            return;
+        }
+        self.for_subscribers.take(SUBSCRIBER_RATE, 1, now);
+        self.due = Some(wanted);
     }
 
     /// When the next heartbeat is due.
@@ -289,6 +306,27 @@ mod tests {
         send(&mut schedule, sent + MIN_GAP);
         schedule.subscribed(sent + millis(5000));
         assert_eq!(schedule.due(), Some(sent + millis(5250)));
+    }
+
+    #[test]
+    fn peers_that_keep_subscribing_are_told_three_times_and_then_every_10_seconds() {
+        let mut schedule = schedule();
+        let start = Instant::now();
+        schedule.announce(Some(offers("a", 1)), start, CLOCK);
+        let mut sent = Vec::new();
+        for step in 0..240 {
+            let now = start + millis(step * 250);
+            if schedule.take(now, CLOCK).is_some() {
+                schedule.published(now, true);
+                sent.push(now - start);
+            }
+            schedule.subscribed(now);
+        }
+        let expected = [250, 1250, 2250, 3250];
+        assert_eq!(sent.get(..4), Some(&expected.map(millis)[..]));
+        assert_eq!(sent.len(), 4 + 5, "{sent:?}");
+        let gaps = sent[4..].windows(2).map(|pair| pair[1] - pair[0]);
+        assert!(gaps.clone().all(|gap| gap == millis(10_000)), "{sent:?}");
     }
 
     #[test]
