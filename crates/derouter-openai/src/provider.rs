@@ -21,6 +21,7 @@ mod running;
 mod service;
 mod sse;
 mod usage;
+mod window;
 
 pub use config::{BackendConfig, Limits, OfferConfig, ProviderConfig, Secret};
 pub use counters::{Counters, CountersSnapshot};

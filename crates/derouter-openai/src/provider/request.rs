@@ -5,17 +5,14 @@ use derouter_sdk::wire::limits;
 use serde_json::{Map, Value, json};
 
 use super::config::OfferConfig;
-use super::usage;
-use crate::protocol::{Endpoint, public_payload};
+use super::{usage, window};
+use crate::protocol::{Endpoint, Usage, public_payload};
 
 /// The largest arguments: what one request on the 0.1 wire can carry.
 const MAX_JOB_ARGS_BYTES: usize = limits::REQRES_REQUEST_BYTES;
 
 /// Room for the usage object in the public payload.
 const USAGE_ROOM_BYTES: usize = 8 * 1024;
-
-/// Answers to one prompt. OpenAI's own limit; each costs the backend like a request.
-const MAX_CHOICES: u64 = 128;
 
 /// What a job asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +25,8 @@ pub(super) struct Request {
     pub(super) signed: Map<String, Value>,
     /// Bytes of text in the prompt.
     pub(super) prompt_bytes: u64,
+    /// The most that is billed, whatever the backend counts.
+    pub(super) most_billed: Usage,
     /// The body for the backend.
     pub(super) body: Bytes,
 }
@@ -46,7 +45,7 @@ impl Request {
         };
         check_model(&request, offer)?;
         check_prompt(&request)?;
-        check_choices(&request)?;
+        window::check(&request, offer.context_size)?;
         let stream = read_stream(&request)?;
         let signed = signed_fields(&request);
         if public_payload(&signed, &Value::Null).len() + USAGE_ROOM_BYTES
@@ -59,6 +58,7 @@ impl Request {
             stream,
             signed,
             prompt_bytes: prompt_bytes(&request),
+            most_billed: window::most_billed(&request, offer.context_size),
             body: backend_body(request, offer, stream),
         })
     }
@@ -87,15 +87,6 @@ fn check_prompt(request: &Map<String, Value>) -> Result<(), String> {
         (None, Some(Value::Array(_))) => Ok(()),
         (None, Some(_)) => Err("messages must be an array".to_owned()),
         (None, None) => Err("messages or prompt is missing".to_owned()),
-    }
-}
-
-fn check_choices(request: &Map<String, Value>) -> Result<(), String> {
-    let too_many = request.get("n").and_then(Value::as_u64) > Some(MAX_CHOICES);
-    if too_many {
-        Err(format!("n is over {MAX_CHOICES}"))
-    } else {
-        Ok(())
     }
 }
 
@@ -128,11 +119,12 @@ fn prompt_bytes(request: &Map<String, Value>) -> u64 {
         .fold(0, u64::saturating_add)
 }
 
-/// All fields pass, known or not. Streams always report usage, since money depends on it.
+/// All fields pass, known or not; limits of the answer are lowered to the offer's. Streams always report usage, since money depends on it.
 fn backend_body(mut request: Map<String, Value>, offer: &OfferConfig, stream: bool) -> Bytes {
     if let Some(model) = &offer.backend_model {
         request.insert("model".to_owned(), json!(model));
     }
+    window::clamp(&mut request, offer.context_size);
     if stream {
         let options = request.entry("stream_options").or_insert_with(|| json!({}));
         if !options.is_object() {
@@ -192,6 +184,16 @@ mod tests {
     }
 
     #[test]
+    fn the_backend_gets_the_offers_limit_and_the_consumer_signs_its_own() {
+        let request = parse(&json!({"model": "market-name", "prompt": "x", "max_tokens": 9_999}));
+        let request = request.unwrap();
+        let body: Value = serde_json::from_slice(&request.body).unwrap();
+        assert_eq!(body.get("max_tokens"), Some(&json!(8_192)));
+        assert_eq!(request.signed.get("max_tokens"), Some(&json!(9_999)));
+        assert_eq!(request.most_billed.completion_tokens, 8_192);
+    }
+
+    #[test]
     fn a_plain_completion_is_told_by_its_prompt() {
         let request = parse(&json!({
             "model": "market-name", "prompt": "12345", "max_tokens": 9, "store": true,
@@ -228,6 +230,10 @@ mod tests {
             (
                 json!({"model": "market-name", "prompt": "x", "n": 1000}),
                 "n is over",
+            ),
+            (
+                json!({"model": "market-name", "prompt": "x".repeat(70_000)}),
+                "too long",
             ),
             (
                 json!({"model": "market-name", "messages": messages, "response_format": "x".repeat(300_000)}),

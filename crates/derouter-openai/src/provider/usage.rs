@@ -11,6 +11,7 @@
 
 use serde_json::{Map, Value};
 
+use super::request::Request;
 use crate::protocol::Usage;
 
 /// The largest usage object that is signed. Real ones are under 500 bytes; it is kept for good.
@@ -55,8 +56,17 @@ pub(super) struct SettledUsage {
     pub(super) estimated: bool,
 }
 
-/// Takes what the backend reported, and fills in what it did not.
-pub(super) fn settle(reported: Option<Value>, prompt_bytes: u64, tally: Tally) -> SettledUsage {
+/// Takes what the backend reported, fills in what it did not, and cuts what is over the request's most.
+pub(super) fn settle(reported: Option<Value>, request: &Request, tally: Tally) -> SettledUsage {
+    settle_within(reported, request.prompt_bytes, request.most_billed, tally)
+}
+
+fn settle_within(
+    reported: Option<Value>,
+    prompt_bytes: u64,
+    most: Usage,
+    tally: Tally,
+) -> SettledUsage {
     let reported = match reported {
         Some(Value::Object(reported)) => reported,
         _ => Map::new(),
@@ -66,8 +76,12 @@ pub(super) fn settle(reported: Option<Value>, prompt_bytes: u64, tally: Tally) -
         count(&reported, "completion_tokens"),
     );
     let usage = Usage {
-        prompt_tokens: prompt_tokens.unwrap_or(prompt_bytes.div_ceil(4)),
-        completion_tokens: completion_tokens.unwrap_or(tally.tokens()),
+        prompt_tokens: prompt_tokens
+            .unwrap_or(prompt_bytes.div_ceil(4))
+            .min(most.prompt_tokens),
+        completion_tokens: completion_tokens
+            .unwrap_or(tally.tokens())
+            .min(most.completion_tokens),
     };
     SettledUsage {
         usage,
@@ -163,6 +177,28 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    const MOST: Usage = Usage {
+        prompt_tokens: 4_096,
+        completion_tokens: 4_096,
+    };
+
+    fn settle(reported: Option<Value>, prompt_bytes: u64, tally: Tally) -> SettledUsage {
+        settle_within(reported, prompt_bytes, MOST, tally)
+    }
+
+    #[test]
+    fn no_more_is_billed_than_the_request_allows() {
+        let reported =
+            json!({"prompt_tokens": 5_000, "completion_tokens": 6_000, "total_tokens": 11_000});
+        let capped = MOST.to_json();
+        assert_eq!(settle(Some(reported), 0, Tally::default()).json, capped);
+        let tally = Tally {
+            chunks: 5_000,
+            bytes: 20_000,
+        };
+        assert_eq!(settle(None, 100_000, tally).json, capped);
+    }
 
     #[test]
     fn what_the_backend_reports_counts_and_its_nulls_go() {

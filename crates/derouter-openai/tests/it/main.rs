@@ -13,6 +13,7 @@ mod consumer_limits;
 mod consumer_node;
 mod consumer_refusals;
 mod consumer_support;
+mod golden;
 mod provider_answers;
 mod provider_connections;
 mod provider_faults;

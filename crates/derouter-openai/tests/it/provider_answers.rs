@@ -8,7 +8,7 @@ use derouter_testkit::{Backend, Outcome};
 use serde_json::{Value, json};
 
 use super::provider_support::{
-    Bought, COMPLETED_AT, MODEL, Market, RawBackend, chat, config, faulty, offer,
+    Bought, COMPLETED_AT, MODEL, Market, RawBackend, chat, config, faulty, offer, read_all,
 };
 
 /// Checks that job, epilogue and answer say the same, as a 0.1 consumer does before it signs.
@@ -277,5 +277,51 @@ async fn the_echo_says_that_it_is_one() {
         };
         assert!(said.contains("only an echo"), "{said}");
         assert!(said.contains("Say something"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn each_offer_is_served_by_its_own_backend() {
+    let (one, other) = (Backend::start().await, Backend::start().await);
+    let mut config = config(one.url(), offer());
+    let mut second = config.backends[0].clone();
+    second.base_url = other.url();
+    let mut renamed = offer();
+    renamed.model_id = "other-model".to_owned();
+    second.offers = [("other".to_owned(), renamed)].into();
+    config.backends.push(second);
+    let market = Market::open_at(one, config).await;
+    for (offer_id, model) in [("offer", MODEL), ("other", "other-model"), ("offer", MODEL)] {
+        let mut request = chat(true);
+        request["model"] = json!(model);
+        let args = Some(request.to_string());
+        let key = market.create_at(offer_id, args).await.unwrap();
+        let bought = read_all(market.connect(&key).await.unwrap()).await;
+        assert_eq!(bought.answer()[0]["model"], model);
+        market.completion(&key).await;
+    }
+    let models = |backend: &Backend| -> Vec<Value> {
+        let seen = backend.seen().into_iter();
+        seen.map(|seen| seen.body["model"].clone()).collect()
+    };
+    assert_eq!(models(&market.backend), [MODEL, MODEL]);
+    assert_eq!(models(&other), ["other-model"]);
+    let wrong = market
+        .create_at("other", Some(chat(true).to_string()))
+        .await;
+    assert!(wrong.is_err(), "a model of another offer");
+}
+
+#[tokio::test]
+async fn no_more_is_billed_than_a_consumer_signs_for() {
+    let market = Market::open().await;
+    for stream in [true, false] {
+        let mut request = faulty("inflated-usage", stream);
+        request["max_tokens"] = json!(20);
+        let (key, bought) = market.buy(&request).await;
+        check_bill(&market, &request, &key, &bought).await;
+        let usage = Usage::from_json(&bought.answer().last().unwrap()["usage"]).unwrap();
+        assert_eq!(usage.completion_tokens, 20);
+        assert!(usage.prompt_tokens <= offer().context_size);
     }
 }

@@ -252,6 +252,15 @@ impl Market {
     }
 
     pub(crate) async fn create_raw(&self, job_args: Option<String>) -> Result<JobKey, JobRefusal> {
+        self.create_at("offer", job_args).await
+    }
+
+    /// Asks for a job at one of several offers.
+    pub(crate) async fn create_at(
+        &self,
+        offer_id: &str,
+        job_args: Option<String>,
+    ) -> Result<JobKey, JobRefusal> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let key = JobKey {
@@ -261,7 +270,7 @@ impl Market {
         let job = ProviderJob {
             key: key.clone(),
             protocol_id: protocol_id(),
-            offer_id: OfferId::new("offer").unwrap(),
+            offer_id: OfferId::new(offer_id).unwrap(),
             created_at_sync: UnixSeconds(1_750_000_000),
             job_args,
         };

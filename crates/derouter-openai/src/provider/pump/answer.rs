@@ -45,7 +45,7 @@ impl Pump {
         let model = self.renamed_model();
         let mut plain = Plain::new(value, model).map_err(|error| self.not_an_answer(error))?;
         let reported = plain.usage.take();
-        let usage = settle(reported, self.request.prompt_bytes, plain.tally);
+        let usage = settle(reported, &self.request, plain.tally);
         let value = plain.with_usage(usage.json.clone());
         if let Some(recorder) = &mut recorder {
             recorder.add(&value);
@@ -88,7 +88,7 @@ impl Pump {
         if !stream.says_something() {
             return Err(self.not_an_answer(NotAnAnswer::Empty));
         }
-        let usage = settle(stream.usage.take(), self.request.prompt_bytes, stream.tally);
+        let usage = settle(stream.usage.take(), &self.request, stream.tally);
         let last = encode(&stream.usage_chunk(&usage.json))?;
         self.job.log.open();
         self.job.log.append(last);
