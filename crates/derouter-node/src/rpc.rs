@@ -5,12 +5,14 @@
 //! |---|---|
 //! | `connection` | one module's connection: streams, frames, how it ends |
 //! | `requests` | each request of a module, as a call of the trait |
+//! | `fitting` | what of a long list fits into one answer |
 //! | `provider` | the module as a [`ProviderService`](derouter_sdk::ProviderService) |
 //! | `subscriptions`, `told` | watches, as the events of one connection in one order |
 //! | `job_connections`, `pipe`, `values` | job streams, joined to streams of the module |
 
 mod connection;
 mod failure;
+mod fitting;
 mod job_connections;
 mod pipe;
 mod provider;

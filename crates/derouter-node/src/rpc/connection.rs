@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use derouter_sdk::tcp::link::{
-    Caller, FrameError, Mux, MuxStream, Outgoing, ReadBudget, ReceivedFrame, Side, drive,
-    read_frame,
+    Caller, FrameError, Mux, MuxStream, Outgoing, ReadBudget, ReceivedFrame, Side, WRITING_FAILED,
+    drive, read_frame,
 };
 use derouter_sdk::{Node, Provision};
 use derouter_wire::cbor::DecodeError;
@@ -45,6 +45,18 @@ enum End {
     Decode(#[from] DecodeError),
     #[error("{0}")]
     Write(&'static str),
+}
+
+impl End {
+    /// Whether the module did wrong. One that ends without a word resets its connection, maybe
+    /// inside of a frame or while the node writes: that is how modules leave.
+    fn is_fault(&self) -> bool {
+        match self {
+            Self::Finished | Self::Frame(FrameError::Io(_) | FrameError::Truncated) => false,
+            Self::Write(reason) => *reason != WRITING_FAILED,
+            Self::Frame(_) | Self::Decode(_) => true,
+        }
+    }
 }
 
 /// Serves a module until it goes, breaks the framing, or `closed` is cancelled.
@@ -103,12 +115,10 @@ impl Session {
             reason = outgoing.write_to(writer) => reason.err().map_or(End::Finished, End::Write),
             () = self.closed.cancelled() => return,
         };
-        match &end {
-            // A module that ends without a word resets its connection.
-            End::Finished | End::Frame(FrameError::Io(_)) => {
-                tracing::debug!(%address, reason = %end, "a module's connection ends");
-            }
-            reason => tracing::warn!(%address, %reason, "closed a module's connection"),
+        if end.is_fault() {
+            tracing::warn!(%address, reason = %end, "closed a module's connection");
+        } else {
+            tracing::debug!(%address, reason = %end, "a module's connection ends");
         }
         self.closed.cancel();
     }
@@ -164,5 +174,20 @@ impl Session {
         self.provisions
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_that_leaves_without_a_word_is_no_fault() {
+        let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert!(!End::Finished.is_fault());
+        assert!(!End::Frame(FrameError::Io(reset)).is_fault());
+        assert!(!End::Frame(FrameError::Truncated).is_fault());
+        assert!(!End::Write(WRITING_FAILED).is_fault());
+        assert!(End::Write("it took nothing").is_fault());
     }
 }

@@ -21,9 +21,9 @@ const CLAIM_WAIT: Duration = Duration::from_secs(30);
 /// Job streams that wait. Modules claim at once; each holds a peer's stream.
 const MAX_WAITING: usize = 1024;
 
-/// Jobs remembered as over. One that is forgotten keeps its streams until they end by themselves
-/// or idle half-closed.
-const MAX_OVER: usize = 8192;
+/// Jobs remembered as over, and as created. One that is forgotten as over keeps its streams until
+/// they end by themselves or idle half-closed.
+const MAX_LATEST: usize = 8192;
 
 /// The largest integer that JavaScript holds exactly.
 const MAX_CONNECTION_ID: u64 = (1 << 53) - 1;
@@ -31,7 +31,9 @@ const MAX_CONNECTION_ID: u64 = (1 << 53) - 1;
 /// The job streams of one module's connection.
 pub(super) struct JobConnections {
     waiting: Mutex<HashMap<ConnectionId, Waiting>>,
-    over: Mutex<OverJobs>,
+    over: Mutex<LatestJobs>,
+    /// Jobs for the node's own offers that the module created.
+    created: Mutex<LatestJobs>,
     closed: CancellationToken,
 }
 
@@ -54,20 +56,20 @@ impl Opened {
     }
 }
 
-/// The latest jobs that ended.
+/// The latest of some jobs.
 #[derive(Default)]
-struct OverJobs {
+struct LatestJobs {
     set: HashSet<JobKey>,
     order: VecDeque<JobKey>,
 }
 
-impl OverJobs {
+impl LatestJobs {
     fn insert(&mut self, job: JobKey) {
         if !self.set.insert(job.clone()) {
             return;
         }
         self.order.push_back(job);
-        if self.order.len() > MAX_OVER
+        if self.order.len() > MAX_LATEST
             && let Some(oldest) = self.order.pop_front()
         {
             self.set.remove(&oldest);
@@ -84,6 +86,7 @@ impl JobConnections {
         Self {
             waiting: Mutex::default(),
             over: Mutex::default(),
+            created: Mutex::default(),
             closed,
         }
     }
@@ -142,6 +145,16 @@ impl JobConnections {
     /// Notes that a job was completed or failed, so that its streams may be reset.
     pub(super) fn mark_over(&self, job: JobKey) {
         lock(&self.over).insert(job);
+    }
+
+    /// Notes that the module created a job for an offer of the node itself.
+    pub(super) fn mark_created(&self, job: JobKey) {
+        lock(&self.created).insert(job);
+    }
+
+    /// Whether the module created a job, among those for the node's own offers.
+    pub(super) fn has_created(&self, job: &JobKey) -> bool {
+        lock(&self.created).set.contains(job)
     }
 
     fn is_over(&self, job: &JobKey) -> bool {

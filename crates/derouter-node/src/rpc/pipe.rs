@@ -18,8 +18,8 @@ const READ_BYTES: usize = 64 * 1024;
 /// carry tokens stay small.
 const FIRST_BUFFER_BYTES: usize = 8 * 1024;
 
-/// How long the rest of a value may stay away. Behind it the stream is taken for something else
-/// than values, once and for good.
+/// How long the rest of a stream's first value may stay away. Behind it the stream is taken for
+/// something else than values, once and for good.
 const VALUE_WAIT: Duration = Duration::from_millis(500);
 
 /// JavaScript modules never close a stream: once its job is over, a pipe that carries nothing
@@ -91,7 +91,7 @@ where
 {
     let (mut buffer, mut values) = (Vec::with_capacity(FIRST_BUFFER_BYTES), Values::default());
     loop {
-        let read = match buffer.is_empty() {
+        let read = match buffer.is_empty() || values.is_proved() {
             true => Ok(reader.read_buf(&mut buffer).await),
             false => timeout(VALUE_WAIT, reader.read_buf(&mut buffer)).await,
         };
@@ -232,6 +232,27 @@ mod tests {
         let odd = vec![0, 0, 1, 0, 9];
         let seen = forwarded(vec![Some(odd.clone()), None, Some(odd)]).await;
         assert_eq!(seen, [(5, VALUE_WAIT), (5, Duration::from_millis(1010))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_has_shown_a_value_is_not_cut_though_it_stalls() {
+        let second = value(300);
+        let (first_half, second_half) = second.split_at(100);
+        let parts = [value(10), first_half.to_vec()].concat();
+        let seen = forwarded(vec![
+            Some(parts),
+            None,
+            Some(second_half.to_vec()),
+            None,
+            Some(value(20)),
+        ])
+        .await;
+        let expected = [
+            (14, Duration::ZERO),
+            (304, Duration::from_millis(1010)),
+            (24, Duration::from_millis(2020)),
+        ];
+        assert_eq!(seen, expected);
     }
 
     #[tokio::test(start_paused = true)]

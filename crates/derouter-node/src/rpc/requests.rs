@@ -6,6 +6,7 @@ mod queries;
 
 use std::future::Future;
 
+use derouter_sdk::tcp::link::CallError;
 use derouter_sdk::{JobId, JobKey};
 use derouter_wire::cbor::{self, PeerIdArg};
 use derouter_wire::rpc::request::*;
@@ -85,8 +86,13 @@ impl Session {
 
     async fn respond<T: Serialize + Sync>(&self, frame: &Frame<'_>, data: &T) {
         let sent = self.caller.respond(frame.id, &frame.type_name, data).await;
-        if let Err(error) = sent {
-            tracing::debug!(request = frame.type_name.as_ref(), %error, "an answer is not sent");
+        let request = frame.type_name.as_ref();
+        match sent {
+            Ok(()) => {}
+            Err(error @ CallError::Refused(_)) => {
+                tracing::warn!(request, %error, "an error is sent in place of an answer");
+            }
+            Err(error) => tracing::debug!(request, %error, "an answer is not sent"),
         }
     }
 }

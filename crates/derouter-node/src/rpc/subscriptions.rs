@@ -162,8 +162,12 @@ impl Teller {
                     None => return,
                 },
                 Some((id, happened)) = all.next(), if !all.is_empty() => {
-                    if self.tell(id, happened).await.is_err() {
-                        return;
+                    match self.tell(id, happened).await {
+                        Ok(()) => {}
+                        Err(CallError::Refused(reason)) => {
+                            tracing::warn!(subscription = %id, reason, "an event is not sent");
+                        }
+                        Err(_) => return,
                     }
                 }
             }

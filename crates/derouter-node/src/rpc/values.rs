@@ -15,6 +15,8 @@ const MAX_CHUNK_BYTES: usize = 65_512;
 pub(super) struct Values {
     /// It is not made of values.
     raw: bool,
+    /// A whole value was seen.
+    proved: bool,
 }
 
 impl Values {
@@ -35,7 +37,7 @@ impl Values {
             if next > bytes.len() || (end > 0 && next > MAX_CHUNK_BYTES) {
                 break;
             }
-            end = next;
+            (end, self.proved) = (next, true);
         }
         let count = if end == 0 && self.raw {
             bytes.len()
@@ -45,7 +47,13 @@ impl Values {
         (count > 0).then_some(count)
     }
 
-    /// The rest of a value did not come: this is something else.
+    /// Whether the rest of a value may be late without doubt in the stream: it has shown a whole
+    /// one. A slow backend pauses anywhere, and half a value makes a 0.1 module spin.
+    pub(super) fn is_proved(&self) -> bool {
+        self.proved
+    }
+
+    /// The rest of a first value did not come: this is something else.
     pub(super) fn give_up(&mut self) {
         self.raw = true;
     }

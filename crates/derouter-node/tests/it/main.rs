@@ -15,5 +15,6 @@ mod rpc_calls;
 mod rpc_events;
 mod rpc_hostile;
 mod rpc_jobs;
+mod rpc_large;
 mod rpc_support;
 mod support;

@@ -300,6 +300,39 @@ async fn a_provider_fails_jobs_in_its_own_role() {
     assert!(matches!(unknown, Err(ProviderCompleteError::InvalidJobId)));
 }
 
+fn as_provider() -> ProviderCompletion {
+    ProviderCompletion {
+        balance_delta: None,
+        public_payload: "{}".into(),
+        private_payload: None,
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_fails_a_completed_job_leaves_the_consumer_of_this_node_alone() {
+    let served = serve().await;
+    let module = served.module();
+    let service = Arc::new(Echo::default());
+    let provision = module.provide(vec![spec("a")], ProvideOptions::default(), service);
+    let _provision = soon(provision).await.unwrap();
+    let consumer = served.module();
+    let key = soon(consumer.create_job(SnapshotId(1), None))
+        .await
+        .unwrap();
+    soon(module.provider_complete_job(&key, as_provider()))
+        .await
+        .unwrap();
+    let failed = soon(module.provider_fail_job(&key, failure())).await;
+    assert!(
+        matches!(failed, Err(FailJobError::AlreadyCompleted)),
+        "{failed:?}"
+    );
+    let calls = served.node.calls();
+    assert!(!calls.iter().any(|call| call.starts_with("fail_job")));
+    // The consumer itself can.
+    soon(consumer.fail_job(&key, failure())).await.unwrap();
+}
+
 #[tokio::test]
 async fn offers_come_back_after_the_node_was_restarted() {
     let served = serve().await;

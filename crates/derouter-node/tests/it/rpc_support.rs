@@ -126,6 +126,10 @@ struct State {
     providers: Vec<ProviderRecord>,
     jobs: HashMap<JobKey, Arc<dyn ProviderService>>,
     snapshots: u64,
+    /// What is told of all jobs, when it is set.
+    job_records: Vec<JobRecord>,
+    /// Jobs that their provider completed.
+    completed: Vec<JobKey>,
     offer_watches: Vec<mpsc::Sender<OfferEvent>>,
     provider_watches: Vec<mpsc::Sender<ProviderEvent>>,
     job_watches: Vec<mpsc::Sender<JobEvent>>,
@@ -174,6 +178,10 @@ impl RecordingNode {
 
     pub fn set_providers(&self, providers: Vec<ProviderRecord>) {
         self.with(|state| state.providers = providers);
+    }
+
+    pub fn set_jobs(&self, jobs: Vec<JobRecord>) {
+        self.with(|state| state.job_records = jobs);
     }
 
     pub fn watchers(&self) -> (usize, usize, usize) {
@@ -299,7 +307,14 @@ impl Node for Handle {
 
     async fn jobs(&self, query: &JobQuery) -> Result<Vec<JobRecord>, NodeError> {
         self.0.note("jobs", query)?;
-        Ok(vec![job_record(query.after.map_or(1, |row| row.0 + 1))])
+        let after = query.after.map_or(0, |row| row.0);
+        let mut rows = self.0.with(|state| state.job_records.clone());
+        if rows.is_empty() {
+            return Ok(vec![job_record(after + 1)]);
+        }
+        rows.retain(|row| row.job_rowid.0 > after);
+        rows.truncate(query.limit as usize);
+        Ok(rows)
     }
 
     async fn watch_offers(&self, filter: OfferFilter) -> Result<Watch<OfferEvent>, NodeError> {
@@ -464,7 +479,10 @@ impl Node for Handle {
             "failed" => Err(ProviderCompleteError::AlreadyFailed(failure())),
             "completed" => Err(ProviderCompleteError::AlreadyCompleted { completed_at_sync }),
             "unknown" => Err(ProviderCompleteError::InvalidJobId),
-            _ => Ok(completed_at_sync),
+            _ => {
+                self.0.with(|state| state.completed.push(job.clone()));
+                Ok(completed_at_sync)
+            }
         }
     }
 
@@ -474,6 +492,9 @@ impl Node for Handle {
         failure: FailureReason,
     ) -> Result<(), FailJobError> {
         self.0.note("provider_fail_job", (job, failure))?;
+        if self.0.with(|state| state.completed.contains(job)) {
+            return Err(FailJobError::AlreadyCompleted);
+        }
         match job.job_id.as_str() {
             "consumer-only" | "unknown" => Err(FailJobError::InvalidJobId),
             _ => Ok(()),

@@ -6,6 +6,6 @@ mod frames;
 mod mux;
 mod paced;
 
-pub use calls::{CallError, Caller, Outgoing};
+pub use calls::{CallError, Caller, Outgoing, WRITING_FAILED};
 pub use frames::{FrameError, ReadBudget, ReceivedFrame, read_frame};
 pub use mux::{Mux, MuxStream, OpenRequests, Side, drive};

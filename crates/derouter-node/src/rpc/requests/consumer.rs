@@ -20,6 +20,9 @@ impl Session {
             .create_job(request.offer_snapshot_id, request.job_args);
         let error = match created.await {
             Ok(key) => {
+                if self.node.peer_id().await? == key.provider {
+                    self.job_connections.mark_created(key.clone());
+                }
                 return Ok(CreateJobReply::Ok {
                     provider_peer_id: key.provider,
                     provider_job_id: key.job_id,
@@ -150,8 +153,9 @@ impl Session {
     }
 
     /// The wire does not say whether provider or consumer gives up, and on a job for the node's
-    /// own offer it may be both. A connection that provides offers speaks as the provider while
-    /// that side's row is open, else as the consumer; others the other way round.
+    /// own offer it may be both. A connection that provides offers speaks as the provider of
+    /// each job that has one here, and beyond that row's end as the consumer only of jobs that it
+    /// created itself; others speak as the consumer first.
     async fn fail_in_its_role(
         &self,
         key: &JobKey,
@@ -172,6 +176,10 @@ impl Session {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
+        let is_elsewhere = matches!(as_provider, FailJobError::InvalidJobId);
+        if !is_elsewhere && !self.job_connections.has_created(key) {
+            return Err(as_provider);
+        }
         match node.fail_job(key, failure).await {
             Err(FailJobError::InvalidJobId) => Err(as_provider),
             result => result,

@@ -9,6 +9,7 @@ use derouter_wire::rpc::record::ProviderRecord;
 use derouter_wire::rpc::request::*;
 
 use super::{Failure, Session};
+use crate::rpc::fitting::{LIST_BYTES, first_that_fit, smallest_that_fit};
 use crate::rpc::subscriptions::Source;
 
 /// Why a filter can't be used.
@@ -84,6 +85,20 @@ fn job_filter(
     })
 }
 
+/// A market can hold more than one answer, and 0.1 has no pages of offers.
+fn sendable_offers(offers: Vec<OfferSnapshot>) -> Vec<OfferSnapshot> {
+    let (offers, left_out) = smallest_that_fit(offers, LIST_BYTES);
+    if left_out > 0 {
+        let sent = offers.len();
+        tracing::warn!(
+            sent,
+            left_out,
+            "the active offers do not fit into one answer: the largest are left out"
+        );
+    }
+    offers
+}
+
 /// Events begin behind the answer that tells the subscription's id.
 type Begun<T> = Result<(T, Option<Source>), Failure>;
 
@@ -98,7 +113,10 @@ impl Session {
         query: QueryActiveOffers,
     ) -> Result<FilteredReply<Vec<OfferSnapshot>>, Failure> {
         match offer_filter(query.protocol_ids, query.provider_peer_ids) {
-            Ok(filter) => Ok(FilteredReply::Ok(self.node.active_offers(&filter).await?)),
+            Ok(filter) => {
+                let offers = self.node.active_offers(&filter).await?;
+                Ok(FilteredReply::Ok(sendable_offers(offers)))
+            }
             Err(bad) => bad.reply(),
         }
     }
@@ -161,7 +179,9 @@ impl Session {
             filter,
             limit,
         };
-        Ok(QueryJobsReply::Ok(self.node.jobs(&query).await?))
+        let jobs = self.node.jobs(&query).await?;
+        // Pages go by cursor: the rows that are left out come with the next one.
+        Ok(QueryJobsReply::Ok(first_that_fit(jobs, LIST_BYTES)))
     }
 
     pub(super) async fn subscribe_to_offers(&self, frame: &Frame<'_>) {

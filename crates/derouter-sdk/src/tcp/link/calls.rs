@@ -36,6 +36,9 @@ const PENDING_CALLS: usize = 4096;
 /// A module that takes nothing for so long while its queue is full has died without closing.
 const STALLED: Duration = Duration::from_secs(30);
 
+/// How [`Outgoing::write_to`] ends when the other end is gone.
+pub const WRITING_FAILED: &str = "writing failed";
+
 /// Why a call has no answer.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -60,6 +63,13 @@ pub enum CallError {
         /// In words.
         text: String,
     },
+}
+
+/// An error that may answer any request.
+#[derive(Serialize)]
+struct InternalError {
+    tag: &'static str,
+    content: &'static str,
 }
 
 type OnAnswer = Box<dyn FnOnce(&[u8]) + Send>;
@@ -209,7 +219,9 @@ impl Caller {
         self.enqueue_or_closed(frame).await
     }
 
-    /// Answers a request. Waits for room in the queue.
+    /// Answers a request. Waits for room in the queue. In place of an answer that is too large,
+    /// the error `InternalError` is sent, so that nobody waits for it, and
+    /// [`CallError::Refused`] returned.
     pub async fn respond<T: Serialize + Sync>(
         &self,
         id: u32,
@@ -217,7 +229,16 @@ impl Caller {
         data: &T,
     ) -> Result<(), CallError> {
         let frame = encode_frame(FrameKind::Response, id, type_name, data);
-        self.enqueue_or_closed(frame).await
+        let sent = self.enqueue_or_closed(frame).await;
+        if let Err(CallError::Refused(reason)) = &sent {
+            let failure = InternalError {
+                tag: "InternalError",
+                content: reason,
+            };
+            let frame = encode_frame(FrameKind::Response, id, type_name, &failure);
+            self.enqueue_or_closed(frame).await?;
+        }
+        sent
     }
 
     /// Acknowledges an event, as 0.1 modules do. Waits for room in the queue.
@@ -314,7 +335,7 @@ impl Outgoing {
         &mut self,
         writer: &mut W,
     ) -> Result<(), &'static str> {
-        let failed = |_| "writing failed";
+        let failed = |_| WRITING_FAILED;
         while let Some(queued) = self.queue.recv().await {
             for part in queued.frame.chunks(SPLIT_SEND_BYTES) {
                 writer.write_all(part).await.map_err(failed)?;
@@ -355,6 +376,25 @@ mod tests {
         let mut expected = vec![0, 0, 0, 34, 0xa4, 0x64];
         expected.extend(b"type\x63Ack\x64data\xf7\x64kind\x68Response\x62id\x03");
         assert_eq!(acknowledgement(3), expected);
+    }
+
+    #[tokio::test]
+    async fn in_place_of_an_answer_that_is_too_large_an_error_is_sent() {
+        let (caller, mut outgoing) = Caller::new(CancellationToken::new());
+        let large = "x".repeat(limits::RPC_FRAME_BYTES);
+        let sent = caller.respond(7, "QuerySystem", &large).await;
+        assert!(matches!(sent, Err(CallError::Refused(_))));
+        let queued = outgoing.queue.try_recv().unwrap();
+        let frame = Frame::decode(&queued.frame[4..]).unwrap();
+        assert_eq!((frame.id, frame.type_name.as_ref()), (7, "QuerySystem"));
+        let reply = decode_reply::<derouter_wire::rpc::request::QuerySystem>(frame.data);
+        match reply {
+            Err(CallError::Error { tag, text }) => {
+                assert_eq!(tag, "InternalError");
+                assert!(text.contains("8 MiB"), "{text}");
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Answers with 64 KiB each until the queue takes no more.
