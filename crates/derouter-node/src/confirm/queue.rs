@@ -154,7 +154,7 @@ mod tests {
         let mut queue = DeliveryQueue::default();
         let job = job(PeerId::random(), 1);
         assert!(queue.add(job.clone(), 0, secs(0)));
-        assert_eq!(queue.take_due(secs(0), 10), [job.clone()]);
+        assert_eq!(queue.take_due(secs(0), 10), std::slice::from_ref(&job));
         assert!(queue.take_due(secs(9), 10).is_empty(), "it is under way");
         queue.retry(&job, secs(10), 0.5);
         assert_eq!(queue.next_due(), Some(secs(12)));

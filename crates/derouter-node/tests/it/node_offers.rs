@@ -126,7 +126,7 @@ async fn a_provider_that_restarts_is_seen_again_with_the_same_snapshot() {
     see_offer_gone(&consumer, "a").await;
 
     let mut again = config(pair.provider_dir.path(), Vec::new());
-    again.listen = listen.into_iter().map(without_peer_id).collect();
+    again.listen = listen.iter().map(without_peer_id).collect();
     let provider = derouter_node::start(again).await.unwrap();
     let _provision = provider
         .handle()
@@ -143,7 +143,7 @@ async fn a_provider_that_restarts_is_seen_again_with_the_same_snapshot() {
     provider.shutdown().await;
 }
 
-fn without_peer_id(address: derouter_node::Multiaddr) -> derouter_node::Multiaddr {
+fn without_peer_id(address: &derouter_node::Multiaddr) -> derouter_node::Multiaddr {
     let text = address.to_string();
     text.split("/p2p/").next().unwrap().parse().unwrap()
 }

@@ -119,10 +119,10 @@ pub async fn see_offer_gone(node: &Arc<dyn Node>, name: &str) {
     within("the offer off the market", async {
         loop {
             match watch.next().await.expect("the watch goes on") {
-                OfferEvent::Reset(offers) => {
-                    if offers.iter().all(|offer| offer.offer_id.as_str() != name) {
-                        return;
-                    }
+                OfferEvent::Reset(offers)
+                    if offers.iter().all(|offer| offer.offer_id.as_str() != name) =>
+                {
+                    return;
                 }
                 OfferEvent::Removed(gone) if gone.offer_id.as_str() == name => return,
                 _ => {}
