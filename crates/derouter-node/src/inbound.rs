@@ -1,22 +1,21 @@
-//! What other nodes ask of this one as a provider: create, get and confirm jobs, connect to them.
+//! What other nodes ask of this one as a provider: create, get and confirm jobs ([`streams`]: connect
+//! to them).
+
+pub(crate) mod streams;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use derouter_market::Role;
 use derouter_market::job::{Job, JobState};
-use derouter_net::{InboundJobStream, InboundRequest};
-use derouter_sdk::{
-    ConnectionRefusal, FailureReason, JobRefusal, JobStream, NodeDesk, ProviderJob, ProviderService,
-};
+use derouter_net::InboundRequest;
+use derouter_sdk::{FailureReason, JobRefusal, ProviderJob};
 use derouter_store::{ChangeOutcome, Durability, InsertJobError, NewJob};
 use derouter_wire::reqres::{ConfirmJobResult, CreateJobResult, GetJobResult, Request, Response};
-use derouter_wire::stream::JobConnectionResult;
 use derouter_wire::{Currency, JobId, JobKey, PeerId, limits};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::clock::unix_now;
-use crate::handle::LocalNode;
 use crate::provided::{OfferName, ProvidedOffer};
 use crate::shared::Shared;
 
@@ -28,9 +27,6 @@ const MAX_REQUESTS: usize = 512;
 
 /// Requests of one peer under way at once, so that it leaves places for others.
 const MAX_REQUESTS_PER_PEER: usize = 128;
-
-/// Job streams served at once.
-const MAX_STREAMS: usize = 4096;
 
 /// Answers requests until the node stops.
 pub(crate) async fn serve_requests(
@@ -358,97 +354,4 @@ async fn confirm_job(
             ConfirmJobResult::UnexpectedResponse
         }
     }
-}
-
-/// Serves job streams until the node stops.
-pub(crate) async fn serve_streams(
-    shared: Arc<Shared>,
-    mut streams: mpsc::Receiver<InboundJobStream>,
-) {
-    let places = Arc::new(Semaphore::new(MAX_STREAMS));
-    loop {
-        let inbound = tokio::select! {
-            () = shared.stop.cancelled() => return,
-            inbound = streams.recv() => inbound,
-        };
-        let Some(stream) = inbound else { return };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            shared.tasks.spawn(stream.refuse(JobConnectionResult::Busy));
-            continue;
-        };
-        let (serving, stop) = (Arc::clone(&shared), shared.stop.clone());
-        shared.tasks.spawn(async move {
-            // Answers under way end with the node: `None` here.
-            let _ = stop
-                .run_until_cancelled(serve_stream(serving, stream))
-                .await;
-            drop(place);
-        });
-    }
-}
-
-async fn serve_stream(shared: Arc<Shared>, stream: InboundJobStream) {
-    let key = JobKey {
-        provider: shared.local,
-        job_id: stream.job_id.clone(),
-    };
-    let service = match prepare(&shared, stream.peer, &key).await {
-        Ok(service) => service,
-        Err(refusal) => {
-            // A peer that went away needs no refusal.
-            let _ = stream.refuse(refusal).await;
-            return;
-        }
-    };
-    let Ok(stream) = stream.accept().await else {
-        return;
-    };
-    let desk = NodeDesk(Arc::new(LocalNode::new(shared)));
-    service.serve(key, Arc::new(desk), Box::new(stream)).await;
-}
-
-/// Finds and asks the service that serves a job to this consumer.
-pub(crate) async fn prepare(
-    shared: &Shared,
-    consumer: PeerId,
-    key: &JobKey,
-) -> Result<Arc<dyn ProviderService>, JobConnectionResult> {
-    let job = match shared.known_job(Role::Provider, key).await {
-        Ok(Some(job)) if job.consumer == consumer => job,
-        Ok(_) => return Err(JobConnectionResult::JobNotFound),
-        Err(error) => {
-            tracing::error!(job = %key, %error, "could not read a job");
-            return Err(JobConnectionResult::Busy);
-        }
-    };
-    let service = {
-        let market = shared.market();
-        market
-            .provided
-            .get(&job.offer)
-            .map(|offer| Arc::clone(&offer.service))
-    };
-    let Some(service) = service else {
-        return Err(JobConnectionResult::JobExpired);
-    };
-    match tokio::time::timeout(SERVICE_DEADLINE, service.prepare(key)).await {
-        Ok(Ok(())) => Ok(service),
-        Ok(Err(ConnectionRefusal::JobNotFound)) => Err(JobConnectionResult::JobNotFound),
-        Ok(Err(ConnectionRefusal::Busy)) => Err(JobConnectionResult::Busy),
-        Err(_) => {
-            tracing::warn!(job = %key, "the module did not answer a connection in time; the consumer is told busy");
-            Err(JobConnectionResult::Busy)
-        }
-    }
-}
-
-/// The provider's end of a job on one's own offer.
-pub(crate) fn serve_own(
-    shared: Arc<Shared>,
-    service: Arc<dyn ProviderService>,
-    key: JobKey,
-    stream: JobStream,
-) -> impl Future<Output = ()> {
-    let desk = NodeDesk(Arc::new(LocalNode::new(shared)));
-    async move { service.serve(key, Arc::new(desk), stream).await }
 }

@@ -158,7 +158,7 @@ pub(crate) async fn open(shared: &Arc<Shared>, key: &JobKey) -> Result<JobStream
 
 /// A job on one's own offer: the two modules are joined without the network.
 async fn open_own(shared: &Arc<Shared>, key: &JobKey) -> Result<JobStream, OpenJobError> {
-    let prepared = inbound::prepare(shared, shared.local, key).await;
+    let prepared = inbound::streams::prepare(shared, shared.local, key).await;
     let service = prepared.map_err(|refusal| match refusal {
         JobConnectionResult::JobExpired => OpenJobError::ProviderJobExpired,
         JobConnectionResult::Busy => OpenJobError::ProviderBusy,
@@ -168,7 +168,8 @@ async fn open_own(shared: &Arc<Shared>, key: &JobKey) -> Result<JobStream, OpenJ
         }
     })?;
     let (ours, theirs) = tokio::io::duplex(OWN_STREAM_BYTES);
-    let serving = inbound::serve_own(Arc::clone(shared), service, key.clone(), Box::new(theirs));
+    let serving =
+        inbound::streams::serve_own(Arc::clone(shared), service, key.clone(), Box::new(theirs));
     shared.tasks.spawn(serving);
     Ok(Box::new(ours))
 }

@@ -144,7 +144,10 @@ async fn start_on(
         Arc::clone(&shared),
         events.requests,
     ));
-    tasks.spawn(inbound::serve_streams(Arc::clone(&shared), events.streams));
+    tasks.spawn(inbound::streams::serve_streams(
+        Arc::clone(&shared),
+        events.streams,
+    ));
     let confirmer = Confirmer::new(Arc::clone(&shared));
     tasks.spawn(confirmer.run(receivers.signed, events.peers, stop));
 

@@ -1,0 +1,199 @@
+use super::*;
+
+fn at(secs: u64) -> Now {
+    Now {
+        unix: UnixSeconds(1_000_000 + secs),
+        uptime: Duration::from_secs(secs),
+    }
+}
+
+fn record(peer: PeerId, updated_at: u64) -> ProviderRecord {
+    ProviderRecord {
+        peer_id: peer,
+        name: Some("p".into()),
+        teaser: None,
+        description: None,
+        updated_at: UnixSeconds(updated_at),
+        latest_heartbeat_at: UnixSeconds(0),
+    }
+}
+
+fn offer(peer: PeerId, snapshot: u64, name: &str) -> OfferSnapshot {
+    OfferSnapshot {
+        snapshot_id: SnapshotId(snapshot),
+        active: true,
+        provider_peer_id: peer,
+        protocol_id: ProtocolId::new("p").unwrap(),
+        offer_id: OfferId::new(name).unwrap(),
+        protocol_payload: format!("{snapshot}"),
+    }
+}
+
+fn names(changes: &[OfferChange]) -> Vec<String> {
+    let name = |change: &OfferChange| match change {
+        OfferChange::ProviderUpdated(_) => "provider".into(),
+        OfferChange::ProviderHeartbeat(_) => "beat".into(),
+        OfferChange::OfferUpdated(offer) => format!("+{}", offer.snapshot_id),
+        OfferChange::OfferRemoved(offer) => format!("-{}", offer.snapshot_id),
+    };
+    changes.iter().map(name).collect()
+}
+
+fn index() -> (OfferIndex, PeerId) {
+    (OfferIndex::new(PeerId::random()), PeerId::random())
+}
+
+#[test]
+fn a_new_provider_is_told_before_its_offers() {
+    let (mut index, peer) = index();
+    assert_eq!(
+        index.assess(&peer, UnixSeconds(5), None),
+        Assessment::Changed
+    );
+    let changes = index.apply(record(peer, 5), vec![offer(peer, 1, "a")], at(0));
+    assert_eq!(names(&changes), ["provider", "beat", "+1"]);
+    assert_eq!(index.active_offers().count(), 1);
+}
+
+#[test]
+fn only_what_changed_is_told() {
+    let (mut index, peer) = index();
+    index.apply(
+        record(peer, 5),
+        vec![offer(peer, 1, "a"), offer(peer, 2, "b")],
+        at(0),
+    );
+    let changes = index.apply(
+        record(peer, 6),
+        vec![offer(peer, 1, "a"), offer(peer, 3, "c")],
+        at(1),
+    );
+    assert_eq!(names(&changes), ["beat", "+3", "-2"]);
+    let changes = index.apply(record(peer, 7), vec![offer(peer, 4, "a")], at(2));
+    assert_eq!(names(&changes), ["beat", "+4", "-3"]);
+    assert!(!index.is_active(SnapshotId(1)));
+    assert_eq!(
+        index.active_offer(SnapshotId(4)).unwrap().protocol_payload,
+        "4"
+    );
+}
+
+#[test]
+fn stale_announcements_are_known_as_such_also_after_a_restart() {
+    let (mut index, peer) = index();
+    let stored = Some(UnixSeconds(6));
+    assert_eq!(
+        index.assess(&peer, UnixSeconds(5), stored),
+        Assessment::Stale
+    );
+    assert_eq!(
+        index.assess(&peer, UnixSeconds(6), stored),
+        Assessment::Changed
+    );
+    index.apply(record(peer, 6), Vec::new(), at(0));
+    assert_eq!(index.assess(&peer, UnixSeconds(5), None), Assessment::Stale);
+    assert_eq!(
+        index.assess(&peer, UnixSeconds(6), None),
+        Assessment::Unchanged
+    );
+    assert_eq!(
+        index.assess(&peer, UnixSeconds(7), None),
+        Assessment::Changed
+    );
+}
+
+#[test]
+fn silence_takes_offers_off_the_market_and_a_heartbeat_puts_them_back() {
+    let (mut index, peer) = index();
+    index.apply(record(peer, 5), vec![offer(peer, 1, "a")], at(0));
+    assert!(index.expire(at(89)).is_empty());
+    assert_eq!(index.active_providers(at(59)).count(), 1);
+    assert_eq!(index.active_providers(at(61)).count(), 0);
+    assert_eq!(names(&index.expire(at(90))), ["-1"]);
+    assert!(index.expire(at(91)).is_empty(), "told once");
+    assert_eq!(index.active_offers().count(), 0);
+    assert!(!index.is_active(SnapshotId(1)));
+    assert_eq!(names(&index.heard(&peer, at(100))), ["beat", "+1"]);
+    assert!(index.is_active(SnapshotId(1)));
+}
+
+#[test]
+fn a_provider_that_withdraws_is_taken_in_whole_again() {
+    let (mut index, peer) = index();
+    index.apply(record(peer, 5), vec![offer(peer, 1, "a")], at(0));
+    assert_eq!(names(&index.withdraw(&peer)), ["-1"]);
+    assert!(index.withdraw(&peer).is_empty());
+    assert!(!index.is_active(SnapshotId(1)));
+    let stored = Some(UnixSeconds(5));
+    assert_eq!(
+        index.assess(&peer, UnixSeconds(5), stored),
+        Assessment::Changed
+    );
+}
+
+#[test]
+fn own_offers_never_expire() {
+    let local = PeerId::random();
+    let mut index = OfferIndex::new(local);
+    index.apply(record(local, 5), vec![offer(local, 1, "a")], at(0));
+    assert!(index.expire(at(10_000)).is_empty());
+    assert_eq!(index.active_providers(at(10_000)).count(), 1);
+    let name = (ProtocolId::new("p").unwrap(), OfferId::new("a").unwrap());
+    assert_eq!(index.own_snapshot(&name, "1"), Some(SnapshotId(1)));
+    assert_eq!(index.own_snapshot(&name, "other"), None);
+}
+
+#[test]
+fn the_bytes_of_announcements_are_bounded() {
+    let (mut index, _) = index();
+    let large = |peer: PeerId, snapshot| OfferSnapshot {
+        protocol_payload: "x".repeat(60_000),
+        ..offer(peer, snapshot, "a")
+    };
+    let count = u64::try_from(MAX_TEXT_BYTES / 60_010).unwrap();
+    for snapshot in 0..count {
+        let peer = PeerId::random();
+        let changes = index.apply(record(peer, 1), vec![large(peer, snapshot)], at(0));
+        assert!(!changes.is_empty());
+    }
+    let late = PeerId::random();
+    assert!(
+        index
+            .apply(record(late, 1), vec![large(late, count)], at(1))
+            .is_empty()
+    );
+    assert!(index.text_bytes <= MAX_TEXT_BYTES);
+    index.expire(at(200));
+    assert!(
+        !index
+            .apply(record(late, 1), vec![large(late, count)], at(200))
+            .is_empty()
+    );
+    // One that is known may announce again in place of what it had.
+    assert!(
+        !index
+            .apply(record(late, 2), vec![large(late, count + 1)], at(201))
+            .is_empty()
+    );
+    let counted: usize = index
+        .providers
+        .values()
+        .map(|provider| provider.text_bytes)
+        .sum();
+    assert_eq!(counted, index.text_bytes);
+}
+
+#[test]
+fn the_number_of_providers_is_bounded_and_active_ones_are_never_pushed_out() {
+    let (mut index, _) = index();
+    for _ in 0..MAX_PROVIDERS {
+        index.apply(record(PeerId::random(), 1), Vec::new(), at(0));
+    }
+    let late = PeerId::random();
+    assert!(index.apply(record(late, 1), Vec::new(), at(1)).is_empty());
+    assert!(!index.knows(&late));
+    index.expire(at(200));
+    assert!(!index.apply(record(late, 1), Vec::new(), at(200)).is_empty());
+    assert!(index.knows(&late));
+    assert_eq!(index.providers.len(), MAX_PROVIDERS);
+}

@@ -1,0 +1,110 @@
+//! Job streams: a consumer connects to one of its jobs, and the module that serves it takes over.
+
+use std::sync::Arc;
+
+use derouter_market::Role;
+use derouter_net::InboundJobStream;
+use derouter_sdk::{ConnectionRefusal, JobStream, NodeDesk, ProviderService};
+use derouter_wire::stream::JobConnectionResult;
+use derouter_wire::{JobKey, PeerId};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::SERVICE_DEADLINE;
+use crate::handle::LocalNode;
+use crate::shared::Shared;
+
+/// Job streams served at once.
+const MAX_STREAMS: usize = 4096;
+
+/// Serves job streams until the node stops.
+pub(crate) async fn serve_streams(
+    shared: Arc<Shared>,
+    mut streams: mpsc::Receiver<InboundJobStream>,
+) {
+    let places = Arc::new(Semaphore::new(MAX_STREAMS));
+    loop {
+        let inbound = tokio::select! {
+            () = shared.stop.cancelled() => return,
+            inbound = streams.recv() => inbound,
+        };
+        let Some(stream) = inbound else { return };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            shared.tasks.spawn(stream.refuse(JobConnectionResult::Busy));
+            continue;
+        };
+        let (serving, stop) = (Arc::clone(&shared), shared.stop.clone());
+        shared.tasks.spawn(async move {
+            // Answers under way end with the node: `None` here.
+            let _ = stop
+                .run_until_cancelled(serve_stream(serving, stream))
+                .await;
+            drop(place);
+        });
+    }
+}
+
+async fn serve_stream(shared: Arc<Shared>, stream: InboundJobStream) {
+    let key = JobKey {
+        provider: shared.local,
+        job_id: stream.job_id.clone(),
+    };
+    let service = match prepare(&shared, stream.peer, &key).await {
+        Ok(service) => service,
+        Err(refusal) => {
+            // A peer that went away needs no refusal.
+            let _ = stream.refuse(refusal).await;
+            return;
+        }
+    };
+    let Ok(stream) = stream.accept().await else {
+        return;
+    };
+    let desk = NodeDesk(Arc::new(LocalNode::new(shared)));
+    service.serve(key, Arc::new(desk), Box::new(stream)).await;
+}
+
+/// Finds and asks the service that serves a job to this consumer.
+pub(crate) async fn prepare(
+    shared: &Shared,
+    consumer: PeerId,
+    key: &JobKey,
+) -> Result<Arc<dyn ProviderService>, JobConnectionResult> {
+    let job = match shared.known_job(Role::Provider, key).await {
+        Ok(Some(job)) if job.consumer == consumer => job,
+        Ok(_) => return Err(JobConnectionResult::JobNotFound),
+        Err(error) => {
+            tracing::error!(job = %key, %error, "could not read a job");
+            return Err(JobConnectionResult::Busy);
+        }
+    };
+    let service = {
+        let market = shared.market();
+        market
+            .provided
+            .get(&job.offer)
+            .map(|offer| Arc::clone(&offer.service))
+    };
+    let Some(service) = service else {
+        return Err(JobConnectionResult::JobExpired);
+    };
+    match tokio::time::timeout(SERVICE_DEADLINE, service.prepare(key)).await {
+        Ok(Ok(())) => Ok(service),
+        Ok(Err(ConnectionRefusal::JobNotFound)) => Err(JobConnectionResult::JobNotFound),
+        Ok(Err(ConnectionRefusal::Busy)) => Err(JobConnectionResult::Busy),
+        Err(_) => {
+            tracing::warn!(job = %key, "the module did not answer a connection in time; the consumer is told busy");
+            Err(JobConnectionResult::Busy)
+        }
+    }
+}
+
+/// The provider's end of a job on one's own offer.
+pub(crate) fn serve_own(
+    shared: Arc<Shared>,
+    service: Arc<dyn ProviderService>,
+    key: JobKey,
+    stream: JobStream,
+) -> impl Future<Output = ()> {
+    let desk = NodeDesk(Arc::new(LocalNode::new(shared)));
+    async move { service.serve(key, Arc::new(desk), stream).await }
+}
