@@ -1,4 +1,11 @@
 //! Golden tests: the recorded bytes of 0.1.0 nodes and modules.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
 
 mod golden_modules;
 mod golden_nodes;
