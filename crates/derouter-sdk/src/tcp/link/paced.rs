@@ -23,6 +23,11 @@ use self::incoming::Incoming;
 /// What Node.js reads at once.
 const CHUNK_BYTES: usize = 64 * 1024;
 
+/// Frames that are written together, unless one alone is larger. The kernel hands a write of this
+/// size to the reader as one; of a larger one it may show a part first, and a frame of which
+/// yamux-js sees a part is lost to it. Nothing can be done for larger frames.
+const WRITE_BYTES: usize = 32 * 1024;
+
 /// Fixed by the yamux specification.
 pub(super) const HEADER_BYTES: usize = 12;
 
@@ -101,10 +106,13 @@ impl Queue {
         }
     }
 
-    /// Takes whole frames of at most `room` bytes; none if the first is larger.
+    /// Takes whole frames of at most `room` bytes, for one write; none if the first is larger.
     fn take(&mut self, room: usize) -> BytesMut {
         let mut total = 0;
-        while let Some(size) = self.frames.front().filter(|size| total + **size <= room) {
+        let fits = |total: usize, size: usize| {
+            total + size <= room && (total == 0 || total + size <= WRITE_BYTES)
+        };
+        while let Some(size) = self.frames.front().filter(|size| fits(total, **size)) {
             total += size;
             self.frames.pop_front();
         }
