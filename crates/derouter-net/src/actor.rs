@@ -1,8 +1,12 @@
 //! The task that owns the swarm. Its handlers are synchronous and short; whatever waits is done by
 //! other tasks.
 
+mod conduct;
 mod connections;
 mod heartbeats;
+mod kademlia;
+mod reachability;
+mod reports;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,6 +14,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use derouter_wire::UnixSeconds;
 use derouter_wire::gossip::Announcement;
+use derouter_wire::rpc::network::{NetworkReport, PeerReport};
 use futures::{FutureExt, StreamExt};
 use libp2p::core::transport::ListenerId;
 use libp2p::swarm::{ConnectionId, SwarmEvent};
@@ -40,6 +45,8 @@ pub(crate) enum Command {
     Dial(Multiaddr, oneshot::Sender<Result<PeerId, DialError>>),
     ListenAddresses(oneshot::Sender<Vec<Multiaddr>>),
     Peers(oneshot::Sender<Vec<PeerInfo>>),
+    NetworkReport(oneshot::Sender<NetworkReport>),
+    PeerReports(oneshot::Sender<Vec<PeerReport>>),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -85,11 +92,11 @@ impl Actor {
             peer_events: parts.peer_events,
             sent: parts.sent,
             counters: parts.counters,
-            listen: parts.config.listen,
-            relay_server: parts.config.relay_server,
+            listen: parts.config.options.listen,
+            relay_server: parts.config.options.relay_server.is_some(),
             schedule: HeartbeatSchedule::new(floor),
             filter: HeartbeatFilter::default(),
-            bootstrap: Bootstrap::new(parts.config.bootstrap, Instant::now()),
+            bootstrap: Bootstrap::new(parts.config.options.bootstrap, Instant::now()),
             bootstrap_dials: HashMap::new(),
             awaited_dials: HashMap::new(),
             peers: HashMap::new(),
@@ -226,6 +233,12 @@ impl Actor {
             Command::Peers(reply) => {
                 let _ = reply.send(self.peer_infos());
             }
+            Command::NetworkReport(reply) => {
+                let _ = reply.send(self.network_report());
+            }
+            Command::PeerReports(reply) => {
+                let _ = reply.send(self.peer_reports());
+            }
             // Ends the loop in `run`.
             Command::Shutdown(_) => {}
         }
@@ -237,6 +250,13 @@ impl Actor {
             SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => self.on_identify(event),
             SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(&event),
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(event)) => self.on_mdns(event),
+            SwarmEvent::Behaviour(BehaviourEvent::AutonatClient(event)) => self.on_autonat(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Upnp(event)) => self.on_upnp(event),
+            SwarmEvent::Behaviour(BehaviourEvent::RelayClient(event)) => {
+                self.on_relay_client(event);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Dcutr(event)) => self.on_dcutr(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Kademlia(event)) => self.on_kademlia(event),
             SwarmEvent::Behaviour(_) => {}
             other => self.on_connection_event(other),
         }

@@ -13,8 +13,9 @@ use libp2p::gossipsub::{
 use libp2p::identity::Keypair;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{dcutr, identify, mdns, ping, relay};
+use libp2p::{StreamProtocol, autonat, dcutr, identify, kad, mdns, ping, relay, upnp};
 
+use crate::config::RelayLimits;
 use crate::counters::NetCounters;
 use crate::streams::InboundQueue;
 use crate::{address_book, limits, streams, subnets};
@@ -24,8 +25,14 @@ use crate::{address_book, limits, streams, subnets};
 /// answer GRAFT with PRUNE, so that ours must send them heartbeats without a mesh.
 pub const MESH_PROTOCOL: &str = "/derouter/mesh/0.2.0";
 
+/// What this node calls itself.
+pub(crate) const AGENT: &str = concat!("derouter/", env!("CARGO_PKG_VERSION"));
+
 /// The protocol string in identify (wire 0.1).
 const IDENTIFY_PROTOCOL: &str = "/derouter/identify/0.1.0";
+
+/// Kademlia among nodes of 0.2: addresses of peers, and providers of a protocol.
+pub(crate) const KADEMLIA_PROTOCOL: StreamProtocol = StreamProtocol::new("/derouter/kad/0.2.0");
 
 /// Gossipsub that knows one topic; subscriptions to others are not remembered.
 pub(crate) type Gossipsub = gossipsub::Behaviour<IdentityTransform, WhitelistSubscriptionFilter>;
@@ -34,7 +41,8 @@ pub(crate) type Gossipsub = gossipsub::Behaviour<IdentityTransform, WhitelistSub
 pub(crate) struct BehaviourParts {
     pub(crate) keypair: Keypair,
     pub(crate) mdns: bool,
-    pub(crate) relay_server: bool,
+    pub(crate) port_mapping: bool,
+    pub(crate) relay_server: Option<RelayLimits>,
     pub(crate) inbound: InboundQueue,
     pub(crate) counters: Arc<NetCounters>,
 }
@@ -47,9 +55,13 @@ pub(crate) struct Behaviour {
     pub(crate) addresses: address_book::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
+    autonat_client: autonat::v2::client::Behaviour,
+    autonat_server: autonat::v2::server::Behaviour,
+    upnp: Toggle<upnp::tokio::Behaviour>,
     relay_server: Toggle<relay::Behaviour>,
     relay_client: relay::client::Behaviour,
     dcutr: dcutr::Behaviour,
+    pub(crate) kademlia: kad::Behaviour<kad::store::MemoryStore>,
     mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) gossipsub: Gossipsub,
     pub(crate) streams: streams::Behaviour,
@@ -65,23 +77,30 @@ impl Behaviour {
         let public_key = parts.keypair.public();
         let peer = public_key.to_peer_id();
         let identify = identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), public_key)
-            .with_agent_version(format!("derouter/{}", env!("CARGO_PKG_VERSION")))
+            .with_agent_version(AGENT.to_owned())
             .with_push_listen_addr_updates(true);
         let ping = ping::Config::new()
             .with_interval(limits::PING_INTERVAL)
             .with_timeout(limits::PING_TIMEOUT);
         let relay_server = parts
             .relay_server
-            .then(|| relay::Behaviour::new(peer, relay_config()));
+            .map(|limits| relay::Behaviour::new(peer, relay_config(limits)));
         Ok(Self {
             limits: connection_limits::Behaviour::new(connection_limits()),
             subnets: subnets::Behaviour::default(),
             addresses: address_book::Behaviour::default(),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping),
+            autonat_client: autonat::v2::client::Behaviour::default(),
+            autonat_server: autonat::v2::server::Behaviour::default(),
+            upnp: parts
+                .port_mapping
+                .then(upnp::tokio::Behaviour::default)
+                .into(),
             relay_server: relay_server.into(),
             relay_client,
             dcutr: dcutr::Behaviour::new(peer),
+            kademlia: kademlia_behaviour(peer),
             mdns: mdns_behaviour(parts.mdns, peer).into(),
             gossipsub: gossipsub_behaviour(parts.keypair)?,
             streams: streams::Behaviour::new(parts.inbound, parts.counters),
@@ -113,16 +132,24 @@ fn mdns_behaviour(wanted: bool, peer: libp2p::PeerId) -> Option<mdns::tokio::Beh
 }
 
 /// libp2p's default limits (128 KiB, 2 minutes a circuit) would cut every job stream.
-fn relay_config() -> relay::Config {
+fn relay_config(limits: RelayLimits) -> relay::Config {
     relay::Config {
-        max_reservations: 256,
+        max_reservations: limits.reservations,
         max_reservations_per_peer: 4,
-        max_circuits: 512,
-        max_circuits_per_peer: 16,
-        max_circuit_duration: Duration::from_secs(12 * 3600),
-        max_circuit_bytes: 4 << 30,
+        max_circuits: limits.circuits,
+        max_circuits_per_peer: limits.circuits_per_peer,
+        max_circuit_duration: limits.circuit_duration,
+        max_circuit_bytes: limits.circuit_bytes,
         ..relay::Config::default()
     }
+}
+
+fn kademlia_behaviour(peer: libp2p::PeerId) -> kad::Behaviour<kad::store::MemoryStore> {
+    let config = kad::Config::new(KADEMLIA_PROTOCOL);
+    let mut kademlia =
+        kad::Behaviour::with_config(peer, kad::store::MemoryStore::new(peer), config);
+    kademlia.set_mode(Some(kad::Mode::Client));
+    kademlia
 }
 
 fn gossipsub_behaviour(keypair: Keypair) -> Result<Gossipsub, BuildError> {

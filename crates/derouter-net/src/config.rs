@@ -1,5 +1,7 @@
 //! What a node's network side is started with.
 
+use std::time::Duration;
+
 use derouter_wire::UnixSeconds;
 use libp2p::Multiaddr;
 use libp2p::identity::Keypair;
@@ -9,14 +11,8 @@ use libp2p::identity::Keypair;
 pub struct NetConfig {
     /// The node's identity (Ed25519).
     pub keypair: Keypair,
-    /// Where to listen; TCP and QUIC v1, unspecified addresses and port 0 allowed.
-    pub listen: Vec<Multiaddr>,
-    /// Nodes to stay connected to. May end in `/p2p/<id>`, which is then checked.
-    pub bootstrap: Vec<Multiaddr>,
-    /// Whether to look for peers on the local network by mDNS.
-    pub mdns: bool,
-    /// Whether to serve as a circuit relay (v2) for others.
-    pub relay_server: bool,
+    /// What the operator chose.
+    pub options: NetOptions,
     /// The last heartbeat of an earlier run ([`crate::NetEvents::sent`] tells them as they go):
     /// later ones have a larger timestamp and, when their content differs, a larger `updated_at`.
     /// Zero for a new node.
@@ -25,15 +21,80 @@ pub struct NetConfig {
     pub last_updated_at: UnixSeconds,
 }
 
+/// How a node takes part in the network, as its operator chose. The default listens nowhere, knows
+/// nobody and looks for nobody.
+#[derive(Clone, Debug, Default)]
+pub struct NetOptions {
+    /// Where to listen; TCP and QUIC v1, unspecified addresses and port 0 allowed.
+    pub listen: Vec<Multiaddr>,
+    /// Nodes to stay connected to. May end in `/p2p/<id>`, which is then checked.
+    pub bootstrap: Vec<Multiaddr>,
+    /// Whether to look for peers on the local network by mDNS.
+    pub mdns: bool,
+    /// Addresses under which this node is reached from elsewhere, when its operator knows them.
+    pub external_addresses: Vec<Multiaddr>,
+    /// Whether others can dial this node, when its operator knows that.
+    pub reachability: KnownReachability,
+    /// Whether to ask the router for a port mapping (UPnP, NAT-PMP, PCP).
+    pub port_mapping: bool,
+    /// Relays on which a private node keeps a reservation; 0 for none.
+    pub relays: usize,
+    /// Whether, and within which limits, to serve as a circuit relay (v2) for others.
+    pub relay_server: Option<RelayLimits>,
+    /// Whether to take part in Kademlia: look up addresses and providers, and serve others when
+    /// this node is public.
+    pub kademlia: bool,
+}
+
+/// What the operator says of this node's reachability.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KnownReachability {
+    /// Nothing: AutoNAT finds out.
+    #[default]
+    Detect,
+    /// Others can dial it.
+    Public,
+    /// Others can't dial it: reservations are made at once.
+    Private,
+}
+
+/// What a relay gives at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayLimits {
+    /// Peers that may be reached through it.
+    pub reservations: usize,
+    /// Circuits at a time.
+    pub circuits: usize,
+    /// Circuits at a time from one peer.
+    pub circuits_per_peer: usize,
+    /// How long one circuit lives.
+    pub circuit_duration: Duration,
+    /// Bytes through one circuit, both directions together.
+    pub circuit_bytes: u64,
+    /// Bytes a second through this node, both directions together; `None` for no limit.
+    pub bytes_per_second: Option<u64>,
+}
+
+impl Default for RelayLimits {
+    /// Room for job streams of hours.
+    fn default() -> Self {
+        Self {
+            reservations: 256,
+            circuits: 512,
+            circuits_per_peer: 16,
+            circuit_duration: Duration::from_secs(12 * 3600),
+            circuit_bytes: 4 << 30,
+            bytes_per_second: None,
+        }
+    }
+}
+
 impl NetConfig {
-    /// A node that listens nowhere, knows nobody and looks for nobody.
+    /// A new node with the default [`NetOptions`].
     pub fn new(keypair: Keypair) -> Self {
         Self {
             keypair,
-            listen: Vec::new(),
-            bootstrap: Vec::new(),
-            mdns: false,
-            relay_server: false,
+            options: NetOptions::default(),
             last_timestamp: UnixSeconds(0),
             last_updated_at: UnixSeconds(0),
         }

@@ -25,7 +25,7 @@ mod subnets;
 mod transport;
 
 pub use behaviour::MESH_PROTOCOL;
-pub use config::NetConfig;
+pub use config::{KnownReachability, NetConfig, NetOptions, RelayLimits};
 pub use counters::NetCounters;
 pub use error::{DialError, OpenStreamError, RequestError, StartError};
 pub use heartbeat::{ReceivedHeartbeat, SentHeartbeat};

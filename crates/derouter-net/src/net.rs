@@ -6,6 +6,7 @@ use std::time::Duration;
 use derouter_wire::JobId;
 use derouter_wire::gossip::Announcement;
 use derouter_wire::reqres::{Request, Response};
+use derouter_wire::rpc::network::{NetworkReport, PeerReport};
 use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -81,8 +82,9 @@ pub async fn start(
 
     let swarm = transport::build_swarm(BehaviourParts {
         keypair: config.keypair.clone(),
-        mdns: config.mdns,
-        relay_server: config.relay_server,
+        mdns: config.options.mdns,
+        port_mapping: config.options.port_mapping,
+        relay_server: config.options.relay_server,
         inbound: inbound_sender,
         counters: counters.clone(),
     })?;
@@ -146,6 +148,16 @@ impl Net {
     /// The connected peers. Empty when the network has stopped.
     pub async fn peers(&self) -> Vec<PeerInfo> {
         self.query(Command::Peers).await.unwrap_or_default()
+    }
+
+    /// The network as this node sees it. `None` when the network has stopped.
+    pub async fn network_report(&self) -> Option<NetworkReport> {
+        self.query(Command::NetworkReport).await
+    }
+
+    /// Every connected peer, and those that are remembered.
+    pub async fn peer_reports(&self) -> Vec<PeerReport> {
+        self.query(Command::PeerReports).await.unwrap_or_default()
     }
 
     /// Remembers an address of a peer, for when it is needed.

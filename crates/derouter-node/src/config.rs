@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use derouter_net::Multiaddr;
+use derouter_net::NetOptions;
 
 /// A node's configuration, checked and complete.
 #[derive(Clone, Debug)]
@@ -13,14 +13,8 @@ pub struct NodeConfig {
     pub database_path: PathBuf,
     /// A 0.1.0 database to import once, never written to.
     pub legacy_database_path: Option<PathBuf>,
-    /// Where to listen for peers.
-    pub listen: Vec<Multiaddr>,
-    /// Peers to dial at start, and again while the node is lonely. May end in `/p2p/<id>`.
-    pub bootstrap: Vec<Multiaddr>,
-    /// Whether to find and be found on the local network.
-    pub mdns: bool,
-    /// Whether to relay circuits for other peers.
-    pub relay_server: bool,
+    /// How it takes part in the network.
+    pub net: NetOptions,
     /// What announcements say of this provider.
     pub provider: ProviderDetails,
     /// The RPC's port on 127.0.0.1; 0 chooses one; `None` serves no RPC.

@@ -22,6 +22,6 @@ mod start;
 mod watches;
 
 pub use config::{NodeConfig, ProviderDetails};
-pub use derouter_net::Multiaddr;
+pub use derouter_net::{KnownReachability, Multiaddr, NetOptions, RelayLimits};
 pub use handle::LocalNode;
 pub use start::{RunningNode, StartError, start};

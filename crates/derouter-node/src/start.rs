@@ -119,10 +119,7 @@ async fn start_on(
     end_ghosts(&store).await?;
     let stop = CancellationToken::new();
     let net_config = NetConfig {
-        listen: config.listen,
-        bootstrap: config.bootstrap,
-        mdns: config.mdns,
-        relay_server: config.relay_server,
+        options: config.net,
         last_timestamp: announced.heartbeat_floor,
         last_updated_at: announced.updated_at,
         ..NetConfig::new(keypair.clone())

@@ -5,6 +5,7 @@
 //! keys, null and `undefined` are alike, and so are integers of any width and whole floats.
 
 pub mod event;
+pub mod network;
 pub mod record;
 pub mod request;
 

@@ -49,8 +49,8 @@ fn say_what_is_used(path: Option<&Path>, config: &RunConfig) {
             "has no use in a section of the node's own file, and is ignored"
         );
     }
-    if config.node.bootstrap.is_empty() {
-        let mdns = config.node.mdns;
+    if config.node.net.bootstrap.is_empty() {
+        let mdns = config.node.net.mdns;
         tracing::info!(
             mdns,
             "no bootstrap peers: only those found by mDNS will be known"
@@ -92,7 +92,7 @@ impl Running {
 
 /// Starts a node. Every reason why it does not start is one that the user can mend.
 pub(crate) async fn start_node(config: NodeConfig) -> Result<RunningNode, Failure> {
-    check_ports(&config.listen)?;
+    check_ports(&config.net.listen)?;
     Box::pin(derouter_node::start(config))
         .await
         .map_err(|error| {

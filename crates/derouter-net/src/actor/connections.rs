@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{self, ConnectionId, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, identify, mdns, ping};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, identify, mdns, ping, relay};
 use tokio::sync::oneshot;
 
 use super::Actor;
-use crate::behaviour::BehaviourEvent;
+use crate::behaviour::{BehaviourEvent, KADEMLIA_PROTOCOL};
 use crate::bootstrap::peer_of;
 use crate::counters::count;
 use crate::error::DialError;
@@ -26,9 +26,36 @@ pub(super) struct PeerState {
     agent: Option<String>,
     version_0_1: Option<bool>,
     subscribed: bool,
+    /// What it speaks, once it has identified itself.
+    pub(super) speaks: Speaks,
     /// At most [`limits::ESTABLISHED_PER_PEER`].
     connections: Vec<(ConnectionId, PeerConnection)>,
 }
+
+/// What a peer speaks, of what decides how it is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Speaks {
+    /// It relays circuits for others.
+    pub(super) relay: bool,
+    /// It answers Kademlia queries.
+    pub(super) kademlia: bool,
+    /// It tests addresses (AutoNAT v2).
+    pub(super) autonat: bool,
+}
+
+impl Speaks {
+    fn of(protocols: &[StreamProtocol]) -> Self {
+        let has = |name: &StreamProtocol| protocols.contains(name);
+        Self {
+            relay: has(&relay::HOP_PROTOCOL_NAME),
+            kademlia: has(&KADEMLIA_PROTOCOL),
+            autonat: has(&AUTONAT),
+        }
+    }
+}
+
+/// How peers ask for a test of their addresses.
+const AUTONAT: StreamProtocol = StreamProtocol::new("/libp2p/autonat/2/dial-request");
 
 impl PeerState {
     /// Notes a connection. True for the first one of the peer.
@@ -212,6 +239,7 @@ impl Actor {
         };
         let printable = info.agent_version.chars().filter(|c| !c.is_control());
         state.agent = Some(printable.take(AGENT_CHARS).collect());
+        state.speaks = Speaks::of(&info.protocols);
         let version_0_1 = info.protocols.contains(&REQUESTS) && !info.protocols.contains(&MESH);
         let known = state.version_0_1.replace(version_0_1);
         if known == Some(version_0_1) {

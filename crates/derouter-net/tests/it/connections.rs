@@ -75,13 +75,13 @@ async fn a_bootstrap_node_that_comes_up_later_is_reached() {
     };
     let address: derouter_net::Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap();
     let mut early = config(TCP);
-    early.bootstrap = vec![address.clone()];
+    early.options.bootstrap = vec![address.clone()];
     let mut early = node_with(early).await;
     // The first dial has failed once a request to nobody in particular has had its turn behind it.
     let gone = early.net.dial(address.clone()).await;
     assert!(gone.is_err(), "{gone:?}");
     let mut late = late;
-    late.listen = vec![address];
+    late.options.listen = vec![address];
     let late = node_with(late).await;
     let event = soon(early.events.peers.recv()).await;
     assert_eq!(event, Some(PeerEvent::Connected(late.id())));
@@ -92,9 +92,9 @@ async fn a_bootstrap_node_that_restarts_is_reached_again() {
     let bootstrap_config = config(TCP);
     let bootstrap = node_with(bootstrap_config.clone()).await;
     let mut restarted_config = bootstrap_config;
-    restarted_config.listen = bootstrap.net.listen_addresses().await;
+    restarted_config.options.listen = bootstrap.net.listen_addresses().await;
     let mut config = config(TCP);
-    config.bootstrap = vec![bootstrap.address().await];
+    config.options.bootstrap = vec![bootstrap.address().await];
     let mut node = node_with(config).await;
     let id = bootstrap.id();
     assert_eq!(

@@ -11,12 +11,12 @@ use crate::support::*;
 async fn a_job_stream_goes_through_a_relay_and_carries_more_than_libp2ps_default_limit() {
     const BYTES: usize = 3 * 1024 * 1024;
     let mut relay_config = config(TCP);
-    relay_config.relay_server = true;
+    relay_config.options.relay_server = Some(derouter_net::RelayLimits::default());
     let relay = node_with(relay_config).await;
     let circuit = relay.address().await.with(Protocol::P2pCircuit);
 
     let mut hidden = NetConfig::new(Keypair::generate_ed25519());
-    hidden.listen = vec![circuit.clone()];
+    hidden.options.listen = vec![circuit.clone()];
     let mut hidden = node_with(hidden).await;
     let net = hidden.net.clone();
     until(async || !net.listen_addresses().await.is_empty()).await;
@@ -64,11 +64,11 @@ async fn a_job_stream_goes_through_a_relay_and_carries_more_than_libp2ps_default
 #[tokio::test]
 async fn a_job_stream_takes_the_direct_connection_although_the_relayed_one_is_older() {
     let mut relay_config = config(TCP);
-    relay_config.relay_server = true;
+    relay_config.options.relay_server = Some(derouter_net::RelayLimits::default());
     let relay = node_with(relay_config).await;
     let circuit = relay.address().await.with(Protocol::P2pCircuit);
     let mut provider = config(TCP);
-    provider.listen.push(circuit.clone());
+    provider.options.listen.push(circuit.clone());
     let mut provider = node_with(provider).await;
     let net = provider.net.clone();
     until(async || net.listen_addresses().await.len() > 1).await;

@@ -23,7 +23,7 @@ pub(crate) struct Node {
 
 pub(crate) fn config(listen: &str) -> NetConfig {
     let mut config = NetConfig::new(Keypair::generate_ed25519());
-    config.listen = vec![listen.parse().unwrap()];
+    config.options.listen = vec![listen.parse().unwrap()];
     config
 }
 

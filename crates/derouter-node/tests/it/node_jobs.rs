@@ -280,7 +280,7 @@ async fn a_signature_over_another_outcome_is_refused_for_good() {
 async fn a_job_on_the_own_offer_works_without_the_network() {
     let dir = tempfile::TempDir::new().unwrap();
     let mut alone = config(dir.path(), Vec::new());
-    alone.listen.clear();
+    alone.net.listen.clear();
     let node = derouter_node::start(alone).await.unwrap();
     let handle = node.handle();
     let _provision = handle

@@ -72,7 +72,7 @@ async fn signatures_that_0_1_0_never_delivered_are_delivered() {
     forget_confirmations(&consumer_dir, "signature_confirmed_at_local = NULL");
 
     let provider = derouter_node::start(provider).await.unwrap();
-    consumer.bootstrap = provider.listen_addresses().await;
+    consumer.net.bootstrap = provider.listen_addresses().await;
     let consumer = derouter_node::start(consumer).await.unwrap();
     for node in [provider.handle(), consumer.handle()] {
         for unconfirmed in jobs(&node).await {

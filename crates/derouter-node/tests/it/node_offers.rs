@@ -126,7 +126,7 @@ async fn a_provider_that_restarts_is_seen_again_with_the_same_snapshot() {
     see_offer_gone(&consumer, "a").await;
 
     let mut again = config(pair.provider_dir.path(), Vec::new());
-    again.listen = listen.iter().map(without_peer_id).collect();
+    again.net.listen = listen.iter().map(without_peer_id).collect();
     let provider = derouter_node::start(again).await.unwrap();
     let _provision = provider
         .handle()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use derouter_node::{Multiaddr, NodeConfig, ProviderDetails, RunningNode};
+use derouter_node::{Multiaddr, NetOptions, NodeConfig, ProviderDetails, RunningNode};
 use derouter_sdk::{
     ConnectionRefusal, JobKey, JobQuery, JobRecord, JobRefusal, JobStream, Node, OfferEvent,
     OfferFilter, OfferId, OfferSnapshot, OfferSpec, ProtocolId, ProviderCompletion, ProviderDesk,
@@ -25,10 +25,11 @@ pub fn config(dir: &Path, bootstrap: Vec<Multiaddr>) -> NodeConfig {
         keypair_path: dir.join("keypair.bin"),
         database_path: dir.join("derouter.sqlite"),
         legacy_database_path: None,
-        listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()],
-        bootstrap,
-        mdns: false,
-        relay_server: false,
+        net: NetOptions {
+            listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()],
+            bootstrap,
+            ..NetOptions::default()
+        },
         provider: ProviderDetails {
             name: Some("tester".into()),
             ..ProviderDetails::default()

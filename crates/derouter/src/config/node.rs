@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 
-use derouter_node::{Multiaddr, NodeConfig, ProviderDetails};
+use derouter_node::{Multiaddr, NetOptions, NodeConfig, ProviderDetails, RelayLimits};
 use serde::Deserialize;
 
 use super::openai::{OpenAiModules, OpenAiSection};
@@ -84,14 +84,17 @@ impl File {
             keypair_path: keypair_path.unwrap_or_else(|| data_dir.join("keypair.bin")),
             database_path: database,
             legacy_database_path: legacy,
-            listen,
-            bootstrap: self
-                .bootstrap
-                .into_iter()
-                .map(|address| address.0)
-                .collect(),
-            mdns: self.mdns.unwrap_or(true),
-            relay_server: self.relay_server,
+            net: NetOptions {
+                listen,
+                bootstrap: self
+                    .bootstrap
+                    .into_iter()
+                    .map(|address| address.0)
+                    .collect(),
+                mdns: self.mdns.unwrap_or(true),
+                relay_server: self.relay_server.then(RelayLimits::default),
+                ..NetOptions::default()
+            },
             provider: ProviderDetails {
                 name: self.provider.name,
                 teaser: self.provider.teaser,

@@ -57,8 +57,8 @@ fn without_a_file_a_node_has_the_defaults_of_0_1_0() {
     let data_dir = paths::default_data_dir().unwrap();
     assert_eq!(config.node.keypair_path, data_dir.join("keypair.bin"));
     assert_eq!(config.node.rpc_port, Some(4269));
-    assert!(config.node.mdns);
-    assert!(!config.node.relay_server);
+    assert!(config.node.net.mdns);
+    assert!(config.node.net.relay_server.is_none());
     assert!(!config.node.store_payloads);
     assert!(config.openai.providers.is_empty());
     assert!(config.openai.consumer.is_none());
@@ -78,7 +78,7 @@ fn a_file_of_0_1_0_is_read_as_it_is() {
         }"#,
     )
     .unwrap();
-    assert_eq!(config.node.bootstrap.len(), 1);
+    assert_eq!(config.node.net.bootstrap.len(), 1);
     assert_eq!(
         config.node.database_path,
         PathBuf::from("/tmp/derouter-data/elsewhere.sqlite")
@@ -99,9 +99,9 @@ fn the_new_keys_are_read() {
             openai: {consumer: {server: {port: 9100}}}}"#,
     )
     .unwrap();
-    assert_eq!(config.node.listen.len(), 1);
-    assert!(!config.node.mdns);
-    assert!(config.node.relay_server);
+    assert_eq!(config.node.net.listen.len(), 1);
+    assert!(!config.node.net.mdns);
+    assert!(config.node.net.relay_server.is_some());
     assert_eq!(config.log, LogFormat::Json);
     assert!(config.node.store_payloads);
     assert!(config.openai.consumer.unwrap().store_payloads);

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use derouter_node::{Multiaddr, NodeConfig, ProviderDetails, RunningNode};
+use derouter_node::{Multiaddr, NetOptions, NodeConfig, ProviderDetails, RunningNode};
 use derouter_openai::consumer::{ConsumerConfig, RunningConsumer};
 use derouter_openai::provider::{
     BackendConfig, EchoBackend, OfferConfig, ProviderConfig, RunningProvider,
@@ -197,11 +197,12 @@ fn node_config(name: &str, directory: &Path, bootstrap: Vec<Multiaddr>) -> NodeC
         keypair_path: directory.join("keypair.bin"),
         database_path: directory.join("derouter.sqlite"),
         legacy_database_path: None,
-        // A constant.
-        listen: "/ip4/127.0.0.1/tcp/0".parse().into_iter().collect(),
-        bootstrap,
-        mdns: false,
-        relay_server: false,
+        net: NetOptions {
+            // A constant.
+            listen: "/ip4/127.0.0.1/tcp/0".parse().into_iter().collect(),
+            bootstrap,
+            ..NetOptions::default()
+        },
         provider: ProviderDetails {
             name: Some(format!("demo {name}")),
             ..Default::default()
