@@ -80,6 +80,16 @@ pub fn fit_announcement<'a>(
     details: Announcement,
     offers: impl IntoIterator<Item = (&'a ProtocolId, &'a OfferId, &'a str)>,
 ) -> FittedAnnouncement {
+    fit(details, offers, limits::HEARTBEAT_BYTES, usize::MAX)
+}
+
+/// Keeps the offers that fit so many bytes and are no more than so many.
+pub(crate) fn fit<'a>(
+    details: Announcement,
+    offers: impl IntoIterator<Item = (&'a ProtocolId, &'a OfferId, &'a str)>,
+    most_bytes: usize,
+    most_offers: usize,
+) -> FittedAnnouncement {
     let mut announcement = Announcement {
         offers: BTreeMap::new(),
         ..details
@@ -91,14 +101,16 @@ pub fn fit_announcement<'a>(
     };
     // Map headers grow by up to 8 bytes each as they fill; counted once for `offers` itself.
     let mut used = frame.encode().len() + 8;
+    let mut kept = 0;
     for (protocol_id, offer_id, payload) in offers {
         let new_protocol = !announcement.offers.contains_key(protocol_id);
         let cost = offer_cost(protocol_id, offer_id, payload, new_protocol);
-        if used + cost > limits::HEARTBEAT_BYTES {
+        if used + cost > most_bytes || kept >= most_offers {
             left_out.push((protocol_id.clone(), offer_id.clone()));
             continue;
         }
         used += cost;
+        kept += 1;
         let offer = AnnouncedOffer {
             protocol_payload: payload.to_owned(),
         };

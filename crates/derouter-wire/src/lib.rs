@@ -1,9 +1,12 @@
 //! The bytes of the DeRouter wire: identifiers, money, CBOR codecs, size caps, job hashes.
 //!
-//! Everything here is pure: no I/O, no async, no clock. The layouts follow wire 0.1 exactly
-//! (golden tests hold them to recorded bytes); each module names the channel it describes.
+//! Everything here is pure: no I/O, no async, no clock. The layouts of wire 0.1 follow it
+//! exactly (golden tests hold them to recorded bytes), [`announce`] and [`discovery`] are wire 0.2;
+//! each module names the channel it describes.
 
+pub mod announce;
 pub mod cbor;
+pub mod discovery;
 pub mod gossip;
 pub mod id;
 pub mod job;

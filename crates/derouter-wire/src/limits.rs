@@ -49,3 +49,37 @@ pub const REASON_BYTES: usize = 4096;
 
 /// Entries of a CBOR map whose keys we look at one by one (frames and tagged results).
 pub const CBOR_MAP_ENTRIES: usize = 64;
+
+/// A signed announcement (0.2). Small enough that a node hears ten thousand providers for some
+/// kilobytes a second.
+pub const ANNOUNCEMENT_BYTES: usize = 512;
+
+/// The longest that one announcement holds, in seconds: three refreshes.
+pub const LASTING_SECS: u32 = 900;
+
+/// Protocol tags in an announcement.
+pub const ANNOUNCEMENT_TAGS: usize = 16;
+
+/// Addresses in an announcement.
+pub const ANNOUNCEMENT_ADDRESSES: usize = 4;
+
+/// The list of a provider's offers (0.2), in bytes: it is pulled by everyone who hears of it.
+pub const OFFER_LIST_BYTES: usize = 256 * 1024;
+
+/// Offers in such a list. A provider of more would fill every consumer's index on its own.
+pub const OFFER_LIST_OFFERS: usize = 1024;
+
+/// Lists that one request may ask for.
+pub const PULL_LISTS: usize = 64;
+
+/// What the answer to such a request holds at most; what does not fit is asked for again.
+pub const PULL_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
+
+/// A message of a set reconciliation: some 8000 ids.
+pub const RECONCILE_BYTES: usize = 256 * 1024;
+
+/// Announcements in one request or answer: at most 300 KiB.
+pub const FETCH_IDS: usize = 512;
+
+/// A request of the discovery protocol: one that offers [`FETCH_IDS`] announcements.
+pub const DISCOVERY_REQUEST_BYTES: usize = FETCH_IDS * (ANNOUNCEMENT_BYTES + 48) + 64;
