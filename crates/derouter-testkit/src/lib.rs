@@ -20,6 +20,7 @@ pub mod fault;
 pub mod home;
 pub mod http;
 pub mod ledger;
+pub mod link;
 pub mod measure;
 pub mod pair;
 pub mod process;

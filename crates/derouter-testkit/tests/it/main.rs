@@ -3,10 +3,12 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stderr,
     clippy::indexing_slicing,
     missing_docs
 )]
 
 mod backend;
+mod link;
 mod process;
 mod proxy;
