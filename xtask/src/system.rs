@@ -13,18 +13,30 @@ struct Need {
     purpose: &'static str,
 }
 
-const NEEDS: [Need; 6] = [
+const NEEDS: [Need; 8] = [
     Need {
         program: "ip",
         arguments: &["-V"],
         package: "iproute2",
-        purpose: "the mDNS tests, which need network namespaces",
+        purpose: "the mDNS tests and the network lab, which need network namespaces",
     },
     Need {
         program: "curl",
         arguments: &["--version"],
         package: "curl",
         purpose: "the mDNS tests, which look into network namespaces with it",
+    },
+    Need {
+        program: "nft",
+        arguments: &["-v"],
+        package: "nftables",
+        purpose: "the network lab, whose routers are made with it",
+    },
+    Need {
+        program: "miniupnpd",
+        arguments: &["--version"],
+        package: "miniupnpd-nftables",
+        purpose: "the network lab's routers that map ports",
     },
     Need {
         program: "python3",

@@ -19,6 +19,7 @@ pub mod bench;
 pub mod fault;
 pub mod home;
 pub mod http;
+pub mod lab;
 pub mod ledger;
 pub mod link;
 pub mod measure;

@@ -10,5 +10,6 @@
 
 mod backend;
 mod link;
+mod lab;
 mod process;
 mod proxy;
