@@ -6,15 +6,17 @@ use std::time::Duration;
 use derouter_market::Role;
 use derouter_sdk::{
     CompleteJobError, ConsumerCompletion, CreateJobError, FailJobError, FailureReason, JobEvent,
-    JobFilter, JobKey, JobQuery, JobRecord, JobStream, Node, NodeError, OfferEvent, OfferFilter,
-    OfferSnapshot, OfferSpec, OpenJobError, PeerId, ProvideError, ProvideOptions,
-    ProviderCompleteError, ProviderCompletion, ProviderEvent, ProviderRecord, ProviderService,
-    Provision, RemoteJob, RemoteJobError, SnapshotId, UnixSeconds, Watch, async_trait,
+    JobFilter, JobKey, JobQuery, JobRecord, JobStream, NetworkReport, Node, NodeError, OfferEvent,
+    OfferFilter, OfferSnapshot, OfferSpec, OpenJobError, PeerId, PeerQuery, PeerReport,
+    ProvideError, ProvideOptions, ProviderCompleteError, ProviderCompletion, ProviderEvent,
+    ProviderRecord, ProviderService, Provision, RemoteJob, RemoteJobError, SnapshotId, UnixSeconds,
+    Watch, async_trait,
 };
 use derouter_store::JobPage;
 use derouter_wire::limits::{RPC_FILTER_ITEMS, RPC_QUERY_ITEMS};
 
 use crate::jobs::{self, internal};
+use crate::network;
 use crate::provided::{AddError, ProvisionId};
 use crate::shared::Shared;
 use crate::watches;
@@ -236,6 +238,14 @@ impl Node for LocalNode {
         failure: FailureReason,
     ) -> Result<(), FailJobError> {
         jobs::fail(&self.shared, Role::Provider, job, failure).await
+    }
+
+    async fn network(&self) -> Result<NetworkReport, NodeError> {
+        network::report(&self.shared.net).await
+    }
+
+    async fn peers(&self, query: &PeerQuery) -> Result<Vec<PeerReport>, NodeError> {
+        network::peers(&self.shared.net, query).await
     }
 }
 

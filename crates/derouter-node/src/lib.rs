@@ -12,6 +12,7 @@ pub mod identity;
 mod inbound;
 mod jobs;
 mod market_task;
+mod network;
 mod places;
 mod provided;
 mod recent;

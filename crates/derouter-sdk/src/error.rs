@@ -26,6 +26,9 @@ pub enum NodeError {
     /// The node is shutting down.
     #[error("the node is shutting down")]
     ShuttingDown,
+    /// The node is of a version that does not know the call. Update it.
+    #[error("this node is of an older version and does not support {0}")]
+    Unsupported(&'static str),
 }
 
 /// Why an offer is not on the market.
@@ -173,6 +176,21 @@ pub enum FailJobError {
     #[error("the job has failed before: {}", .0.reason)]
     AlreadyFailed(FailureReason),
     /// The call failed.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+/// Why a ping has no round trip.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum PingError {
+    /// No connection to the peer, and none could be made. Holds why.
+    #[error("the peer can't be reached: {0}")]
+    Unreachable(String),
+    /// The peer, or the way to it, did not answer in time.
+    #[error("the peer did not answer in time")]
+    Timeout,
+    /// The call failed here.
     #[error(transparent)]
     Node(#[from] NodeError),
 }

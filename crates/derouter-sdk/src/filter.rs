@@ -34,6 +34,19 @@ pub struct JobQuery {
     pub limit: u32,
 }
 
+/// A page of peers, ascending by peer id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerQuery {
+    /// Only peers behind this one.
+    pub after: Option<PeerId>,
+    /// Only this peer.
+    pub peer: Option<PeerId>,
+    /// Only those that are connected; else those that are remembered too.
+    pub connected_only: bool,
+    /// 1 to 100 peers.
+    pub limit: u32,
+}
+
 fn passes<T: PartialEq>(allowed: Option<&Vec<T>>, value: &T) -> bool {
     allowed.is_none_or(|list| list.contains(value))
 }

@@ -1,17 +1,19 @@
 //! The [`Node`] trait.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use derouter_wire::rpc::network::{NetworkReport, PeerReport, PingReport};
 use derouter_wire::rpc::record::{FailureReason, JobRecord, OfferSnapshot, ProviderRecord};
 use derouter_wire::{JobKey, PeerId, SnapshotId, UnixSeconds, Wei};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::error::{
-    CompleteJobError, CreateJobError, FailJobError, NodeError, OpenJobError, ProvideError,
-    ProviderCompleteError, RemoteJobError,
+    CompleteJobError, CreateJobError, FailJobError, NodeError, OpenJobError, PingError,
+    ProvideError, ProviderCompleteError, RemoteJobError,
 };
-use crate::filter::{JobFilter, JobQuery, OfferFilter};
+use crate::filter::{JobFilter, JobQuery, OfferFilter, PeerQuery};
 use crate::provider::{OfferSpec, ProvideOptions, ProviderCompletion, ProviderService, Provision};
 use crate::watch::{JobEvent, OfferEvent, ProviderEvent, Watch};
 
@@ -133,4 +135,27 @@ pub trait Node: Send + Sync + 'static {
         job: &JobKey,
         failure: FailureReason,
     ) -> Result<(), FailJobError>;
+
+    /// The network as the node sees it.
+    async fn network(&self) -> Result<NetworkReport, NodeError> {
+        Err(NodeError::Unsupported("reports of the network"))
+    }
+
+    /// A page of peers. What they say of themselves (their agent) is theirs to choose.
+    async fn peers(&self, query: &PeerQuery) -> Result<Vec<PeerReport>, NodeError> {
+        let _ = query;
+        Err(NodeError::Unsupported("reports of peers"))
+    }
+
+    /// One round trip to a peer, which is dialled when it is not connected: at `address`
+    /// (a multiaddr) too, when there is one. `timeout` is at most 60 s.
+    async fn ping(
+        &self,
+        peer: PeerId,
+        address: Option<String>,
+        timeout: Duration,
+    ) -> Result<PingReport, PingError> {
+        let _ = (peer, address, timeout);
+        Err(NodeError::Unsupported("pings").into())
+    }
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use derouter_wire::cbor::PeerIdArg;
 use derouter_wire::rpc::Call;
+use derouter_wire::rpc::network::{NetworkReport, PeerReport, PingReport};
 use derouter_wire::rpc::record::{FailureReason, JobRecord, OfferSnapshot, ProviderRecord};
 use derouter_wire::rpc::request::*;
 use derouter_wire::{Currency, JobKey, PeerId, SnapshotId, UnixSeconds};
@@ -24,10 +25,10 @@ use self::connection::{Connection, JobPipe, Role};
 use self::link::Caller;
 use self::provision::Provider;
 use crate::error::{
-    CompleteJobError, CreateJobError, FailJobError, NodeError, OpenJobError, ProvideError,
-    ProviderCompleteError, RemoteJobError,
+    CompleteJobError, CreateJobError, FailJobError, NodeError, OpenJobError, PingError,
+    ProvideError, ProviderCompleteError, RemoteJobError,
 };
-use crate::filter::{JobFilter, JobQuery, OfferFilter};
+use crate::filter::{JobFilter, JobQuery, OfferFilter, PeerQuery};
 use crate::node::{ConsumerCompletion, JobStream, Node, RemoteJob};
 use crate::provider::{OfferSpec, ProvideOptions, ProviderCompletion, ProviderService, Provision};
 use crate::watch::{JobEvent, OfferEvent, ProviderEvent, Watch};
@@ -129,6 +130,25 @@ impl Inner {
     {
         let answer = caller.call(request, wait).await;
         answer.map_err(|error| translate::call_error(error, wait))
+    }
+
+    /// Asks what nodes of 0.1 do not know. Those answer with an error of their own, close the
+    /// connection, or say nothing.
+    async fn ask_new<C: Call>(
+        &self,
+        request: &C,
+        wait: Duration,
+        what: &'static str,
+    ) -> Result<C::Reply, NodeError>
+    where
+        C::Reply: Send + 'static,
+    {
+        let connection = self.connection().await?;
+        if connection.is_0_1() {
+            return Err(NodeError::Unsupported(what));
+        }
+        let answer = connection.caller.call(request, wait).await;
+        answer.map_err(|error| translate::new_call_error(error, wait, what))
     }
 
     /// A connection that provides, if there is one: the node takes what comes over it as the
@@ -318,5 +338,44 @@ impl Node for TcpNode {
         connection
             .fail_job(job, failure, self.inner.options.query_wait)
             .await
+    }
+
+    async fn network(&self) -> Result<NetworkReport, NodeError> {
+        let wait = self.inner.options.query_wait;
+        let asked = self
+            .inner
+            .ask_new(&QueryNetwork {}, wait, "reports of the network");
+        let QueryNetworkReply::Ok(report) = asked.await?;
+        Ok(*report)
+    }
+
+    async fn peers(&self, query: &PeerQuery) -> Result<Vec<PeerReport>, NodeError> {
+        let request = QueryPeers {
+            peer_id_cursor: query.after.map(PeerIdArg::from),
+            peer_id: query.peer.map(PeerIdArg::from),
+            connected_only: query.connected_only,
+            limit: u64::from(query.limit),
+        };
+        let wait = self.inner.options.query_wait;
+        translate::peer_reports(
+            self.inner
+                .ask_new(&request, wait, "reports of peers")
+                .await?,
+        )
+    }
+
+    async fn ping(
+        &self,
+        peer: PeerId,
+        address: Option<String>,
+        timeout: Duration,
+    ) -> Result<PingReport, PingError> {
+        let request = PingPeer {
+            peer_id: peer.into(),
+            address,
+            timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+        };
+        let wait = timeout.saturating_add(self.inner.options.query_wait);
+        translate::pinged(self.inner.ask_new(&request, wait, "pings").await?)
     }
 }

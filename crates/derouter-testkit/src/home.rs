@@ -9,7 +9,8 @@ use tokio::process::Command;
 
 use crate::process::{NodeProcess, Process};
 
-/// A node's configuration, as the file will have it. All ports are free ones, mDNS is off.
+/// A node's configuration, as the file will have it. All ports are free ones; mDNS and port mapping
+/// are off, so that nothing outside of this machine is spoken to.
 #[derive(Clone, Debug)]
 pub struct NodeConfig(pub Value);
 
@@ -19,6 +20,7 @@ impl Default for NodeConfig {
             "server": {"port": 0},
             "listen": ["/ip4/127.0.0.1/tcp/0"],
             "mdns": false,
+            "port_mapping": false,
             "bootstrap": [],
         }))
     }

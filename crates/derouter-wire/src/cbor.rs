@@ -168,8 +168,11 @@ impl Visitor<'_> for NumberVisitor {
 pub mod peer_id {
     use super::*;
 
-    /// Writes the multihash bytes.
+    /// Writes the multihash bytes, or base58 text into what people read (JSON).
     pub fn serialize<S: Serializer>(peer: &PeerId, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            return serializer.collect_str(peer);
+        }
         serializer.serialize_bytes(&peer.to_bytes())
     }
 

@@ -20,8 +20,14 @@ pub const RPC_FRAME_BYTES: usize = 8 * 1024 * 1024;
 /// Substreams of one module's RPC connection. JavaScript modules leak one for each job.
 pub const RPC_STREAMS: usize = 4096;
 
-/// Ids in one `QueryOfferSnapshots` or `QueryProviders`, rows in one `QueryJobs`.
+/// Ids in one `QueryOfferSnapshots` or `QueryProviders`, rows in one `QueryJobs` or `QueryPeers`.
 pub const RPC_QUERY_ITEMS: usize = 100;
+
+/// Milliseconds that one `PingPeer` may wait: longer than any dial, and short for who waits.
+pub const RPC_PING_MILLISECONDS: u64 = 60_000;
+
+/// A multiaddr in a request, in bytes. Real ones are under 200.
+pub const ADDRESS_BYTES: usize = 1024;
 
 /// Peer or protocol ids in one RPC filter. More than any user interface shows.
 pub const RPC_FILTER_ITEMS: usize = 1024;

@@ -6,6 +6,7 @@
 
 mod error;
 pub(crate) mod module;
+pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod openai;
 pub(crate) mod paths;

@@ -1,6 +1,7 @@
 //! Each request of a module, as a call of the [`Node`](derouter_sdk::Node) trait.
 
 mod consumer;
+mod network;
 mod provider;
 mod queries;
 
@@ -44,6 +45,9 @@ impl Session {
             ConsumerGetJob::TYPE => self.answer(&frame, Self::get_job).await,
             ConsumerCompleteJob::TYPE => self.answer(&frame, Self::complete_job).await,
             FailJob::TYPE => self.answer(&frame, Self::fail_job).await,
+            QueryNetwork::TYPE => self.answer(&frame, Self::query_network).await,
+            QueryPeers::TYPE => self.answer(&frame, Self::query_peers).await,
+            PingPeer::TYPE => self.answer(&frame, Self::ping_peer).await,
             unknown => {
                 let name: String = unknown.chars().take(SHOWN_NAME_CHARS).collect();
                 tracing::info!(request = name, "a module sent an unknown request");

@@ -155,6 +155,11 @@ impl Connection {
         self.shared.closed.is_cancelled()
     }
 
+    /// Whether the node is of version 0.1, as its answers show.
+    pub(super) fn is_0_1(&self) -> bool {
+        self.shared.is_0_1.load(Ordering::Relaxed)
+    }
+
     pub(super) fn close(&self) {
         self.shared.closed.cancel();
     }
@@ -193,8 +198,7 @@ impl Connection {
     /// Corrects a record of a 0.1 node: it has the balances of jobs that it pays for as the hex
     /// of their text.
     pub(super) fn mend(&self, mut job: JobRecord) -> JobRecord {
-        let is_0_1 = self.shared.is_0_1.load(Ordering::Relaxed);
-        if is_0_1 && job.consumer_peer_id == self.peer_id {
+        if self.is_0_1() && job.consumer_peer_id == self.peer_id {
             let mended = job.balance_delta.as_deref().and_then(parse_hex_balance);
             job.balance_delta = mended.map(|wei| wei.to_string()).or(job.balance_delta);
         }

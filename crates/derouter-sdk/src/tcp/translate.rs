@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use derouter_wire::cbor::PeerIdArg;
+use derouter_wire::rpc::network::{PeerReport, PingReport};
 use derouter_wire::rpc::request::*;
 use derouter_wire::{ConnectionId, JobKey, PeerId, ProtocolId, UnixSeconds, Wei};
 
 use super::link::CallError;
 use crate::error::{
-    CompleteJobError, CreateJobError, FailJobError, NodeError, OpenJobError, ProviderCompleteError,
-    RemoteJobError,
+    CompleteJobError, CreateJobError, FailJobError, NodeError, OpenJobError, PingError,
+    ProviderCompleteError, RemoteJobError,
 };
 use crate::node::RemoteJob;
 
@@ -26,6 +27,38 @@ pub(super) fn call_error(error: CallError, waited: Duration) -> NodeError {
             _ => NodeError::Protocol(format!("{tag}: {text}")),
         },
     }
+}
+
+/// For calls that not every node knows.
+pub(super) fn new_call_error(error: CallError, waited: Duration, what: &'static str) -> NodeError {
+    match error {
+        CallError::Error { tag, .. } if tag == "UnknownRequest" => NodeError::Unsupported(what),
+        error => call_error(error, waited),
+    }
+}
+
+pub(super) fn peer_reports(reply: QueryPeersReply) -> Result<Vec<PeerReport>, NodeError> {
+    match reply {
+        QueryPeersReply::Ok(page) => Ok(page),
+        QueryPeersReply::InvalidPeerId(text) => {
+            Err(NodeError::Invalid(format!("not a peer id: {text}")))
+        }
+        QueryPeersReply::InvalidLimit => {
+            Err(NodeError::Invalid("the limit is not 1 to 100".into()))
+        }
+    }
+}
+
+pub(super) fn pinged(reply: PingPeerReply) -> Result<PingReport, PingError> {
+    let invalid = |text: String| PingError::Node(NodeError::Invalid(text));
+    Err(match reply {
+        PingPeerReply::Ok(report) => return Ok(*report),
+        PingPeerReply::Unreachable(reason) => PingError::Unreachable(reason),
+        PingPeerReply::Timeout => PingError::Timeout,
+        PingPeerReply::InvalidPeerId(text) => invalid(format!("not a peer id: {text}")),
+        PingPeerReply::InvalidAddress(text) => invalid(format!("not a multiaddr: {text}")),
+        PingPeerReply::InvalidTimeout => invalid("the timeout is not 1 ms to 60 s".into()),
+    })
 }
 
 pub(super) fn texts(ids: Option<&Vec<ProtocolId>>) -> Option<Vec<String>> {

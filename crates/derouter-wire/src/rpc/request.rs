@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Call;
+use super::network::{NetworkReport, PeerReport, PingReport};
 use super::record::{FailureReason, JobRecord, OfferSnapshot, ProviderRecord};
 use crate::cbor::{PeerIdArg, lenient_optional_signed, lenient_unsigned, peer_id};
 use crate::{
@@ -37,6 +38,9 @@ calls! {
     ConsumerGetJob => GetJobReply,
     ConsumerCompleteJob => ConsumerCompleteJobReply,
     FailJob => FailJobReply,
+    QueryNetwork => QueryNetworkReply,
+    QueryPeers => QueryPeersReply,
+    PingPeer => PingPeerReply,
 }
 
 /// Who is this node?
@@ -232,6 +236,40 @@ pub struct FailJob {
     /// What this side keeps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private_payload: Option<String>,
+}
+
+/// How does this node see its network? Not in 0.1.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueryNetwork {}
+
+/// A page of peers, connected or remembered, ascending by the bytes of their ids. Not in 0.1.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueryPeers {
+    /// Only peers behind this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_id_cursor: Option<PeerIdArg>,
+    /// Only this peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_id: Option<PeerIdArg>,
+    /// Only those that are connected.
+    #[serde(default)]
+    pub connected_only: bool,
+    /// 1 to 100.
+    #[serde(deserialize_with = "lenient_unsigned")]
+    pub limit: u64,
+}
+
+/// One round trip to a peer, which is dialled when it is not connected. Not in 0.1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PingPeer {
+    /// Which.
+    pub peer_id: PeerIdArg,
+    /// Where to dial it when it is not connected, besides the addresses that the node knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// How long to wait at most, in milliseconds: 1 to 60,000.
+    #[serde(deserialize_with = "lenient_unsigned")]
+    pub timeout_ms: u64,
 }
 
 /// To [`QuerySystem`].
@@ -488,4 +526,42 @@ pub enum FailJobReply {
     AlreadyCompleted,
     /// It was failed before.
     AlreadyFailed(FailureReason),
+}
+
+/// To [`QueryNetwork`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "tag", content = "content")]
+pub enum QueryNetworkReply {
+    /// The network as the node sees it.
+    Ok(Box<NetworkReport>),
+}
+
+/// To [`QueryPeers`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "tag", content = "content")]
+pub enum QueryPeersReply {
+    /// The page.
+    Ok(Vec<PeerReport>),
+    /// One of the peer ids is none. Holds it.
+    InvalidPeerId(String),
+    /// The limit is not 1 to 100.
+    InvalidLimit,
+}
+
+/// To [`PingPeer`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "tag", content = "content")]
+pub enum PingPeerReply {
+    /// The round trip, and which way it went.
+    Ok(Box<PingReport>),
+    /// The peer can't be reached. Holds why.
+    Unreachable(String),
+    /// The peer did not answer in time.
+    Timeout,
+    /// Not a peer id. Holds it.
+    InvalidPeerId(String),
+    /// Not a multiaddr. Holds it.
+    InvalidAddress(String),
+    /// The timeout is not 1 to 60,000 ms.
+    InvalidTimeout,
 }

@@ -3,9 +3,10 @@
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 
-use derouter_node::{Multiaddr, NetOptions, NodeConfig, ProviderDetails, RelayLimits};
+use derouter_node::{Multiaddr, NetOptions, NodeConfig, ProviderDetails};
 use serde::Deserialize;
 
+use super::network::{ExternalAddress, ReachabilityKey, RelayServer, Relays};
 use super::openai::{OpenAiModules, OpenAiSection};
 use super::paths::{self, DatabasePaths};
 use super::value::{Address, LiteralPath, Port};
@@ -26,7 +27,12 @@ struct File {
     server: ServerSection,
     listen: Option<Vec<Address>>,
     mdns: Option<bool>,
-    relay_server: bool,
+    external_addresses: Vec<ExternalAddress>,
+    reachability: ReachabilityKey,
+    port_mapping: Option<bool>,
+    relays: Relays,
+    relay_server: RelayServer,
+    kademlia: Option<bool>,
     log: LogSection,
     store_payloads: bool,
     openai: OpenAiSection,
@@ -92,8 +98,16 @@ impl File {
                     .map(|address| address.0)
                     .collect(),
                 mdns: self.mdns.unwrap_or(true),
-                relay_server: self.relay_server.then(RelayLimits::default),
-                ..NetOptions::default()
+                external_addresses: self
+                    .external_addresses
+                    .into_iter()
+                    .map(|address| address.0)
+                    .collect(),
+                reachability: self.reachability.into(),
+                port_mapping: self.port_mapping.unwrap_or(true),
+                relays: self.relays.0,
+                relay_server: self.relay_server.0,
+                kademlia: self.kademlia.unwrap_or(true),
             },
             provider: ProviderDetails {
                 name: self.provider.name,

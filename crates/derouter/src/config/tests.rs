@@ -108,6 +108,70 @@ fn the_new_keys_are_read() {
 }
 
 #[test]
+fn without_network_keys_a_node_finds_out_by_itself() {
+    use derouter_node::KnownReachability;
+    let net = load("{}").unwrap().node.net;
+    assert_eq!(net.reachability, KnownReachability::Detect);
+    assert!(net.external_addresses.is_empty());
+    assert!(net.port_mapping);
+    assert!(net.kademlia);
+    assert_eq!(net.relays, 2);
+}
+
+#[test]
+fn the_network_keys_are_read() {
+    use derouter_node::{KnownReachability, RelayLimits};
+    let net = load(
+        r#"{external_addresses: ["/dns4/node.example.org/tcp/4001"], reachability: "private",
+            port_mapping: false, relays: 4, kademlia: false,
+            relay_server: {reservations: 9, circuit_minutes: 2, bytes_per_second: 1000}}"#,
+    )
+    .unwrap()
+    .node
+    .net;
+    assert_eq!(net.external_addresses.len(), 1);
+    assert_eq!(net.reachability, KnownReachability::Private);
+    assert!(!net.port_mapping && !net.kademlia);
+    assert_eq!(net.relays, 4);
+    let limits = RelayLimits {
+        reservations: 9,
+        circuit_duration: std::time::Duration::from_secs(120),
+        bytes_per_second: Some(1000),
+        ..RelayLimits::default()
+    };
+    assert_eq!(net.relay_server, Some(limits));
+    let off = load("{relay_server: false}").unwrap().node.net;
+    assert_eq!(off.relay_server, None);
+}
+
+#[test]
+fn network_keys_that_can_not_be_right_are_named() {
+    for (text, names) in [
+        (
+            r#"{external_addresses: ["/ip4/0.0.0.0/tcp/1"]}"#,
+            "external_addresses[0]",
+        ),
+        (
+            r#"{external_addresses: ["/ip4/203.0.113.5/tcp/0"]}"#,
+            "fixed",
+        ),
+        (r#"{reachability: "open"}"#, "detect"),
+        (r#"{port_mapping: "yes"}"#, "true or false"),
+        (r#"{relays: 5}"#, "from 0 to 4"),
+        (r#"{relay_server: "on"}"#, "relay_server"),
+        (
+            r#"{relay_server: {reservation: 1}}"#,
+            "did you mean `reservations`",
+        ),
+        (r#"{relay_server: {circuits: 0}}"#, "at least 1"),
+        (r#"{relay_server: {circuit_minutes: 100000}}"#, "minutes"),
+    ] {
+        let message = error(text);
+        assert!(message.contains(names), "{text}: {message}");
+    }
+}
+
+#[test]
 fn a_provider_section_becomes_offers_in_wei() {
     let config = load(&format!("{{openai: {{provider: {PROVIDER}}}}}")).unwrap();
     let [provider] = config.openai.providers.as_slice() else {
