@@ -12,9 +12,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use derouter_wire::UnixSeconds;
 use derouter_wire::gossip::Announcement;
 use derouter_wire::rpc::network::{NetworkReport, PeerReport};
+use derouter_wire::{ProtocolId, UnixSeconds};
 use futures::{FutureExt, StreamExt};
 use libp2p::core::transport::ListenerId;
 use libp2p::swarm::{ConnectionId, SwarmEvent};
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::behaviour::{Behaviour, BehaviourEvent};
 use crate::bootstrap::Bootstrap;
-use crate::config::NetConfig;
+use crate::config::{KnownReachability, NetConfig};
 use crate::counters::NetCounters;
 use crate::error::{DialError, StartError};
 use crate::heartbeat::filter::HeartbeatFilter;
@@ -35,6 +35,7 @@ use crate::limits;
 use crate::peer::{PeerEvent, PeerInfo};
 use crate::streams::OpenRequest;
 use connections::PeerState;
+use kademlia::Kademlia;
 
 /// What handles ask of the task.
 #[derive(Debug)]
@@ -47,6 +48,9 @@ pub(crate) enum Command {
     Peers(oneshot::Sender<Vec<PeerInfo>>),
     NetworkReport(oneshot::Sender<NetworkReport>),
     PeerReports(oneshot::Sender<Vec<PeerReport>>),
+    FindPeer(PeerId, oneshot::Sender<bool>),
+    FindProviders(ProtocolId, oneshot::Sender<Vec<PeerId>>),
+    WantProtocols(Vec<ProtocolId>),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -79,12 +83,14 @@ pub(crate) struct Actor {
     bootstrap_dials: HashMap<ConnectionId, usize>,
     awaited_dials: HashMap<ConnectionId, oneshot::Sender<Result<PeerId, DialError>>>,
     peers: HashMap<PeerId, PeerState>,
+    peer_id: PeerId,
+    kademlia: Kademlia,
 }
 
 impl Actor {
     pub(crate) fn new(parts: ActorParts) -> Self {
         let floor = *parts.sent.borrow();
-        Self {
+        let mut actor = Self {
             swarm: parts.swarm,
             cancel: parts.cancel,
             commands: parts.commands,
@@ -100,7 +106,12 @@ impl Actor {
             bootstrap_dials: HashMap::new(),
             awaited_dials: HashMap::new(),
             peers: HashMap::new(),
-        }
+            peer_id: parts.config.keypair.public().to_peer_id(),
+            kademlia: Kademlia::default(),
+        };
+        let known_public = parts.config.options.reachability == KnownReachability::Public;
+        actor.set_kademlia_server(actor.relay_server || known_public);
+        actor
     }
 
     /// Listens on the configured addresses, and waits until their real ports are known.
@@ -203,19 +214,26 @@ impl Actor {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let deadlines = [self.schedule.due(), self.bootstrap.due()];
+        let deadlines = [
+            self.schedule.due(),
+            self.bootstrap.due(),
+            self.kademlia_due(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
     fn on_timer(&mut self) {
         self.send_heartbeat();
         self.dial_bootstrap();
+        self.on_kademlia_timer();
     }
 
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Open(peer, request) => self.swarm.behaviour_mut().streams.open(peer, request),
             Command::Announce(announcement) => {
+                let offers = announcement.iter().flat_map(|it| it.offers.keys());
+                self.provide_protocols(offers);
                 self.schedule
                     .announce(announcement, Instant::now(), unix_now());
             }
@@ -239,6 +257,11 @@ impl Actor {
             Command::PeerReports(reply) => {
                 let _ = reply.send(self.peer_reports());
             }
+            Command::FindPeer(peer, reply) => self.find_peer(peer, reply),
+            Command::FindProviders(protocol, reply) => {
+                self.search_providers(&protocol, Some(reply));
+            }
+            Command::WantProtocols(protocols) => self.want_protocols(&protocols),
             // Ends the loop in `run`.
             Command::Shutdown(_) => {}
         }

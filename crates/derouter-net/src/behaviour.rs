@@ -13,12 +13,12 @@ use libp2p::gossipsub::{
 use libp2p::identity::Keypair;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{StreamProtocol, autonat, dcutr, identify, kad, mdns, ping, relay, upnp};
+use libp2p::{StreamProtocol, autonat, dcutr, identify, mdns, ping, relay, upnp};
 
 use crate::config::RelayLimits;
 use crate::counters::NetCounters;
 use crate::streams::InboundQueue;
-use crate::{address_book, limits, streams, subnets};
+use crate::{address_book, kademlia, limits, streams, subnets};
 
 /// A protocol that is announced and never spoken: "this node takes part in the gossipsub mesh of
 /// `heartbeat`". Nodes of version 0.1.0, which lack it, make every peer an explicit one and
@@ -43,6 +43,7 @@ pub(crate) struct BehaviourParts {
     pub(crate) mdns: bool,
     pub(crate) port_mapping: bool,
     pub(crate) relay_server: Option<RelayLimits>,
+    pub(crate) kademlia: bool,
     pub(crate) inbound: InboundQueue,
     pub(crate) counters: Arc<NetCounters>,
 }
@@ -61,7 +62,7 @@ pub(crate) struct Behaviour {
     relay_server: Toggle<relay::Behaviour>,
     relay_client: relay::client::Behaviour,
     dcutr: dcutr::Behaviour,
-    pub(crate) kademlia: kad::Behaviour<kad::store::MemoryStore>,
+    pub(crate) kademlia: Toggle<kademlia::Behaviour>,
     mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) gossipsub: Gossipsub,
     pub(crate) streams: streams::Behaviour,
@@ -100,7 +101,10 @@ impl Behaviour {
             relay_server: relay_server.into(),
             relay_client,
             dcutr: dcutr::Behaviour::new(peer),
-            kademlia: kademlia_behaviour(peer),
+            kademlia: parts
+                .kademlia
+                .then(|| kademlia::Behaviour::new(peer))
+                .into(),
             mdns: mdns_behaviour(parts.mdns, peer).into(),
             gossipsub: gossipsub_behaviour(parts.keypair)?,
             streams: streams::Behaviour::new(parts.inbound, parts.counters),
@@ -142,14 +146,6 @@ fn relay_config(limits: RelayLimits) -> relay::Config {
         max_circuit_bytes: limits.circuit_bytes,
         ..relay::Config::default()
     }
-}
-
-fn kademlia_behaviour(peer: libp2p::PeerId) -> kad::Behaviour<kad::store::MemoryStore> {
-    let config = kad::Config::new(KADEMLIA_PROTOCOL);
-    let mut kademlia =
-        kad::Behaviour::with_config(peer, kad::store::MemoryStore::new(peer), config);
-    kademlia.set_mode(Some(kad::Mode::Client));
-    kademlia
 }
 
 fn gossipsub_behaviour(keypair: Keypair) -> Result<Gossipsub, BuildError> {

@@ -1,6 +1,6 @@
 //! Heartbeats: when ours are sent ([`schedule`]), and which of others are believed ([`filter`]).
 
-mod bucket;
+pub(crate) mod bucket;
 pub(crate) mod filter;
 pub(crate) mod schedule;
 

@@ -14,6 +14,7 @@ mod counters;
 mod error;
 mod heartbeat;
 mod job_stream;
+mod kademlia;
 mod limits;
 mod net;
 mod peer;

@@ -118,3 +118,45 @@ pub(crate) const FLUSH: Duration = Duration::from_millis(500);
 pub(crate) const CLOSE: Duration = Duration::from_millis(500);
 /// How long [`crate::start`] waits for listeners to tell their real ports.
 pub(crate) const LISTEN_DEADLINE: Duration = Duration::from_secs(3);
+
+/// One Kademlia query, within the time of a caller that waits for a peer's address.
+pub(crate) const KADEMLIA_QUERY: Duration = Duration::from_secs(10);
+/// A search for providers that a handle waits for: the query, and some slack.
+pub(crate) const FIND_PROVIDERS_DEADLINE: Duration = Duration::from_secs(15);
+/// How often the routing table is refreshed.
+pub(crate) const KADEMLIA_BOOTSTRAP: Duration = Duration::from_secs(5 * 60);
+/// How long a provider record is kept; it is published again every 6 hours.
+pub(crate) const KADEMLIA_RECORD_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// Provider records of others, at most 0.5 KiB each with their addresses. One for each protocol and
+/// node among those whose keys are near; the next is refused.
+pub(crate) const KADEMLIA_RECORDS: usize = 32_768;
+/// Provider records under one key: three times what one answer tells.
+pub(crate) const KADEMLIA_RECORDS_PER_KEY: usize = 64;
+/// Provider records of one node: its protocols ([`PROVIDED_PROTOCOLS`]) and itself.
+pub(crate) const KADEMLIA_RECORDS_PER_PROVIDER: usize = 17;
+/// A full store looks for expired records at most this often.
+pub(crate) const KADEMLIA_SWEEP: Duration = Duration::from_secs(60);
+/// Addresses of one peer in the routing table or in a provider record.
+pub(crate) const KADEMLIA_ADDRESSES: usize = 4;
+/// Addresses of one peer, as others said in queries, that are dialled.
+pub(crate) const KADEMLIA_DIALLED_ADDRESSES: usize = 8;
+/// Addresses of one identify message that are looked at.
+pub(crate) const IDENTIFY_ADDRESSES: usize = 32;
+/// Peers that are looked up at the same time; more are not looked up.
+pub(crate) const KADEMLIA_LOOKUPS: usize = 32;
+/// Those who wait for one lookup.
+pub(crate) const KADEMLIA_WAITERS: usize = 64;
+/// A peer that was not found is not looked up again for this long.
+pub(crate) const KADEMLIA_MISSED: Duration = Duration::from_secs(15);
+/// Peers for which that is remembered; others are looked up again.
+pub(crate) const KADEMLIA_MISSED_PEERS: usize = 1024;
+/// Searches for providers that a handle waits for; the next finds nobody.
+pub(crate) const PROVIDER_SEARCHES: usize = 32;
+/// Providers that one search tells.
+pub(crate) const FOUND_PROVIDERS: usize = 64;
+/// Of these, those that are dialled: each tells of all others that it knows.
+pub(crate) const DIALLED_PROVIDERS: usize = 8;
+/// Protocols of which this node publishes that it provides them.
+pub(crate) const PROVIDED_PROTOCOLS: usize = 16;
+/// Protocols of which providers are looked for.
+pub(crate) const WANTED_PROTOCOLS: usize = 16;

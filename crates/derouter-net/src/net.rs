@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use derouter_wire::JobId;
 use derouter_wire::gossip::Announcement;
 use derouter_wire::reqres::{Request, Response};
 use derouter_wire::rpc::network::{NetworkReport, PeerReport};
+use derouter_wire::{JobId, ProtocolId};
 use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -85,6 +85,7 @@ pub async fn start(
         mdns: config.options.mdns,
         port_mapping: config.options.port_mapping,
         relay_server: config.options.relay_server,
+        kademlia: config.options.kademlia,
         inbound: inbound_sender,
         counters: counters.clone(),
     })?;
@@ -215,6 +216,23 @@ impl Net {
         job_stream::connect(stream, job).await
     }
 
+    /// Looks up who provides offers of a protocol, and connects to a few of them, which then tell
+    /// what they know. At most 64 providers; empty when nobody is known to ask. Within 15 s.
+    pub async fn find_providers(&self, protocol: ProtocolId) -> Vec<PeerId> {
+        let (reply, found) = oneshot::channel();
+        if !self.tell(Command::FindProviders(protocol, reply)).await {
+            return Vec::new();
+        }
+        let found = timeout(limits::FIND_PROVIDERS_DEADLINE, found).await;
+        found.ok().and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// Says of which protocols the node wants to know more providers, at most 16: from now on, and
+    /// ever more rarely, they are looked up as by [`Net::find_providers`]. Replaces what was wanted.
+    pub async fn want_protocols(&self, protocols: Vec<ProtocolId>) {
+        self.tell(Command::WantProtocols(protocols)).await;
+    }
+
     /// Takes back what was announced, closes every connection and stops. Gives the times of the
     /// last heartbeat, to be kept for the next start. Within 3 s.
     pub async fn shutdown(&self) -> SentHeartbeat {
@@ -226,10 +244,28 @@ impl Net {
     }
 
     async fn open(&self, peer: PeerId, protocol: StreamProtocol) -> Result<Stream, Unopened> {
-        match timeout(limits::OPEN_DEADLINE, self.try_open(peer, protocol)).await {
+        match timeout(limits::OPEN_DEADLINE, self.open_or_find(peer, protocol)).await {
             Ok(outcome) => outcome,
             Err(_late) => Err(unreachable("no connection in time")),
         }
+    }
+
+    /// A peer that is not where it was known to be is looked up once.
+    async fn open_or_find(
+        &self,
+        peer: PeerId,
+        protocol: StreamProtocol,
+    ) -> Result<Stream, Unopened> {
+        let first = self.try_open(peer, protocol.clone()).await;
+        if !matches!(first, Err(Unopened::Open(OpenError::Unreachable(_)))) {
+            return first;
+        }
+        let (reply, found) = oneshot::channel();
+        let asked = self.tell(Command::FindPeer(peer, reply)).await;
+        if !asked || found.await != Ok(true) {
+            return first;
+        }
+        self.try_open(peer, protocol).await
     }
 
     async fn try_open(&self, peer: PeerId, protocol: StreamProtocol) -> Result<Stream, Unopened> {

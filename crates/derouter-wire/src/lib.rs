@@ -10,6 +10,7 @@ pub mod discovery;
 pub mod gossip;
 pub mod id;
 pub mod job;
+pub mod kademlia;
 pub mod limits;
 pub mod reqres;
 pub mod rpc;

@@ -12,6 +12,7 @@ use crate::behaviour::{BehaviourEvent, KADEMLIA_PROTOCOL};
 use crate::bootstrap::peer_of;
 use crate::counters::count;
 use crate::error::DialError;
+use crate::kademlia::scope::Admitted;
 use crate::limits;
 use crate::peer::{PeerConnection, PeerEvent, PeerInfo};
 use crate::streams::{MESH, REQUESTS};
@@ -28,6 +29,8 @@ pub(super) struct PeerState {
     subscribed: bool,
     /// What it speaks, once it has identified itself.
     pub(super) speaks: Speaks,
+    /// Where it says that it listens, as far as others may be told.
+    pub(super) listens: Vec<Multiaddr>,
     /// At most [`limits::ESTABLISHED_PER_PEER`].
     connections: Vec<(ConnectionId, PeerConnection)>,
 }
@@ -65,6 +68,12 @@ impl PeerState {
         // It may have restarted while its old connection lingers, and know nothing.
         self.subscribed = false;
         first
+    }
+
+    /// Which of its addresses may be used, as it is met.
+    pub(super) fn admitted(&self) -> Admitted {
+        let direct = self.connections.iter().filter(|(_, one)| !one.relayed);
+        Admitted::met_at(direct.map(|(_, connection)| &connection.address))
     }
 
     /// Notes that the peer subscribed to heartbeats. True the first time since it last connected.
@@ -110,6 +119,7 @@ impl Actor {
                     // A relay tells its clients where it is reached.
                     self.swarm.add_external_address(address);
                 }
+                self.on_own_addresses_changed();
             }
             SwarmEvent::ListenerClosed {
                 addresses, reason, ..
@@ -132,6 +142,7 @@ impl Actor {
         if state.connect(id, connection) {
             self.tell_peer_event(PeerEvent::Connected(peer));
         }
+        self.on_connected_for_kademlia(peer);
         let dialled = self.bootstrap_dials.remove(&id);
         if self.bootstrap.connected(peer, dialled) {
             tracing::info!(%peer, "bootstrap node reached");
@@ -240,8 +251,10 @@ impl Actor {
         let printable = info.agent_version.chars().filter(|c| !c.is_control());
         state.agent = Some(printable.take(AGENT_CHARS).collect());
         state.speaks = Speaks::of(&info.protocols);
+        let known = state.version_0_1;
         let version_0_1 = info.protocols.contains(&REQUESTS) && !info.protocols.contains(&MESH);
-        let known = state.version_0_1.replace(version_0_1);
+        state.version_0_1 = Some(version_0_1);
+        self.on_peer_listens(peer_id, &info.listen_addrs);
         if known == Some(version_0_1) {
             return;
         }

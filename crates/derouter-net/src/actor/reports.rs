@@ -31,8 +31,8 @@ impl Actor {
             peers_0_1: count(version_0_1.count()),
             bytes_in: 0,
             bytes_out: 0,
-            kademlia_peers: 0,
-            kademlia_server: false,
+            kademlia_peers: count(self.kademlia.peers),
+            kademlia_server: self.kademlia.server,
             announcements: 0,
             advice: Vec::new(),
         }

@@ -4,22 +4,22 @@ use std::time::{Duration, Instant};
 
 /// How many tokens a bucket holds, and how fast they come back.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rate {
+pub(crate) struct Rate {
     /// One token comes back after this.
-    pub(super) every: Duration,
+    pub(crate) every: Duration,
     /// What a full bucket holds.
-    pub(super) burst: u32,
+    pub(crate) burst: u32,
 }
 
 /// A token bucket, kept as the time at which it will be full again. Starts full.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     full_at: Option<Instant>,
 }
 
 impl Bucket {
     /// Takes `tokens` if that many are there.
-    pub(super) fn try_take(&mut self, rate: Rate, tokens: u32, now: Instant) -> bool {
+    pub(crate) fn try_take(&mut self, rate: Rate, tokens: u32, now: Instant) -> bool {
         let ready = self.ready_at(rate, tokens, now) <= now;
         if ready {
             self.take(rate, tokens, now);
@@ -28,14 +28,14 @@ impl Bucket {
     }
 
     /// When `tokens` will be there.
-    pub(super) fn ready_at(&self, rate: Rate, tokens: u32, now: Instant) -> Instant {
+    pub(crate) fn ready_at(&self, rate: Rate, tokens: u32, now: Instant) -> Instant {
         let full_at = self.full_after(rate, tokens, now);
         let ready = full_at.checked_sub(rate.every * rate.burst);
         ready.map_or(now, |ready| ready.max(now))
     }
 
     /// Takes `tokens`, even those that are not there yet.
-    pub(super) fn take(&mut self, rate: Rate, tokens: u32, now: Instant) {
+    pub(crate) fn take(&mut self, rate: Rate, tokens: u32, now: Instant) {
         self.full_at = Some(self.full_after(rate, tokens, now));
     }
 

@@ -10,6 +10,7 @@
 mod connections;
 mod heartbeats;
 mod job_streams;
+mod kademlia;
 mod raw_peer;
 mod relayed;
 mod requests;

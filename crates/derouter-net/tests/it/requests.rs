@@ -26,7 +26,7 @@ fn get_job() -> Request {
     }
 }
 
-fn confirm_job() -> Request {
+pub(super) fn confirm_job() -> Request {
     Request::ConfirmJob {
         provider_job_id: JobId::new("job").unwrap(),
         job_hash: IntArray(vec![1; 32]),
