@@ -197,7 +197,7 @@ impl Actor {
                 self.take_swarm_turn();
             }
         };
-        self.stop().await;
+        Box::pin(self.stop()).await;
         if let Some(reply) = stopper {
             let _ = reply.send(());
         }
