@@ -8,6 +8,7 @@
 mod bench;
 mod clients;
 mod deny;
+mod lab;
 mod shell;
 mod system;
 mod test;
@@ -23,6 +24,8 @@ Tasks:
   test --list              name the steps
   bench gateway [OPTION]...  measure the gateway; options go to the load generator
                            (--rounds N, --requests N, --quick)
+  lab [matrix | events]    whole nodes behind NATs, in network namespaces (needs root)
+  lab --only PAIR,...      these pairs of the matrix, such as symmetric/port-restricted
 ";
 
 fn main() -> ExitCode {
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["test", options @ ..] => test::run(options),
         ["bench", "gateway", options @ ..] => bench::gateway(options),
+        ["lab", options @ ..] => lab::run_lab(options),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(())

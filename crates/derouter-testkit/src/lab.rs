@@ -25,12 +25,18 @@ mod system;
 use std::net::Ipv4Addr;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 pub use namespace::Namespace;
 pub use nat::Nat;
 pub use site::Site;
 
+use crate::link::{End, Link, Shape};
 use system::{ip, ip_works};
+
+/// How long a packet travels to or from a far site, one way: a round trip of 160 ms, as across an
+/// ocean.
+const FAR: Duration = Duration::from_millis(80);
 
 /// How many labs this process made: each has names of its own.
 static LABS: AtomicU32 = AtomicU32::new(0);
@@ -44,13 +50,18 @@ pub struct Lab {
     links: u8,
 }
 
-/// A link to the internet: who is at its other end has these addresses.
+/// A site's link to the internet: who is at its other end has these addresses.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Link {
+pub(crate) struct Uplink {
     number: u8,
 }
 
-impl Link {
+impl Uplink {
+    /// The internet's own end of it.
+    fn device(self) -> String {
+        format!("link{}", self.number)
+    }
+
     /// The internet's own IPv4 address on the link.
     fn gateway(self) -> Ipv4Addr {
         Ipv4Addr::new(45, self.number, 0, 1)
@@ -122,7 +133,7 @@ impl Lab {
     /// Attaches a home, or a host without a router.
     pub fn site(&mut self, name: &str, nat: Nat) -> Site {
         self.links = self.links.checked_add(1).expect("few sites are attached");
-        let link = Link { number: self.links };
+        let link = Uplink { number: self.links };
         Site::new(self, name, nat, link)
     }
 
@@ -131,8 +142,8 @@ impl Lab {
     }
 
     /// Lays a cable between the internet and `wan` of a namespace, with addresses at both ends.
-    fn attach(&self, to: &Namespace, link: Link, ipv4: bool, ipv6: bool) {
-        let name = format!("link{}", link.number);
+    fn attach(&self, to: &Namespace, link: Uplink, ipv4: bool, ipv6: bool) {
+        let name = link.device();
         ip(&[format!(
             "link add {name} netns {} type veth peer name wan netns {}",
             self.internet.name(),
@@ -154,6 +165,23 @@ impl Lab {
         }
         self.internet.ip(&inside);
         to.ip(&outside);
+    }
+
+    /// The same with IPv4 alone and a long way in between.
+    fn attach_far(&self, to: &Namespace, link: Uplink) -> Link {
+        let (inside, outside) = (
+            format!("{}/24", link.gateway()),
+            link.address(2).to_string(),
+        );
+        let left = End::named(self.internet.name(), &link.device(), &[&inside]);
+        let right = End::named(to.name(), "wan", &[&format!("{outside}/24")]);
+        let shape = Shape {
+            delay: FAR,
+            ..Shape::default()
+        };
+        let far = Link::start(&left, &right, shape).expect("root can make a link");
+        to.ip(&["route add default dev wan".to_owned()]);
+        far
     }
 }
 

@@ -22,6 +22,8 @@ pub enum Nat {
     Ipv6Only,
     /// A router of most homes on a line that loses packets.
     Lossy,
+    /// A router of most homes, 80 ms away.
+    Far,
     /// A router of most homes that maps ports by UPnP.
     Upnp,
     /// A router of most homes that maps ports by NAT-PMP and PCP.
@@ -36,7 +38,7 @@ const HOST: &str = "192.168.1.10";
 
 impl Nat {
     /// Every kind.
-    pub const ALL: [Nat; 10] = [
+    pub const ALL: [Nat; 11] = [
         Nat::Public,
         Nat::FullCone,
         Nat::PortRestricted,
@@ -45,6 +47,7 @@ impl Nat {
         Nat::NoUdp,
         Nat::Ipv6Only,
         Nat::Lossy,
+        Nat::Far,
         Nat::Upnp,
         Nat::NatPmp,
     ];
@@ -60,6 +63,7 @@ impl Nat {
             Nat::NoUdp => "no-udp",
             Nat::Ipv6Only => "ipv6-only",
             Nat::Lossy => "lossy",
+            Nat::Far => "far",
             Nat::Upnp => "upnp",
             Nat::NatPmp => "nat-pmp",
         }

@@ -4,15 +4,18 @@ use std::net::Ipv4Addr;
 
 use super::port_mapping::{self, PortMapper};
 use super::system::ip;
-use super::{Lab, Link, Namespace, Nat};
+use super::{Lab, Namespace, Nat, Uplink};
+use crate::link::Link;
 
 /// A host, and its routers if it has any.
 #[derive(Debug)]
 pub struct Site {
+    /// The first to go: it holds a device of the router.
+    _far: Option<Link>,
     /// Where programs run.
     pub host: Namespace,
     nat: Nat,
-    link: Link,
+    link: Uplink,
     name: String,
     /// The last byte of the public IPv4 address.
     public: u8,
@@ -24,10 +27,10 @@ pub struct Site {
 }
 
 impl Site {
-    pub(super) fn new(lab: &Lab, name: &str, nat: Nat, link: Link) -> Self {
+    pub(super) fn new(lab: &Lab, name: &str, nat: Nat, link: Uplink) -> Self {
         let host = lab.namespace(name);
         let mut routers = Vec::new();
-        let mut port_mapper = None;
+        let (mut port_mapper, mut far) = (None, None);
         match nat {
             Nat::Public => lab.attach(&host, link, true, true),
             Nat::Ipv6Only => routers.push(ipv6_home(lab, name, &host, link)),
@@ -45,6 +48,12 @@ impl Site {
                 home(&inner, &host);
                 routers = vec![outer, inner];
             }
+            Nat::Far => {
+                let router = router(lab, &format!("{name}-router"), nat);
+                far = Some(lab.attach_far(&router, link));
+                home(&router, &host);
+                routers.push(router);
+            }
             _ => {
                 let router = router(lab, &format!("{name}-router"), nat);
                 lab.attach(&router, link, true, false);
@@ -54,6 +63,7 @@ impl Site {
             }
         }
         Self {
+            _far: far,
             host,
             nat,
             link,
@@ -187,7 +197,7 @@ fn host_steps(last: u8) -> Vec<String> {
 }
 
 /// A home with IPv6 alone; returns its router.
-fn ipv6_home(lab: &Lab, name: &str, host: &Namespace, link: Link) -> Namespace {
+fn ipv6_home(lab: &Lab, name: &str, host: &Namespace, link: Uplink) -> Namespace {
     let router = router(lab, &format!("{name}-router"), Nat::Ipv6Only);
     lab.attach(&router, link, false, true);
     let network = link.home6();

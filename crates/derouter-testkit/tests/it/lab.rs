@@ -117,6 +117,7 @@ async fn routers_translate_as_their_kind_says() {
         (Nat::FullCone, true, true),
         (Nat::PortRestricted, true, false),
         (Nat::Lossy, true, false),
+        (Nat::Far, true, false),
         (Nat::Double, true, false),
         (Nat::Symmetric, false, false),
     ];

@@ -9,7 +9,7 @@
 )]
 
 mod backend;
-mod link;
 mod lab;
+mod link;
 mod process;
 mod proxy;

@@ -15,6 +15,7 @@ mod endpoint;
 mod faults;
 mod hostile;
 mod js_module;
+mod lab;
 mod logs;
 mod mdns;
 mod signature;

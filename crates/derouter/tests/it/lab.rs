@@ -1,0 +1,5 @@
+//! Whole nodes in networks with NATs: who reaches whom, how, and what breaks it.
+
+mod events;
+mod matrix;
+mod world;
