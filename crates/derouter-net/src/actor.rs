@@ -5,16 +5,18 @@ mod conduct;
 mod connections;
 mod heartbeats;
 mod kademlia;
+mod peer_reports;
+mod peers;
 mod reachability;
 mod reports;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
+use derouter_wire::ProtocolId;
 use derouter_wire::gossip::Announcement;
-use derouter_wire::rpc::network::{NetworkReport, PeerReport};
-use derouter_wire::{ProtocolId, UnixSeconds};
+use derouter_wire::rpc::network::{NetworkReport, PathReport, PeerReport};
 use futures::{FutureExt, StreamExt};
 use libp2p::core::transport::ListenerId;
 use libp2p::swarm::{ConnectionId, SwarmEvent};
@@ -25,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::behaviour::{Behaviour, BehaviourEvent};
 use crate::bootstrap::Bootstrap;
+use crate::clock::unix_now;
 use crate::config::{KnownReachability, NetConfig};
 use crate::counters::NetCounters;
 use crate::error::{DialError, StartError};
@@ -33,9 +36,11 @@ use crate::heartbeat::schedule::HeartbeatSchedule;
 use crate::heartbeat::{ReceivedHeartbeat, SentHeartbeat};
 use crate::limits;
 use crate::peer::{PeerEvent, PeerInfo};
+use crate::peer_book::KnownPeer;
 use crate::streams::OpenRequest;
 use connections::PeerState;
 use kademlia::Kademlia;
+use peers::PeerKeeping;
 
 /// What handles ask of the task.
 #[derive(Debug)]
@@ -51,6 +56,7 @@ pub(crate) enum Command {
     FindPeer(PeerId, oneshot::Sender<bool>),
     FindProviders(ProtocolId, oneshot::Sender<Vec<PeerId>>),
     WantProtocols(Vec<ProtocolId>),
+    BestPath(PeerId, oneshot::Sender<Option<PathReport>>),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -63,6 +69,7 @@ pub(crate) struct ActorParts {
     pub(crate) heartbeats: mpsc::Sender<ReceivedHeartbeat>,
     pub(crate) peer_events: mpsc::Sender<PeerEvent>,
     pub(crate) sent: watch::Sender<SentHeartbeat>,
+    pub(crate) known_peers: mpsc::Sender<Vec<KnownPeer>>,
     pub(crate) counters: Arc<NetCounters>,
 }
 
@@ -85,6 +92,7 @@ pub(crate) struct Actor {
     peers: HashMap<PeerId, PeerState>,
     peer_id: PeerId,
     kademlia: Kademlia,
+    keeping: PeerKeeping,
 }
 
 impl Actor {
@@ -108,9 +116,11 @@ impl Actor {
             peers: HashMap::new(),
             peer_id: parts.config.keypair.public().to_peer_id(),
             kademlia: Kademlia::default(),
+            keeping: PeerKeeping::new(parts.known_peers, Instant::now()),
         };
         let known_public = parts.config.options.reachability == KnownReachability::Public;
         actor.set_kademlia_server(actor.relay_server || known_public);
+        actor.silence_the_banned();
         actor
     }
 
@@ -218,6 +228,7 @@ impl Actor {
             self.schedule.due(),
             self.bootstrap.due(),
             self.kademlia_due(),
+            self.keeping.due(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -226,6 +237,8 @@ impl Actor {
         self.send_heartbeat();
         self.dial_bootstrap();
         self.on_kademlia_timer();
+        self.dial_known_peers();
+        self.keep_peers();
     }
 
     fn on_command(&mut self, command: Command) {
@@ -238,11 +251,7 @@ impl Actor {
                     .announce(announcement, Instant::now(), unix_now());
             }
             Command::AddAddress(peer, address) => {
-                self.swarm
-                    .behaviour_mut()
-                    .addresses
-                    .book
-                    .told(peer, address);
+                self.learn_own(peer, address);
             }
             Command::Dial(address, reply) => self.dial(address, reply),
             Command::ListenAddresses(reply) => {
@@ -262,6 +271,9 @@ impl Actor {
                 self.search_providers(&protocol, Some(reply));
             }
             Command::WantProtocols(protocols) => self.want_protocols(&protocols),
+            Command::BestPath(peer, reply) => {
+                let _ = reply.send(self.best_path(&peer));
+            }
             // Ends the loop in `run`.
             Command::Shutdown(_) => {}
         }
@@ -303,6 +315,7 @@ impl Actor {
             };
             let _ = timeout(limits::CLOSE, close).await;
         }
+        self.give_out_changes();
     }
 
     /// Lets the swarm work for a while; what it reports no longer matters.
@@ -321,10 +334,4 @@ fn listen_error(address: &Multiaddr, error: &dyn std::error::Error) -> StartErro
         address: address.clone(),
         reason: crate::transport::innermost(error),
     }
-}
-
-/// The time on the wire.
-fn unix_now() -> UnixSeconds {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH);
-    UnixSeconds(elapsed.map_or(0, |elapsed| elapsed.as_secs()))
 }

@@ -18,7 +18,7 @@ use libp2p::{StreamProtocol, autonat, dcutr, identify, mdns, ping, relay, upnp};
 use crate::config::RelayLimits;
 use crate::counters::NetCounters;
 use crate::streams::InboundQueue;
-use crate::{address_book, kademlia, limits, streams, subnets};
+use crate::{kademlia, limits, peer_book, streams, subnets};
 
 /// A protocol that is announced and never spoken: "this node takes part in the gossipsub mesh of
 /// `heartbeat`". Nodes of version 0.1.0, which lack it, make every peer an explicit one and
@@ -40,6 +40,7 @@ pub(crate) type Gossipsub = gossipsub::Behaviour<IdentityTransform, WhitelistSub
 /// What a behaviour is built from.
 pub(crate) struct BehaviourParts {
     pub(crate) keypair: Keypair,
+    pub(crate) peers: peer_book::Behaviour,
     pub(crate) mdns: bool,
     pub(crate) port_mapping: bool,
     pub(crate) relay_server: Option<RelayLimits>,
@@ -53,7 +54,7 @@ pub(crate) struct BehaviourParts {
 pub(crate) struct Behaviour {
     limits: connection_limits::Behaviour,
     subnets: subnets::Behaviour,
-    pub(crate) addresses: address_book::Behaviour,
+    pub(crate) peers: peer_book::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     autonat_client: autonat::v2::client::Behaviour,
@@ -89,7 +90,7 @@ impl Behaviour {
         Ok(Self {
             limits: connection_limits::Behaviour::new(connection_limits()),
             subnets: subnets::Behaviour::default(),
-            addresses: address_book::Behaviour::default(),
+            peers: parts.peers,
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping),
             autonat_client: autonat::v2::client::Behaviour::default(),

@@ -27,6 +27,8 @@ struct Node {
     state: State,
     delay: Duration,
     complained: bool,
+    /// Why the last dial failed, until one succeeds.
+    error: Option<String>,
 }
 
 /// The configured bootstrap nodes.
@@ -44,6 +46,7 @@ impl Bootstrap {
             state: State::Waiting(now),
             delay: FIRST_DELAY,
             complained: false,
+            error: None,
         };
         Self {
             nodes: addresses.into_iter().map(node).collect(),
@@ -73,11 +76,18 @@ impl Bootstrap {
 
     /// A dial from [`Bootstrap::take`] failed. `chance` from 0 to 1. Gives the address when this
     /// is worth a line in the log: the first time in a row.
-    pub(crate) fn failed(&mut self, index: usize, now: Instant, chance: f64) -> Option<&Multiaddr> {
+    pub(crate) fn failed(
+        &mut self,
+        index: usize,
+        reason: &str,
+        now: Instant,
+        chance: f64,
+    ) -> Option<&Multiaddr> {
         let node = self.nodes.get_mut(index)?;
         if node.state != State::Dialling {
             return None;
         }
+        node.error = Some(reason.to_owned());
         let jittered = node.delay.mul_f64(0.75 + chance.clamp(0.0, 1.0) / 2.0);
         node.state = State::Waiting(now + jittered);
         node.delay = (node.delay * 2).min(LAST_DELAY);
@@ -102,9 +112,18 @@ impl Bootstrap {
         for node in self.nodes.iter_mut().filter(|node| node.peer == Some(peer)) {
             node.state = State::Connected;
             node.delay = FIRST_DELAY;
+            node.error = None;
             recovered |= std::mem::replace(&mut node.complained, false);
         }
         recovered
+    }
+
+    /// Each node: its address, whether there is a connection, and why the last dial failed.
+    pub(crate) fn report(&self) -> impl Iterator<Item = (&Multiaddr, bool, Option<&str>)> {
+        self.nodes.iter().map(|node| {
+            let connected = node.state == State::Connected;
+            (&node.address, connected, node.error.as_deref())
+        })
     }
 
     /// The last connection with `peer` is gone.
@@ -144,7 +163,7 @@ mod tests {
         for attempt in 0..8 {
             let (index, _) = bootstrap.take(now).unwrap();
             assert_eq!(bootstrap.take(now), None, "it is being dialled");
-            let told = bootstrap.failed(index, now, 0.5).is_some();
+            let told = bootstrap.failed(index, "refused", now, 0.5).is_some();
             assert_eq!(told, attempt == 0, "said once");
             let due = bootstrap.due().unwrap();
             delays.push((due - now).as_secs());
@@ -160,7 +179,9 @@ mod tests {
         let mut bootstrap = Bootstrap::new(vec![address(1), address(2)], now);
         let (first, _) = bootstrap.take(now).unwrap();
         let (second, _) = bootstrap.take(now).unwrap();
-        bootstrap.failed(first, now, 0.0);
+        bootstrap.failed(first, "refused", now, 0.0);
+        let errors: Vec<_> = bootstrap.report().map(|(_, _, error)| error).collect();
+        assert_eq!(errors, [Some("refused"), None]);
         assert!(!bootstrap.connected(peer, Some(second)));
         assert!(bootstrap.connected(peer, Some(first)), "it had failed");
         assert_eq!(bootstrap.due(), None);

@@ -6,6 +6,9 @@ use derouter_wire::UnixSeconds;
 use libp2p::Multiaddr;
 use libp2p::identity::Keypair;
 
+use crate::access::PeerRule;
+use crate::peer_book::KnownPeer;
+
 /// The configuration of [`crate::start`].
 #[derive(Clone, Debug)]
 pub struct NetConfig {
@@ -19,6 +22,9 @@ pub struct NetConfig {
     pub last_timestamp: UnixSeconds,
     /// See [`NetConfig::last_timestamp`].
     pub last_updated_at: UnixSeconds,
+    /// What an earlier run knew of peers ([`crate::NetEvents::known_peers`] tells it as it
+    /// changes); the best of them are dialled at the start.
+    pub known_peers: Vec<KnownPeer>,
 }
 
 /// How a node takes part in the network, as its operator chose. The default listens nowhere, knows
@@ -44,6 +50,11 @@ pub struct NetOptions {
     /// Whether to take part in Kademlia: look up addresses and providers, and serve others when
     /// this node is public.
     pub kademlia: bool,
+    /// When not empty, only these peers and the bootstrap nodes may connect and are dialled. A
+    /// relayed peer is let in by its id only.
+    pub allow: Vec<PeerRule>,
+    /// These may neither connect nor are they dialled, whatever `allow` says.
+    pub block: Vec<PeerRule>,
 }
 
 /// What the operator says of this node's reachability.
@@ -97,6 +108,7 @@ impl NetConfig {
             options: NetOptions::default(),
             last_timestamp: UnixSeconds(0),
             last_updated_at: UnixSeconds(0),
+            known_peers: Vec::new(),
         }
     }
 }

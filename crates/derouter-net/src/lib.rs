@@ -5,12 +5,16 @@
 //! (request, response, stream head) runs in its own task with its own deadline, so that no peer
 //! makes another wait.
 
+mod access;
 mod actor;
-mod address_book;
+mod address;
 mod behaviour;
 mod bootstrap;
+mod clock;
 mod config;
+mod connector;
 mod counters;
+mod dial_error;
 mod error;
 mod heartbeat;
 mod job_stream;
@@ -18,13 +22,16 @@ mod kademlia;
 mod limits;
 mod net;
 mod peer;
+mod peer_book;
 mod peer_places;
+mod ping;
 mod reqres;
 mod serve;
 mod streams;
 mod subnets;
 mod transport;
 
+pub use access::{PeerRule, PeerRuleError};
 pub use behaviour::MESH_PROTOCOL;
 pub use config::{KnownReachability, NetConfig, NetOptions, RelayLimits};
 pub use counters::NetCounters;
@@ -35,4 +42,5 @@ pub use libp2p::identity::Keypair;
 pub use libp2p::{Multiaddr, PeerId};
 pub use net::{Net, NetEvents, start};
 pub use peer::{PeerConnection, PeerEvent, PeerInfo};
+pub use peer_book::{KnownAddress, KnownPeer};
 pub use reqres::{InboundRequest, Reply};

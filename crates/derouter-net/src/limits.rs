@@ -89,12 +89,29 @@ pub(crate) const IDLE_CONNECTION: Duration = Duration::from_secs(4 * 3600);
 /// How often a connection is pinged, and how long a pong may take, before it is closed.
 pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(15);
 /// See [`PING_INTERVAL`].
-pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pinging a peer on request, dialling it included.
+pub(crate) const PING_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Peers whose addresses are remembered.
 pub(crate) const BOOK_PEERS: usize = 4096;
 /// Addresses remembered for each.
 pub(crate) const BOOK_ADDRESSES: usize = 8;
+/// Of [`BOOK_PEERS`], those that were never reached and whose first address is in one /24 or /48:
+/// whoever makes up peers there leaves room to others.
+pub(crate) const BOOK_STRANGERS_PER_SUBNET: usize = 64;
+/// Peers whose misbehaviour is remembered.
+pub(crate) const BLAMED_PEERS: usize = 4096;
+/// A node that is connected to fewer peers dials more of those it knows. Eight survive the loss of
+/// a few, and fill a gossip mesh of six.
+pub(crate) const MIN_PEERS: usize = 8;
+/// How often changes of the peer book are given out to be kept on disk.
+pub(crate) const BOOK_INTERVAL: Duration = Duration::from_secs(30);
+/// Batches of such changes that wait; at this limit they stay in the book until the next time.
+pub(crate) const BOOK_QUEUE: usize = 4;
+/// Peers in one report: those connected, then those last connected.
+pub(crate) const REPORTED_PEERS: usize = 512;
 /// Sources whose last heartbeat is remembered.
 pub(crate) const HEARTBEAT_SOURCES: usize = 10_000;
 /// Peers whose share of forwarded heartbeats is remembered: several times those connected.

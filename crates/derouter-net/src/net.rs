@@ -5,21 +5,25 @@ use std::time::Duration;
 
 use derouter_wire::gossip::Announcement;
 use derouter_wire::reqres::{Request, Response};
-use derouter_wire::rpc::network::{NetworkReport, PeerReport};
+use derouter_wire::rpc::network::{NetworkReport, PathReport, PeerReport, PingReport};
 use derouter_wire::{JobId, ProtocolId};
 use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::AccessRules;
 use crate::actor::{Actor, ActorParts, Command};
 use crate::behaviour::BehaviourParts;
+use crate::clock::unix_now;
 use crate::config::NetConfig;
 use crate::counters::NetCounters;
 use crate::error::{DialError, OpenStreamError, RequestError, StartError};
 use crate::heartbeat::{ReceivedHeartbeat, SentHeartbeat};
 use crate::job_stream::{InboundJobStream, JobStream, JobStreamServer};
 use crate::peer::{PeerEvent, PeerInfo};
+use crate::peer_book::{self, KnownPeer, PeerBook};
+use crate::ping::{self, PING};
 use crate::reqres::{InboundRequest, RequestServer, UNSUPPORTED};
 use crate::streams::{JOBS, OpenError, OpenRequest, REQUESTS};
 use crate::{job_stream, limits, reqres, serve, transport};
@@ -57,13 +61,16 @@ pub struct NetEvents {
     pub peers: mpsc::Receiver<PeerEvent>,
     /// The times of the last heartbeat of this node, to be kept for the next start.
     pub sent: watch::Receiver<SentHeartbeat>,
+    /// What changed in the peer book, every 30 s and at the end, to be kept for the next start
+    /// ([`NetConfig::known_peers`]). When full, changes stay in the book until there is room.
+    pub known_peers: mpsc::Receiver<Vec<KnownPeer>>,
 }
 
 /// Starts the network side. It listens when this returns, and ends with `cancel`,
 /// [`Net::shutdown`] or the last [`Net`], taking back what it announced either way. Job streams
 /// end with it.
 pub async fn start(
-    config: NetConfig,
+    mut config: NetConfig,
     cancel: CancellationToken,
 ) -> Result<(Net, NetEvents), StartError> {
     let counters = Arc::new(NetCounters::default());
@@ -72,6 +79,7 @@ pub async fn start(
     let (request_sender, requests) = mpsc::channel(limits::REQUEST_QUEUE);
     let (stream_sender, streams) = mpsc::channel(limits::STREAM_QUEUE);
     let (peer_sender, peers) = mpsc::channel(limits::PEER_EVENT_QUEUE);
+    let (known_sender, known_peers) = mpsc::channel(limits::BOOK_QUEUE);
     let (command_sender, commands) = mpsc::channel(limits::COMMAND_QUEUE);
     let floor = SentHeartbeat {
         timestamp: config.last_timestamp,
@@ -80,8 +88,12 @@ pub async fn start(
     let (sent_sender, sent) = watch::channel(floor);
     let peer_id = config.keypair.public().to_peer_id();
 
+    let options = &config.options;
+    let rules = AccessRules::new(&options.allow, &options.block, &options.bootstrap);
+    let book = PeerBook::restore(std::mem::take(&mut config.known_peers), unix_now());
     let swarm = transport::build_swarm(BehaviourParts {
         keypair: config.keypair.clone(),
+        peers: peer_book::Behaviour::new(book, rules),
         mdns: config.options.mdns,
         port_mapping: config.options.port_mapping,
         relay_server: config.options.relay_server,
@@ -97,6 +109,7 @@ pub async fn start(
         heartbeats: heartbeat_sender,
         peer_events: peer_sender,
         sent: sent_sender,
+        known_peers: known_sender,
         counters: counters.clone(),
     });
     actor.listen().await?;
@@ -124,6 +137,7 @@ pub async fn start(
         streams,
         peers,
         sent,
+        known_peers,
     };
     Ok((net, events))
 }
@@ -184,6 +198,52 @@ impl Net {
             Ok(Err(_stopped)) => Err(DialError::Stopped),
             Err(_late) => Err(DialError::Timeout),
         }
+    }
+
+    /// Measures a round trip to a peer, on the connection that a new stream would take. A peer that
+    /// is not connected is dialled first, at `address` if one is given. Within 10 s.
+    pub async fn ping(
+        &self,
+        peer: PeerId,
+        address: Option<Multiaddr>,
+    ) -> Result<PingReport, DialError> {
+        let pinged = self.try_ping(peer, address);
+        let pinged = timeout(limits::PING_DEADLINE, pinged).await;
+        pinged.unwrap_or(Err(DialError::Timeout))
+    }
+
+    async fn try_ping(
+        &self,
+        peer: PeerId,
+        address: Option<Multiaddr>,
+    ) -> Result<PingReport, DialError> {
+        let unreachable = |reason: String| DialError::Unreachable(reason);
+        if let Some(address) = address
+            && self.best_path(peer).await?.is_none()
+        {
+            let address = address.with_p2p(peer).map_err(|address| {
+                unreachable(format!("{address} is an address of another peer"))
+            })?;
+            self.dial(address).await?;
+        }
+        let stream = self.open(peer, PING).await.map_err(|error| match error {
+            Unopened::Open(error) => unreachable(open_error_text(error)),
+            Unopened::Stopped => DialError::Stopped,
+        })?;
+        let lost = |error: std::io::Error| unreachable(format!("no answer to a ping: {error}"));
+        let rtt = ping::round_trip(stream).await.map_err(lost)?;
+        let gone = || unreachable("the connection closed".to_owned());
+        let path = self.best_path(peer).await?.ok_or_else(gone)?;
+        Ok(PingReport {
+            rtt_us: u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX),
+            path,
+        })
+    }
+
+    /// The connection that a new stream would take.
+    async fn best_path(&self, peer: PeerId) -> Result<Option<PathReport>, DialError> {
+        let path = self.query(|reply| Command::BestPath(peer, reply)).await;
+        path.ok_or(DialError::Stopped)
     }
 
     /// Asks a peer, which is dialled at its known addresses when it is not connected. Within 18 s;

@@ -1,5 +1,8 @@
 //! What is known of connected peers.
 
+use std::time::Duration;
+
+use derouter_wire::UnixSeconds;
 use libp2p::{Multiaddr, PeerId};
 
 /// A connected peer.
@@ -22,8 +25,16 @@ pub struct PeerConnection {
     pub address: Multiaddr,
     /// Whether it goes through a relay.
     pub relayed: bool,
+    /// The relay, when it goes through one that is known.
+    pub relay: Option<PeerId>,
     /// Whether this node opened it.
     pub outbound: bool,
+    /// Since when it is there.
+    pub since: UnixSeconds,
+    /// Its last round trip.
+    pub rtt: Option<Duration>,
+    /// Pings in a row that failed otherwise than by silence.
+    pub(crate) ping_errors: u32,
 }
 
 /// A peer came or went. A hint: it is dropped when the node does not keep up.

@@ -3,55 +3,18 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv6Addr};
 use std::task::{Context, Poll};
 
 use libp2p::core::transport::PortUse;
 use libp2p::core::{ConnectedPoint, Endpoint};
-use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
     THandlerOutEvent, ToSwarm, dummy,
 };
 use libp2p::{Multiaddr, PeerId};
 
+use crate::address::{Subnet, subnet};
 use crate::limits;
-
-/// A /24 of IPv4 or a /48 of IPv6.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Subnet {
-    V4([u8; 3]),
-    V6([u16; 3]),
-}
-
-/// The network that counts for an address. None for this machine and private networks, where
-/// everybody may share one, and for relayed connections, which the relay limits.
-fn subnet(address: &Multiaddr) -> Option<Subnet> {
-    if address.iter().any(|part| part == Protocol::P2pCircuit) {
-        return None;
-    }
-    let ip = match address.iter().next()? {
-        Protocol::Ip4(ip) => IpAddr::V4(ip),
-        Protocol::Ip6(ip) => ip.to_canonical(),
-        _ => return None,
-    };
-    match ip {
-        IpAddr::V4(ip) if ip.is_loopback() || ip.is_private() || ip.is_link_local() => None,
-        IpAddr::V4(ip) => {
-            let [a, b, c, _] = ip.octets();
-            Some(Subnet::V4([a, b, c]))
-        }
-        IpAddr::V6(ip) if is_local(ip) => None,
-        IpAddr::V6(ip) => {
-            let [a, b, c, ..] = ip.segments();
-            Some(Subnet::V6([a, b, c]))
-        }
-    }
-}
-
-fn is_local(ip: Ipv6Addr) -> bool {
-    ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()
-}
 
 /// A network has as many inbound connections as it may have.
 #[derive(Debug, thiserror::Error)]
@@ -241,20 +204,5 @@ mod tests {
         }));
         let again = ConnectionId::new_unchecked(102);
         assert!(behaviour.begin(again, &address(one_network)).is_ok());
-    }
-
-    #[test]
-    fn this_machine_private_networks_and_relays_are_not_counted() {
-        for uncounted in [
-            "/ip4/127.0.0.1/tcp/1",
-            "/ip4/192.168.1.2/tcp/1",
-            "/ip6/::1/tcp/1",
-            "/ip6/fd00::1/tcp/1",
-            "/ip4/203.0.113.1/tcp/1/p2p-circuit",
-        ] {
-            assert_eq!(subnet(&address(uncounted)), None, "{uncounted}");
-        }
-        let mapped = address("/ip6/::ffff:203.0.113.9/tcp/1");
-        assert_eq!(subnet(&mapped), subnet(&address("/ip4/203.0.113.1/tcp/1")));
     }
 }

@@ -4,12 +4,13 @@
 use std::num::NonZeroU8;
 
 use libp2p::core::upgrade::Version;
-use libp2p::swarm::DialError;
 use libp2p::{Swarm, SwarmBuilder, noise, tcp, yamux};
 
 use crate::behaviour::{Behaviour, BehaviourParts};
 use crate::error::StartError;
 use crate::limits;
+
+pub(crate) use crate::dial_error::{dial_error_text, innermost};
 
 /// Addresses of one peer that are dialled at the same time.
 const CONCURRENT_ADDRESSES: NonZeroU8 = NonZeroU8::MAX;
@@ -59,34 +60,4 @@ pub(crate) fn build_swarm(parts: BehaviourParts) -> Result<Swarm<Behaviour>, Sta
         .with_connection_timeout(limits::DIAL_DEADLINE)
         .build();
     Ok(swarm)
-}
-
-/// A dial error in words that a user can act on.
-pub(crate) fn dial_error_text(error: &DialError) -> String {
-    match error {
-        DialError::NoAddresses => "no address of this peer is known".to_owned(),
-        DialError::LocalPeerId { address } => format!("{address} is this node itself"),
-        DialError::WrongPeerId { obtained, address } => {
-            format!("{address} answers as another peer, {obtained}")
-        }
-        DialError::Transport(errors) => {
-            let shown = errors
-                .iter()
-                .take(limits::BOOK_ADDRESSES)
-                .map(|(address, error)| format!("{address}: {}", innermost(error)));
-            shown.collect::<Vec<_>>().join("; ")
-        }
-        DialError::Denied { cause } => format!("not dialled: {}", innermost(cause)),
-        DialError::Aborted => "the dial was cut short".to_owned(),
-        other => other.to_string(),
-    }
-}
-
-/// The last error in the chain says what happened; those around it only where.
-pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
-    let mut current = error;
-    while let Some(source) = current.source() {
-        current = source;
-    }
-    current.to_string()
 }

@@ -56,6 +56,7 @@ mod tests {
             addresses: Vec::new(),
             score: 0,
             banned_until: None,
+            offence: None,
             last_connected: None,
             last_dial_error: None,
             last_dial_error_at: None,

@@ -7,7 +7,8 @@ use libp2p::swarm::{self, ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, identify, mdns, ping, relay};
 use tokio::sync::oneshot;
 
-use super::Actor;
+use super::{Actor, unix_now};
+use crate::address::relay_of_connection;
 use crate::behaviour::{BehaviourEvent, KADEMLIA_PROTOCOL};
 use crate::bootstrap::peer_of;
 use crate::counters::count;
@@ -15,6 +16,7 @@ use crate::error::DialError;
 use crate::kademlia::scope::Admitted;
 use crate::limits;
 use crate::peer::{PeerConnection, PeerEvent, PeerInfo};
+use crate::peer_book::Source;
 use crate::streams::{MESH, REQUESTS};
 use crate::transport::dial_error_text;
 
@@ -24,15 +26,15 @@ const AGENT_CHARS: usize = 128;
 /// A connected peer.
 #[derive(Debug, Default)]
 pub(super) struct PeerState {
-    agent: Option<String>,
-    version_0_1: Option<bool>,
+    pub(super) agent: Option<String>,
+    pub(super) version_0_1: Option<bool>,
     subscribed: bool,
     /// What it speaks, once it has identified itself.
     pub(super) speaks: Speaks,
     /// Where it says that it listens, as far as others may be told.
     pub(super) listens: Vec<Multiaddr>,
     /// At most [`limits::ESTABLISHED_PER_PEER`].
-    connections: Vec<(ConnectionId, PeerConnection)>,
+    pub(super) connections: Vec<(ConnectionId, PeerConnection)>,
 }
 
 /// What a peer speaks, of what decides how it is used.
@@ -94,7 +96,11 @@ impl Actor {
                 let connection = PeerConnection {
                     address: endpoint.get_remote_address().clone(),
                     relayed: endpoint.is_relayed(),
+                    relay: relay_of_connection(&endpoint),
                     outbound: endpoint.is_dialer(),
+                    since: unix_now(),
+                    rtt: None,
+                    ping_errors: 0,
                 };
                 self.on_established(peer_id, connection_id, connection);
             }
@@ -147,6 +153,7 @@ impl Actor {
         if self.bootstrap.connected(peer, dialled) {
             tracing::info!(%peer, "bootstrap node reached");
         }
+        self.keeping.dialled(&id);
         if let Some(reply) = self.awaited_dials.remove(&id) {
             let _ = reply.send(Ok(peer));
         }
@@ -164,6 +171,7 @@ impl Actor {
         gossipsub.remove_explicit_peer(&peer);
         self.bootstrap
             .disconnected(peer, Instant::now(), rand::random());
+        self.keeping.lost_peer(Instant::now(), rand::random());
         self.tell_peer_event(PeerEvent::Disconnected(peer));
     }
 
@@ -177,6 +185,7 @@ impl Actor {
         if let Some(index) = self.bootstrap_dials.remove(&id) {
             self.on_bootstrap_error(index, error);
         }
+        self.keeping.dialled(&id);
         if let Some(reply) = self.awaited_dials.remove(&id) {
             let _ = reply.send(Err(DialError::Unreachable(dial_error_text(error))));
         }
@@ -189,7 +198,10 @@ impl Actor {
             tracing::info!(%address, "a configured bootstrap address is this node itself");
             return;
         }
-        let told = self.bootstrap.failed(index, Instant::now(), rand::random());
+        let chance = rand::random();
+        let told = self
+            .bootstrap
+            .failed(index, &reason, Instant::now(), chance);
         if let Some(address) = told {
             tracing::warn!(
                 %address,
@@ -249,12 +261,14 @@ impl Actor {
             return;
         };
         let printable = info.agent_version.chars().filter(|c| !c.is_control());
-        state.agent = Some(printable.take(AGENT_CHARS).collect());
+        let agent: String = printable.take(AGENT_CHARS).collect();
+        state.agent = Some(agent.clone());
         state.speaks = Speaks::of(&info.protocols);
-        let known = state.version_0_1;
+        let relays = state.speaks.relay;
         let version_0_1 = info.protocols.contains(&REQUESTS) && !info.protocols.contains(&MESH);
-        state.version_0_1 = Some(version_0_1);
+        let known = state.version_0_1.replace(version_0_1);
         self.on_peer_listens(peer_id, &info.listen_addrs);
+        self.learn_identity(peer_id, &agent, relays, info.listen_addrs);
         if known == Some(version_0_1) {
             return;
         }
@@ -266,14 +280,28 @@ impl Actor {
         }
     }
 
-    /// A connection without an answer to a ping is dead, whatever TCP believes.
+    /// A connection without an answer to a ping is dead, whatever TCP believes. Another failure
+    /// may be a substream that the peer dropped for a newer one ([`crate::Net::ping`]): the second
+    /// in a row closes the connection.
     pub(super) fn on_ping(&mut self, event: &ping::Event) {
-        match &event.result {
-            Ok(_) | Err(ping::Failure::Unsupported) => {}
-            Err(error) => {
-                tracing::debug!(peer = %event.peer, %error, "no answer to a ping, closing");
-                self.swarm.close_connection(event.connection);
+        let state = self.peers.get_mut(&event.peer);
+        let mut connections = state.into_iter().flat_map(|state| &mut state.connections);
+        let Some((_, connection)) = connections.find(|(id, _)| *id == event.connection) else {
+            return;
+        };
+        let error = match &event.result {
+            Ok(rtt) => {
+                connection.rtt = Some(*rtt);
+                connection.ping_errors = 0;
+                return;
             }
+            Err(ping::Failure::Unsupported) => return,
+            Err(error) => error,
+        };
+        connection.ping_errors += 1;
+        if connection.ping_errors > 1 || matches!(error, ping::Failure::Timeout) {
+            tracing::debug!(peer = %event.peer, %error, "no answer to a ping, closing");
+            self.swarm.close_connection(event.connection);
         }
     }
 
@@ -282,11 +310,7 @@ impl Actor {
             return;
         };
         for (peer, address) in found.into_iter().take(limits::MDNS_ADDRESSES) {
-            self.swarm
-                .behaviour_mut()
-                .addresses
-                .book
-                .told(peer, address);
+            self.learn_near(peer, address, Source::Mdns);
             let opts = DialOpts::peer_id(peer)
                 .condition(PeerCondition::DisconnectedAndNotDialing)
                 .build();
@@ -333,7 +357,11 @@ mod tests {
             let connection = PeerConnection {
                 address: Multiaddr::empty(),
                 relayed: false,
+                relay: None,
                 outbound: false,
+                since: unix_now(),
+                rtt: None,
+                ping_errors: 0,
             };
             assert_eq!(
                 state.connect(ConnectionId::new_unchecked(id), connection),

@@ -8,6 +8,7 @@ use libp2p::gossipsub::{self, IdentTopic, Message, MessageAcceptance, MessageId}
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::conduct::Offence;
 use super::connections::PeerState;
 use super::{Actor, unix_now};
 use crate::counters::{NetCounters, count};
@@ -109,6 +110,7 @@ impl Actor {
                 count(&self.counters.heartbeats_invalid);
                 // 0.1 nodes forward before they look: only who made it is to blame.
                 if forwarder == source {
+                    self.blame(source, Offence::InvalidMessage);
                     MessageAcceptance::Reject
                 } else {
                     MessageAcceptance::Ignore

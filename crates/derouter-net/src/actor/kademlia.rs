@@ -21,6 +21,7 @@ use crate::kademlia::scope::Admitted;
 use crate::kademlia::wanted::WantedProtocols;
 use crate::kademlia::{Event, publications};
 use crate::limits;
+use crate::peer_book::Source;
 
 /// Queries made for one peer: those closest to it, and what it says of itself.
 const QUERIES_OF_LOOKUP: usize = 2;
@@ -278,9 +279,8 @@ impl Actor {
         if addresses.is_empty() {
             return;
         }
-        let book = &mut self.swarm.behaviour_mut().addresses.book;
         for address in addresses {
-            book.told(peer, address);
+            self.learn_near(peer, address, Source::Kademlia);
         }
         self.end_lookup(peer);
     }

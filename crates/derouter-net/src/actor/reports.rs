@@ -1,12 +1,10 @@
 //! What the node tells of its network.
 
-use derouter_wire::UnixSeconds;
 use derouter_wire::rpc::network::{
-    NatKind, NetworkReport, PathKind, PathReport, PeerReport, PortMapping, Reachability,
+    BootstrapReport, NatKind, NetworkReport, PortMapping, Reachability,
 };
 
 use super::Actor;
-use crate::peer::PeerConnection;
 
 impl Actor {
     pub(super) fn network_report(&self) -> NetworkReport {
@@ -25,7 +23,7 @@ impl Actor {
             ipv6: false,
             port_mapping: PortMapping::default(),
             relays: Vec::new(),
-            bootstrap: Vec::new(),
+            bootstrap: self.bootstrap_reports(),
             peers: count(peers.len()),
             connections: count(connections),
             peers_0_1: count(version_0_1.count()),
@@ -38,38 +36,16 @@ impl Actor {
         }
     }
 
-    pub(super) fn peer_reports(&self) -> Vec<PeerReport> {
-        let report = |info: crate::peer::PeerInfo| PeerReport {
-            peer: info.peer,
-            agent: info.agent,
-            version_0_1: info.version_0_1,
-            paths: info.connections.iter().map(path).collect(),
-            addresses: Vec::new(),
-            score: 0,
-            banned_until: None,
-            last_connected: None,
-            last_dial_error: None,
-            last_dial_error_at: None,
+    fn bootstrap_reports(&self) -> Vec<BootstrapReport> {
+        let nodes = self.bootstrap.report();
+        let report = |(address, connected, error): (&libp2p::Multiaddr, bool, Option<&str>)| {
+            BootstrapReport {
+                address: address.to_string(),
+                connected,
+                error: error.map(str::to_owned),
+            }
         };
-        self.peer_infos().into_iter().map(report).collect()
-    }
-}
-
-fn path(connection: &PeerConnection) -> PathReport {
-    PathReport {
-        kind: if connection.relayed {
-            PathKind::Relayed
-        } else {
-            PathKind::Direct
-        },
-        relay: None,
-        address: connection.address.to_string(),
-        outbound: connection.outbound,
-        since: UnixSeconds(0),
-        rtt_us: None,
-        bytes_in: 0,
-        bytes_out: 0,
-        streams: 0,
+        nodes.map(report).collect()
     }
 }
 

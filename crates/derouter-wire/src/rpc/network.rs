@@ -261,6 +261,9 @@ pub struct PeerReport {
     pub score: i32,
     /// Until when it is banned.
     pub banned_until: Option<UnixSeconds>,
+    /// What it last did wrong, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offence: Option<String>,
     /// When it was last connected.
     pub last_connected: Option<UnixSeconds>,
     /// Why the last dial failed, since it was last connected.

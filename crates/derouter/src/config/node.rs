@@ -108,6 +108,7 @@ impl File {
                 relays: self.relays.0,
                 relay_server: self.relay_server.0,
                 kademlia: self.kademlia.unwrap_or(true),
+                ..NetOptions::default()
             },
             provider: ProviderDetails {
                 name: self.provider.name,

@@ -1,0 +1,172 @@
+//! The peer book in the actor: what is learned, who is dialled without being asked for, and what is
+//! given out to be kept on disk.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use libp2p::swarm::ConnectionId;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::{Actor, unix_now};
+use crate::address::Scope;
+use crate::connector::Connector;
+use crate::limits;
+use crate::peer_book::{KnownPeer, PeerBook, Source};
+
+/// What the actor needs for keeping its peers.
+pub(super) struct PeerKeeping {
+    connector: Connector,
+    /// Dials of the connector that are under way.
+    dials: HashSet<ConnectionId>,
+    /// Where changes of the book go.
+    changes: mpsc::Sender<Vec<KnownPeer>>,
+    next_turn: Instant,
+    /// Peers whose gossip is not taken for now.
+    pub(super) silenced: HashSet<PeerId>,
+}
+
+impl PeerKeeping {
+    pub(super) fn new(changes: mpsc::Sender<Vec<KnownPeer>>, now: Instant) -> Self {
+        Self {
+            connector: Connector::new(now),
+            dials: HashSet::new(),
+            changes,
+            next_turn: now + limits::BOOK_INTERVAL,
+            silenced: HashSet::new(),
+        }
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        let next = self.connector.due();
+        Some(next.map_or(self.next_turn, |due| due.min(self.next_turn)))
+    }
+
+    /// A dial has ended.
+    pub(super) fn dialled(&mut self, id: &ConnectionId) {
+        self.dials.remove(id);
+    }
+
+    pub(super) fn lost_peer(&mut self, now: Instant, chance: f64) {
+        self.connector.lost_peer(now, chance);
+    }
+}
+
+impl Actor {
+    /// The peer book.
+    pub(super) fn book(&self) -> &PeerBook {
+        &self.swarm.behaviour().peers.book
+    }
+
+    pub(super) fn book_mut(&mut self) -> &mut PeerBook {
+        &mut self.swarm.behaviour_mut().peers.book
+    }
+
+    /// Whether nothing is taken from this peer, directly or forwarded: the operator blocks it, or
+    /// it is banned.
+    pub(super) fn refuses(&self, peer: &PeerId) -> bool {
+        self.swarm.behaviour().peers.refuses(peer)
+    }
+
+    /// `teller` says that `peer` is there. It is believed as far as its own connection reaches: who
+    /// is connected from elsewhere knows nothing of private addresses here.
+    #[allow(dead_code, reason = "for discovery, which lands next")]
+    pub(super) fn learn_address(
+        &mut self,
+        peer: PeerId,
+        address: Multiaddr,
+        source: Source,
+        teller: &PeerId,
+    ) -> bool {
+        let near = self.book().near(teller);
+        self.book_mut()
+            .learn(peer, address, source, near, unix_now())
+    }
+
+    /// `peer` is there, says somebody in the same network or on this machine, or whose word was
+    /// checked.
+    pub(super) fn learn_near(&mut self, peer: PeerId, address: Multiaddr, source: Source) {
+        self.book_mut()
+            .learn(peer, address, source, Scope::Machine, unix_now());
+    }
+
+    /// This node's user or module says that `peer` is there.
+    pub(super) fn learn_own(&mut self, peer: PeerId, address: Multiaddr) {
+        self.learn_near(peer, address, Source::Configured);
+    }
+
+    /// What a connected peer says of itself.
+    pub(super) fn learn_identity(
+        &mut self,
+        peer: PeerId,
+        agent: &str,
+        relays: bool,
+        listens: Vec<Multiaddr>,
+    ) {
+        let book = self.book_mut();
+        book.identified(peer, agent, relays);
+        let near = book.near(&peer);
+        for address in listens.into_iter().take(limits::IDENTIFY_ADDRESSES) {
+            book.learn(peer, address, Source::Identify, near, unix_now());
+        }
+    }
+
+    /// Dials known peers while there are few.
+    pub(super) fn dial_known_peers(&mut self) {
+        let connected = self.peers.len();
+        let dialling = self.keeping.dials.len();
+        let chance = rand::random();
+        let wanted = self
+            .keeping
+            .connector
+            .take(Instant::now(), chance, connected, dialling);
+        if wanted == 0 {
+            return;
+        }
+        let peers = &self.swarm.behaviour().peers;
+        let may_dial = |peer: &PeerId| peers.may_dial(peer);
+        for peer in self.book().candidates(wanted, unix_now(), may_dial) {
+            let opts = DialOpts::peer_id(peer)
+                .condition(PeerCondition::DisconnectedAndNotDialing)
+                .build();
+            let id = opts.connection_id();
+            if self.swarm.dial(opts).is_ok() {
+                self.keeping.dials.insert(id);
+            }
+        }
+    }
+
+    /// What is done every [`limits::BOOK_INTERVAL`].
+    pub(super) fn keep_peers(&mut self) {
+        let now = Instant::now();
+        if now < self.keeping.next_turn {
+            return;
+        }
+        let chance: f64 = rand::random();
+        self.keeping.next_turn =
+            now + limits::BOOK_INTERVAL + Duration::from_secs(2).mul_f64(chance);
+        self.hear_the_forgiven();
+        self.give_out_changes();
+    }
+
+    /// Gives the changes of the book to whoever keeps it. When that one does not keep up, they stay
+    /// in the book until the next time.
+    pub(super) fn give_out_changes(&mut self) {
+        if !self.book().has_changes() {
+            return;
+        }
+        match self.keeping.changes.clone().try_reserve() {
+            Ok(place) => {
+                let changes = self.book_mut().take_changes(unix_now());
+                if !changes.is_empty() {
+                    place.send(changes);
+                }
+            }
+            Err(TrySendError::Full(())) => {}
+            // Nobody keeps it.
+            Err(TrySendError::Closed(())) => drop(self.book_mut().take_changes(unix_now())),
+        }
+    }
+}
