@@ -37,6 +37,7 @@ use crate::heartbeat::{ReceivedHeartbeat, SentHeartbeat};
 use crate::limits;
 use crate::peer::{PeerEvent, PeerInfo};
 use crate::peer_book::KnownPeer;
+use crate::reachability::ReachabilityState;
 use crate::streams::OpenRequest;
 use connections::PeerState;
 use kademlia::Kademlia;
@@ -84,6 +85,8 @@ pub(crate) struct Actor {
     counters: Arc<NetCounters>,
     listen: Vec<Multiaddr>,
     relay_server: bool,
+    /// Whether to tell where it listens as where it is reached: a relay whose operator said nothing.
+    tells_listen_addresses: bool,
     schedule: HeartbeatSchedule,
     filter: HeartbeatFilter,
     bootstrap: Bootstrap,
@@ -93,11 +96,13 @@ pub(crate) struct Actor {
     peer_id: PeerId,
     kademlia: Kademlia,
     keeping: PeerKeeping,
+    reach: ReachabilityState,
 }
 
 impl Actor {
     pub(crate) fn new(parts: ActorParts) -> Self {
         let floor = *parts.sent.borrow();
+        let reach = ReachabilityState::new(&parts.config.options, Instant::now(), unix_now());
         let mut actor = Self {
             swarm: parts.swarm,
             cancel: parts.cancel,
@@ -108,6 +113,8 @@ impl Actor {
             counters: parts.counters,
             listen: parts.config.options.listen,
             relay_server: parts.config.options.relay_server.is_some(),
+            tells_listen_addresses: parts.config.options.relay_server.is_some()
+                && parts.config.options.external_addresses.is_empty(),
             schedule: HeartbeatSchedule::new(floor),
             filter: HeartbeatFilter::default(),
             bootstrap: Bootstrap::new(parts.config.options.bootstrap, Instant::now()),
@@ -117,6 +124,7 @@ impl Actor {
             peer_id: parts.config.keypair.public().to_peer_id(),
             kademlia: Kademlia::default(),
             keeping: PeerKeeping::new(parts.known_peers, Instant::now()),
+            reach,
         };
         let known_public = parts.config.options.reachability == KnownReachability::Public;
         actor.set_kademlia_server(actor.relay_server || known_public);
@@ -126,10 +134,12 @@ impl Actor {
 
     /// Listens on the configured addresses, and waits until their real ports are known.
     pub(crate) async fn listen(&mut self) -> Result<(), StartError> {
+        self.add_configured_addresses();
         let mut silent = Vec::new();
         for address in self.listen.clone() {
             let listener = self.swarm.listen_on(address.clone());
             let listener = listener.map_err(|error| listen_error(&address, &error))?;
+            self.reach.relays.pin(&address, listener, Instant::now());
             silent.push((listener, address));
         }
         let wait = async {
@@ -172,7 +182,7 @@ impl Actor {
     }
 
     /// Runs until cancelled or told to stop.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(mut self: Box<Self>) {
         let cancel = self.cancel.clone();
         let mut commands_in_a_row = 0;
         let timer = tokio::time::sleep(limits::LISTEN_DEADLINE);
@@ -229,6 +239,7 @@ impl Actor {
             self.bootstrap.due(),
             self.kademlia_due(),
             self.keeping.due(),
+            Some(self.reach.due()),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -239,6 +250,7 @@ impl Actor {
         self.on_kademlia_timer();
         self.dial_known_peers();
         self.keep_peers();
+        self.look_after_reachability();
     }
 
     fn on_command(&mut self, command: Command) {
@@ -288,7 +300,7 @@ impl Actor {
             SwarmEvent::Behaviour(BehaviourEvent::AutonatClient(event)) => self.on_autonat(event),
             SwarmEvent::Behaviour(BehaviourEvent::Upnp(event)) => self.on_upnp(event),
             SwarmEvent::Behaviour(BehaviourEvent::RelayClient(event)) => {
-                self.on_relay_client(event);
+                self.on_relay_client(&event);
             }
             SwarmEvent::Behaviour(BehaviourEvent::Dcutr(event)) => self.on_dcutr(event),
             SwarmEvent::Behaviour(BehaviourEvent::Kademlia(event)) => self.on_kademlia(event),
@@ -298,7 +310,7 @@ impl Actor {
     }
 
     /// Takes back what was announced, then closes everything.
-    async fn stop(mut self) {
+    async fn stop(mut self: Box<Self>) {
         self.commands.close();
         if self.send_last_heartbeat() {
             self.drive(limits::FLUSH).await;

@@ -57,7 +57,7 @@ pub(crate) struct Behaviour {
     pub(crate) peers: peer_book::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
-    autonat_client: autonat::v2::client::Behaviour,
+    pub(crate) autonat_client: crate::autonat::Behaviour,
     autonat_server: autonat::v2::server::Behaviour,
     upnp: Toggle<upnp::tokio::Behaviour>,
     relay_server: Toggle<relay::Behaviour>,
@@ -93,7 +93,7 @@ impl Behaviour {
             peers: parts.peers,
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping),
-            autonat_client: autonat::v2::client::Behaviour::default(),
+            autonat_client: crate::autonat::Behaviour::default(),
             autonat_server: autonat::v2::server::Behaviour::default(),
             upnp: parts
                 .port_mapping

@@ -1,9 +1,8 @@
 //! When bootstrap nodes are dialled. Pure: the caller gives the time and the chance.
 
-use std::time::{Duration, Instant};
-
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
+use std::time::{Duration, Instant};
 
 /// The first retry.
 const FIRST_DELAY: Duration = Duration::from_secs(5);
@@ -116,6 +115,17 @@ impl Bootstrap {
             recovered |= std::mem::replace(&mut node.complained, false);
         }
         recovered
+    }
+
+    /// All that are not connected are due very soon: the machine woke up, or changed its network.
+    pub(crate) fn hurry(&mut self, now: Instant, chance: f64) {
+        for node in &mut self.nodes {
+            node.delay = FIRST_DELAY;
+            if let State::Waiting(until) = node.state {
+                let soon = now + Duration::from_secs(1).mul_f64(chance.clamp(0.0, 1.0));
+                node.state = State::Waiting(until.min(soon));
+            }
+        }
     }
 
     /// Each node: its address, whether there is a connection, and why the last dial failed.

@@ -41,6 +41,9 @@ pub struct NetOptions {
     pub external_addresses: Vec<Multiaddr>,
     /// Whether others can dial this node, when its operator knows that.
     pub reachability: KnownReachability,
+    /// Whether the whole network is a private one, or on one machine: addresses of such networks may
+    /// then make a node public, which otherwise only addresses do that all can dial.
+    pub private_network: bool,
     /// Whether to ask the router for a port mapping (UPnP, NAT-PMP, PCP).
     pub port_mapping: bool,
     /// Relays on which a private node keeps a reservation; 0 for none.

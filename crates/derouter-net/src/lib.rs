@@ -8,6 +8,7 @@
 mod access;
 mod actor;
 mod address;
+mod autonat;
 mod behaviour;
 mod bootstrap;
 mod clock;
@@ -25,6 +26,7 @@ mod peer;
 mod peer_book;
 mod peer_places;
 mod ping;
+mod reachability;
 mod reqres;
 mod serve;
 mod streams;

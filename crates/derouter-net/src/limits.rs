@@ -177,3 +177,19 @@ pub(crate) const DIALLED_PROVIDERS: usize = 8;
 pub(crate) const PROVIDED_PROTOCOLS: usize = 16;
 /// Protocols of which providers are looked for.
 pub(crate) const WANTED_PROTOCOLS: usize = 16;
+
+/// Relays on which a node keeps reservations at most: more cost others places and gain little.
+pub(crate) const RELAYS: usize = 8;
+/// Relays that are remembered to choose from.
+pub(crate) const RELAY_CANDIDATES: usize = 64;
+/// Peers behind relays that are tried directly again.
+pub(crate) const PUNCHED_PEERS: usize = 256;
+/// Addresses of this node that are tested or told: a few interfaces, mappings and observations of
+/// two transports. Peers can make observations up, so those that nothing speaks for go first.
+pub(crate) const EXTERNAL_ADDRESSES: usize = 16;
+/// Peers whose observations of this node's address are remembered.
+pub(crate) const OBSERVERS: usize = 64;
+/// Tests of addresses at the same time.
+pub(crate) const PROBES: usize = 8;
+/// A test: up to 100 kB to the server, its dial, and the answer.
+pub(crate) const PROBE_DEADLINE: Duration = Duration::from_secs(20);

@@ -101,7 +101,7 @@ pub async fn start(
         inbound: inbound_sender,
         counters: counters.clone(),
     })?;
-    let mut actor = Actor::new(ActorParts {
+    let mut actor = Box::new(Actor::new(ActorParts {
         swarm,
         config,
         cancel,
@@ -111,8 +111,8 @@ pub async fn start(
         sent: sent_sender,
         known_peers: known_sender,
         counters: counters.clone(),
-    });
-    actor.listen().await?;
+    }));
+    Box::pin(actor.listen()).await?;
     tokio::spawn(serve::serve_inbound(
         inbound,
         RequestServer::new(request_sender, counters.clone()),

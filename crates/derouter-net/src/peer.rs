@@ -35,6 +35,8 @@ pub struct PeerConnection {
     pub rtt: Option<Duration>,
     /// Pings in a row that failed otherwise than by silence.
     pub(crate) ping_errors: u32,
+    /// Whether both sides punched a hole for it.
+    pub punched: bool,
 }
 
 /// A peer came or went. A hint: it is dropped when the node does not keep up.

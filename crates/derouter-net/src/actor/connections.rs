@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use derouter_wire::rpc::network::AddressSource;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{self, ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, identify, mdns, ping, relay};
@@ -18,7 +19,7 @@ use crate::limits;
 use crate::peer::{PeerConnection, PeerEvent, PeerInfo};
 use crate::peer_book::Source;
 use crate::streams::{MESH, REQUESTS};
-use crate::transport::dial_error_text;
+use crate::transport::{dial_error_text, innermost};
 
 /// What a peer calls itself is kept up to this many characters.
 const AGENT_CHARS: usize = 128;
@@ -60,7 +61,7 @@ impl Speaks {
 }
 
 /// How peers ask for a test of their addresses.
-const AUTONAT: StreamProtocol = StreamProtocol::new("/libp2p/autonat/2/dial-request");
+const AUTONAT: StreamProtocol = crate::autonat::DIAL_REQUEST;
 
 impl PeerState {
     /// Notes a connection. True for the first one of the peer.
@@ -101,6 +102,7 @@ impl Actor {
                     since: unix_now(),
                     rtt: None,
                     ping_errors: 0,
+                    punched: false,
                 };
                 self.on_established(peer_id, connection_id, connection);
             }
@@ -121,16 +123,30 @@ impl Actor {
             } => self.on_dial_error(connection_id, &error),
             SwarmEvent::NewListenAddr { address, .. } => {
                 tracing::info!(%address, "listening for peers");
-                if self.relay_server {
+                self.on_new_listen_address(&address);
+                if self.tells_listen_addresses {
                     // A relay tells its clients where it is reached.
                     self.swarm.add_external_address(address);
                 }
                 self.on_own_addresses_changed();
             }
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.on_expired_listen_address(&address);
+            }
+            SwarmEvent::NewExternalAddrCandidate { address } => {
+                let now = Instant::now();
+                let source = AddressSource::Observed;
+                self.reach.external.candidate(&address, source, now);
+            }
             SwarmEvent::ListenerClosed {
-                addresses, reason, ..
+                listener_id,
+                addresses,
+                reason,
             } => {
-                tracing::warn!(?addresses, ?reason, "no longer listening");
+                let error = reason.as_ref().err().map(|error| innermost(error));
+                if !self.on_reservation_closed(listener_id, error) {
+                    tracing::warn!(?addresses, ?reason, "no longer listening");
+                }
             }
             SwarmEvent::ListenerError { error, .. } => {
                 tracing::warn!(%error, "an address can't be listened on for now");
@@ -144,6 +160,7 @@ impl Actor {
 
     fn on_established(&mut self, peer: PeerId, id: ConnectionId, connection: PeerConnection) {
         tracing::debug!(%peer, address = %connection.address, relayed = connection.relayed, "connected");
+        self.on_reachability_connected(peer, id, &connection);
         let state = self.peers.entry(peer).or_default();
         if state.connect(id, connection) {
             self.tell_peer_event(PeerEvent::Connected(peer));
@@ -163,6 +180,7 @@ impl Actor {
         if let Some(state) = self.peers.get_mut(&peer) {
             state.connections.retain(|(known, _)| *known != id);
         }
+        self.on_reachability_closed(peer, id, remaining);
         if remaining > 0 {
             return;
         }
@@ -182,6 +200,7 @@ impl Actor {
     }
 
     fn on_dial_error(&mut self, id: ConnectionId, error: &swarm::DialError) {
+        self.on_reachability_dial_error(id, error);
         if let Some(index) = self.bootstrap_dials.remove(&id) {
             self.on_bootstrap_error(index, error);
         }
@@ -254,7 +273,12 @@ impl Actor {
     }
 
     pub(super) fn on_identify(&mut self, event: identify::Event) {
-        let identify::Event::Received { peer_id, info, .. } = event else {
+        let identify::Event::Received {
+            peer_id,
+            connection_id,
+            info,
+        } = event
+        else {
             return;
         };
         let Some(state) = self.peers.get_mut(&peer_id) else {
@@ -268,6 +292,7 @@ impl Actor {
         let version_0_1 = info.protocols.contains(&REQUESTS) && !info.protocols.contains(&MESH);
         let known = state.version_0_1.replace(version_0_1);
         self.on_peer_listens(peer_id, &info.listen_addrs);
+        self.on_reachability_identify(peer_id, connection_id, &info);
         self.learn_identity(peer_id, &agent, relays, info.listen_addrs);
         if known == Some(version_0_1) {
             return;
@@ -362,6 +387,7 @@ mod tests {
                 since: unix_now(),
                 rtt: None,
                 ping_errors: 0,
+                punched: false,
             };
             assert_eq!(
                 state.connect(ConnectionId::new_unchecked(id), connection),

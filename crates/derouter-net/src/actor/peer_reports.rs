@@ -84,6 +84,8 @@ fn path(connection: &PeerConnection) -> PathReport {
         PathKind::Relayed
     } else if scope(&connection.address) < Scope::World {
         PathKind::Lan
+    } else if connection.punched {
+        PathKind::HolePunched
     } else {
         PathKind::Direct
     };

@@ -60,7 +60,7 @@ fn answer_all(node: Node) -> PeerId {
         let mut node = node;
         while let Some(inbound) = node.events.requests.recv().await {
             let answer = Response::ConfirmJob(ConfirmJobResult::Ok);
-            inbound.reply.send(answer);
+            let _ = inbound.reply.send(answer);
         }
     });
     id

@@ -12,6 +12,7 @@ mod heartbeats;
 mod job_streams;
 mod kademlia;
 mod raw_peer;
+mod reachability;
 mod relayed;
 mod requests;
 mod support;
