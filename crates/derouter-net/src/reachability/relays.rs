@@ -115,10 +115,11 @@ impl RelayManager {
         }
         let address = place::bare(address);
         if let Some(relay) = self.relays.get_mut(&peer) {
-            relay.connected |= connected;
-            if relay.state == State::Free && !relay.pinned {
+            let better = connected || !relay.connected;
+            if relay.state == State::Free && !relay.pinned && better {
                 relay.address = address;
             }
+            relay.connected |= connected;
             return;
         }
         if self.relays.len() >= limits::RELAY_CANDIDATES {
