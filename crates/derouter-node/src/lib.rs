@@ -13,6 +13,7 @@ mod inbound;
 mod jobs;
 mod market_task;
 mod network;
+mod peer_keeper;
 mod places;
 mod provided;
 mod recent;

@@ -21,6 +21,7 @@ use crate::handle::LocalNode;
 use crate::identity::{self, KeyFileError};
 use crate::inbound;
 use crate::market_task::MarketTask;
+use crate::peer_keeper;
 use crate::rpc::{BindError, RpcServer};
 use crate::shared::Shared;
 
@@ -122,6 +123,7 @@ async fn start_on(
         options: config.net,
         last_timestamp: announced.heartbeat_floor,
         last_updated_at: announced.updated_at,
+        known_peers: peer_keeper::recall(&store).await,
         ..NetConfig::new(keypair.clone())
     };
     let (net, events) = derouter_net::start(net_config, CancellationToken::new()).await?;
@@ -145,6 +147,7 @@ async fn start_on(
         Arc::clone(&shared),
         events.streams,
     ));
+    tasks.spawn(peer_keeper::keep(shared.store.clone(), events.known_peers));
     let confirmer = Confirmer::new(Arc::clone(&shared));
     tasks.spawn(confirmer.run(receivers.signed, events.peers, stop));
 

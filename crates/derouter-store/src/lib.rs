@@ -21,7 +21,7 @@ pub use error::{ImportError, InsertJobError, OpenError, StoreError};
 pub use forget::{Forgotten, Idle};
 pub use jobs::{ChangeOutcome, JobPage, NewJob};
 pub use legacy::{ImportOutcome, ImportReport};
-pub use peers::KnownPeer;
+pub use peers::{KnownAddress, KnownPeer};
 pub use store::{Durability, Store};
 pub use thread::Counters;
 
@@ -46,4 +46,7 @@ pub mod limits {
 
     /// Bytes of one remembered address. Real multiaddrs are under 200.
     pub const ADDRESS_BYTES: usize = 1024;
+
+    /// Peers in one call: with their addresses about a millisecond of the thread.
+    pub const PEER_BATCH: usize = 64;
 }

@@ -11,6 +11,7 @@ mod connections;
 mod heartbeats;
 mod job_streams;
 mod kademlia;
+mod peer_book;
 mod raw_peer;
 mod reachability;
 mod relayed;

@@ -11,6 +11,7 @@
 mod node_jobs;
 mod node_legacy;
 mod node_offers;
+mod node_peers;
 mod rpc_calls;
 mod rpc_events;
 mod rpc_hostile;

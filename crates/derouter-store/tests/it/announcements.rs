@@ -1,6 +1,6 @@
-//! Providers, snapshots, our own clock, remembered peers.
+//! Providers, snapshots, our own clock.
 
-use derouter_store::{AnnouncementClock, KnownPeer, ProviderRow, StoreError, limits};
+use derouter_store::{AnnouncementClock, ProviderRow, StoreError, limits};
 use derouter_wire::{OfferId, PeerId, ProtocolId, SnapshotId, UnixSeconds};
 
 use crate::support::{Fixture, reopen};
@@ -139,52 +139,4 @@ async fn times_and_lists_out_of_range_are_refused() {
     let ids = vec![SnapshotId(1); limits::IDS + 1];
     let error = fixture.store.snapshots(ids).await.unwrap_err();
     assert!(matches!(error, StoreError::TooMany { .. }), "{error}");
-}
-
-fn known(peer: PeerId, connected_at: u64, addresses: &[&str]) -> KnownPeer {
-    KnownPeer {
-        peer,
-        addresses: addresses.iter().map(|&address| address.into()).collect(),
-        connected_at: UnixSeconds(connected_at),
-    }
-}
-
-#[tokio::test]
-async fn the_latest_peers_come_first_with_their_best_addresses() {
-    let fixture = Fixture::new().await;
-    let (one, other) = (PeerId::random(), PeerId::random());
-    let remember = |peer| fixture.store.remember_peer(peer);
-    remember(known(
-        one,
-        1,
-        &["/ip4/127.0.0.1/tcp/1", "/ip4/127.0.0.1/tcp/2"],
-    ))
-    .await
-    .unwrap();
-    remember(known(other, 2, &["/ip4/127.0.0.1/tcp/3"]))
-        .await
-        .unwrap();
-    let replaced = known(one, 3, &["/ip4/127.0.0.1/tcp/4"]);
-    remember(replaced.clone()).await.unwrap();
-    let peers = fixture.store.peers(10).await.unwrap();
-    assert_eq!(
-        peers,
-        [replaced.clone(), known(other, 2, &["/ip4/127.0.0.1/tcp/3"])]
-    );
-    assert_eq!(fixture.store.peers(1).await.unwrap(), [replaced]);
-    let many = vec!["/ip4/127.0.0.1/tcp/1"; limits::PEER_ADDRESSES + 1];
-    assert!(remember(known(one, 4, &many)).await.is_err());
-}
-
-#[tokio::test]
-async fn the_peers_longest_unseen_are_forgotten_at_the_limit() {
-    let fixture = Fixture::new().await;
-    let most = u64::from(limits::PEERS);
-    for at in 0..most + 5 {
-        let peer = known(PeerId::random(), at, &["/ip4/127.0.0.1/tcp/1"]);
-        fixture.store.remember_peer(peer).await.unwrap();
-    }
-    let peers = fixture.store.peers(usize::MAX).await.unwrap();
-    assert_eq!(peers.len() as u64, most);
-    assert_eq!(peers.last().unwrap().connected_at, UnixSeconds(5));
 }

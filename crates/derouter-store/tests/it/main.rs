@@ -17,5 +17,6 @@ mod jobs;
 mod legacy;
 mod legacy_odd;
 mod opening;
+mod peers;
 mod states;
 mod support;
