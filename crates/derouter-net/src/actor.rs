@@ -5,8 +5,10 @@ mod conduct;
 mod connections;
 mod heartbeats;
 mod kademlia;
+mod listening;
 mod peer_reports;
 mod peers;
+mod port_mapping;
 mod reachability;
 mod reports;
 
@@ -18,7 +20,6 @@ use derouter_wire::ProtocolId;
 use derouter_wire::gossip::Announcement;
 use derouter_wire::rpc::network::{NetworkReport, PathReport, PeerReport};
 use futures::{FutureExt, StreamExt};
-use libp2p::core::transport::ListenerId;
 use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -30,7 +31,7 @@ use crate::bootstrap::Bootstrap;
 use crate::clock::unix_now;
 use crate::config::{KnownReachability, NetConfig};
 use crate::counters::NetCounters;
-use crate::error::{DialError, StartError};
+use crate::error::DialError;
 use crate::heartbeat::filter::HeartbeatFilter;
 use crate::heartbeat::schedule::HeartbeatSchedule;
 use crate::heartbeat::{ReceivedHeartbeat, SentHeartbeat};
@@ -42,6 +43,7 @@ use crate::streams::OpenRequest;
 use connections::PeerState;
 use kademlia::Kademlia;
 use peers::PeerKeeping;
+use port_mapping::Mapper;
 
 /// What handles ask of the task.
 #[derive(Debug)]
@@ -84,6 +86,10 @@ pub(crate) struct Actor {
     sent: watch::Sender<SentHeartbeat>,
     counters: Arc<NetCounters>,
     listen: Vec<Multiaddr>,
+    /// Where an earlier run listened.
+    kept_listen: Vec<Multiaddr>,
+    /// What was configured to listen on, with the ports that were chosen.
+    chosen_listen: Vec<Multiaddr>,
     relay_server: bool,
     /// Whether to tell where it listens as where it is reached: a relay whose operator said nothing.
     tells_listen_addresses: bool,
@@ -97,6 +103,7 @@ pub(crate) struct Actor {
     kademlia: Kademlia,
     keeping: PeerKeeping,
     reach: ReachabilityState,
+    mapper: Option<Mapper>,
 }
 
 impl Actor {
@@ -112,6 +119,8 @@ impl Actor {
             sent: parts.sent,
             counters: parts.counters,
             listen: parts.config.options.listen,
+            kept_listen: parts.config.kept_listen,
+            chosen_listen: Vec::new(),
             relay_server: parts.config.options.relay_server.is_some(),
             tells_listen_addresses: parts.config.options.relay_server.is_some()
                 && parts.config.options.external_addresses.is_empty(),
@@ -125,60 +134,12 @@ impl Actor {
             kademlia: Kademlia::default(),
             keeping: PeerKeeping::new(parts.known_peers, Instant::now()),
             reach,
+            mapper: parts.config.options.port_mapping.then(Mapper::start),
         };
         let known_public = parts.config.options.reachability == KnownReachability::Public;
         actor.set_kademlia_server(actor.relay_server || known_public);
         actor.silence_the_banned();
         actor
-    }
-
-    /// Listens on the configured addresses, and waits until their real ports are known.
-    pub(crate) async fn listen(&mut self) -> Result<(), StartError> {
-        self.add_configured_addresses();
-        let mut silent = Vec::new();
-        for address in self.listen.clone() {
-            let listener = self.swarm.listen_on(address.clone());
-            let listener = listener.map_err(|error| listen_error(&address, &error))?;
-            self.reach.relays.pin(&address, listener, Instant::now());
-            silent.push((listener, address));
-        }
-        let wait = async {
-            while !silent.is_empty() {
-                let event = self.swarm.select_next_some().await;
-                self.on_listening(event, &mut silent)?;
-            }
-            Ok(())
-        };
-        match timeout(limits::LISTEN_DEADLINE, wait).await {
-            Ok(outcome) => outcome,
-            // A relay may take longer to grant a reservation, or no interface may be up yet.
-            Err(_late) => Ok(()),
-        }
-    }
-
-    fn on_listening(
-        &mut self,
-        event: SwarmEvent<BehaviourEvent>,
-        silent: &mut Vec<(ListenerId, Multiaddr)>,
-    ) -> Result<(), StartError> {
-        match &event {
-            SwarmEvent::NewListenAddr { listener_id, .. } => {
-                silent.retain(|(listener, _)| listener != listener_id);
-            }
-            SwarmEvent::ListenerClosed {
-                listener_id,
-                reason: Err(error),
-                ..
-            } => {
-                let closed = silent.iter().find(|(listener, _)| listener == listener_id);
-                if let Some((_, address)) = closed {
-                    return Err(listen_error(address, error));
-                }
-            }
-            _ => {}
-        }
-        self.on_swarm_event(event);
-        Ok(())
     }
 
     /// Runs until cancelled or told to stop.
@@ -315,6 +276,9 @@ impl Actor {
         if self.send_last_heartbeat() {
             self.drive(limits::FLUSH).await;
         }
+        if let Some(mapper) = self.mapper.take() {
+            mapper.stop().await;
+        }
         let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
         for peer in peers {
             let _ = self.swarm.disconnect_peer_id(peer);
@@ -338,12 +302,5 @@ impl Actor {
             }
         };
         let _: Result<(), _> = timeout(duration, forever).await;
-    }
-}
-
-fn listen_error(address: &Multiaddr, error: &dyn std::error::Error) -> StartError {
-    StartError::Listen {
-        address: address.clone(),
-        reason: crate::transport::innermost(error),
     }
 }

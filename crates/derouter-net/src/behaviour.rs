@@ -59,7 +59,7 @@ pub(crate) struct Behaviour {
     ping: ping::Behaviour,
     pub(crate) autonat_client: crate::autonat::Behaviour,
     autonat_server: autonat::v2::server::Behaviour,
-    upnp: Toggle<upnp::tokio::Behaviour>,
+    pub(crate) upnp: Toggle<upnp::tokio::Behaviour>,
     relay_server: Toggle<relay::Behaviour>,
     relay_client: relay::client::Behaviour,
     dcutr: dcutr::Behaviour,

@@ -22,6 +22,9 @@ pub struct NetConfig {
     pub last_timestamp: UnixSeconds,
     /// See [`NetConfig::last_timestamp`].
     pub last_updated_at: UnixSeconds,
+    /// Where an earlier run listened ([`crate::Net::chosen_listen`]): port 0 in `listen` takes the
+    /// port that it got then.
+    pub kept_listen: Vec<Multiaddr>,
     /// What an earlier run knew of peers ([`crate::NetEvents::known_peers`] tells it as it
     /// changes); the best of them are dialled at the start.
     pub known_peers: Vec<KnownPeer>,
@@ -31,7 +34,8 @@ pub struct NetConfig {
 /// nobody and looks for nobody.
 #[derive(Clone, Debug, Default)]
 pub struct NetOptions {
-    /// Where to listen; TCP and QUIC v1, unspecified addresses and port 0 allowed.
+    /// Where to listen; TCP and QUIC v1, unspecified addresses allowed. Port 0 is chosen once
+    /// ([`NetConfig::kept_listen`]).
     pub listen: Vec<Multiaddr>,
     /// Nodes to stay connected to. May end in `/p2p/<id>`, which is then checked.
     pub bootstrap: Vec<Multiaddr>,
@@ -111,6 +115,7 @@ impl NetConfig {
             options: NetOptions::default(),
             last_timestamp: UnixSeconds(0),
             last_updated_at: UnixSeconds(0),
+            kept_listen: Vec::new(),
             known_peers: Vec::new(),
         }
     }

@@ -21,6 +21,7 @@ mod heartbeat;
 mod job_stream;
 mod kademlia;
 mod limits;
+mod listen_ports;
 mod net;
 mod peer;
 mod peer_book;

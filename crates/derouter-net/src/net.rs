@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::AccessRules;
 use crate::actor::{Actor, ActorParts, Command};
+use crate::address::{Scope, scope};
 use crate::behaviour::BehaviourParts;
 use crate::clock::unix_now;
 use crate::config::NetConfig;
@@ -42,6 +43,7 @@ pub struct Net {
 #[derive(Debug)]
 struct Inner {
     peer_id: PeerId,
+    chosen_listen: Vec<Multiaddr>,
     commands: mpsc::Sender<Command>,
     counters: Arc<NetCounters>,
     sent: watch::Receiver<SentHeartbeat>,
@@ -88,6 +90,9 @@ pub async fn start(
     let (sent_sender, sent) = watch::channel(floor);
     let peer_id = config.keypair.public().to_peer_id();
 
+    // No router forwards to this machine's own loopback addresses, so none is looked for.
+    let outside = |address: &Multiaddr| scope(address) > Scope::Machine;
+    config.options.port_mapping &= config.options.listen.iter().any(outside);
     let options = &config.options;
     let rules = AccessRules::new(&options.allow, &options.block, &options.bootstrap);
     let book = PeerBook::restore(std::mem::take(&mut config.known_peers), unix_now());
@@ -121,11 +126,13 @@ pub async fn start(
             counters: counters.clone(),
         },
     ));
+    let chosen_listen = actor.chosen_listen().to_vec();
     tokio::spawn(actor.run());
 
     let net = Net {
         inner: Arc::new(Inner {
             peer_id,
+            chosen_listen,
             commands: command_sender,
             counters,
             sent: sent.clone(),
@@ -146,6 +153,12 @@ impl Net {
     /// Who this node is.
     pub fn local_peer_id(&self) -> PeerId {
         self.inner.peer_id
+    }
+
+    /// The configured listen addresses with the ports that were chosen for 0, to be kept for the
+    /// next start ([`NetConfig::kept_listen`]).
+    pub fn chosen_listen(&self) -> &[Multiaddr] {
+        &self.inner.chosen_listen
     }
 
     /// What was refused, dropped and rejected so far.

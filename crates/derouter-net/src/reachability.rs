@@ -3,6 +3,7 @@
 
 pub(crate) mod advice;
 pub(crate) mod external;
+pub(crate) mod mapping;
 pub(crate) mod nat;
 pub(crate) mod place;
 pub(crate) mod punching;
@@ -10,7 +11,7 @@ pub(crate) mod relays;
 pub(crate) mod udp;
 pub(crate) mod wake;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use derouter_wire::UnixSeconds;
@@ -47,6 +48,8 @@ pub(crate) struct ReachabilityState {
     pub(crate) udp: Udp,
     pub(crate) wake: Wake,
     pub(crate) mapping: PortMapping,
+    /// Of the two ways to ask a router (UPnP, and PCP or NAT-PMP), those that failed.
+    pub(crate) mapping_failed: HashSet<&'static str>,
     /// Addresses that reach less far neither count nor are tested.
     pub(crate) minimum: Scope,
     /// Connections that others take over for, to be closed once they are idle.
@@ -88,6 +91,7 @@ impl ReachabilityState {
                 },
                 ..PortMapping::default()
             },
+            mapping_failed: HashSet::new(),
             minimum,
             retiring: HashMap::new(),
             looking: HashMap::new(),

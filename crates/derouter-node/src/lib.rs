@@ -11,6 +11,7 @@ mod housekeeping;
 pub mod identity;
 mod inbound;
 mod jobs;
+mod listen_ports;
 mod market_task;
 mod network;
 mod peer_keeper;

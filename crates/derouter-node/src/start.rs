@@ -19,11 +19,11 @@ use crate::config::NodeConfig;
 use crate::confirm::Confirmer;
 use crate::handle::LocalNode;
 use crate::identity::{self, KeyFileError};
-use crate::inbound;
 use crate::market_task::MarketTask;
 use crate::peer_keeper;
 use crate::rpc::{BindError, RpcServer};
 use crate::shared::Shared;
+use crate::{inbound, listen_ports};
 
 /// How long a stop waits for streams and requests that are under way.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
@@ -119,14 +119,17 @@ async fn start_on(
     let (announced, credit) = recall(&store).await?;
     end_ghosts(&store).await?;
     let stop = CancellationToken::new();
+    let ports = listen_ports::path(&config.database_path);
     let net_config = NetConfig {
         options: config.net,
         last_timestamp: announced.heartbeat_floor,
         last_updated_at: announced.updated_at,
         known_peers: peer_keeper::recall(&store).await,
+        kept_listen: listen_ports::load(ports.clone()).await,
         ..NetConfig::new(keypair.clone())
     };
     let (net, events) = derouter_net::start(net_config, CancellationToken::new()).await?;
+    listen_ports::save(ports, &net).await;
     let clock = Clock::start();
     let (shared, receivers) = Shared::new(
         keypair,

@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use derouter_wire::rpc::network::{AddressSource, PortMappingState, Reachability};
+use derouter_wire::rpc::network::{AddressSource, Reachability};
 use libp2p::core::transport::ListenerId;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{self, ConnectionId};
-use libp2p::{Multiaddr, PeerId, dcutr, identify, relay, upnp};
+use libp2p::{Multiaddr, PeerId, dcutr, identify, relay};
 
 use super::{Actor, unix_now};
 use crate::autonat;
@@ -32,6 +32,7 @@ impl Actor {
             );
             self.network_changed(now);
         }
+        self.map_ports(now);
         self.test_addresses(now);
         if let Some(reachability) = self.reach.judge(now) {
             tracing::info!(?reachability, "whether others can dial this node");
@@ -49,6 +50,7 @@ impl Actor {
     pub(super) fn network_changed(&mut self, now: Instant) {
         self.reach.network_changed(now);
         self.bootstrap.hurry(now, rand::random());
+        self.map_ports_again();
     }
 
     fn test_addresses(&mut self, now: Instant) {
@@ -84,7 +86,7 @@ impl Actor {
         servers
     }
 
-    fn do_external(&mut self, action: external::Action) {
+    pub(super) fn do_external(&mut self, action: external::Action) {
         match action {
             external::Action::Test(server, address) => {
                 let client = &mut self.swarm.behaviour_mut().autonat_client;
@@ -120,47 +122,6 @@ impl Actor {
             .tested(&address, server, verdict, (now, unix_now()));
         if let Some(action) = action {
             self.do_external(action);
-        }
-        self.reach.look_soon(now);
-    }
-
-    pub(super) fn on_upnp(&mut self, event: upnp::Event) {
-        let now = Instant::now();
-        let mapping = &mut self.reach.mapping;
-        match event {
-            upnp::Event::NewExternalAddr { external_addr, .. } => {
-                tracing::info!(address = %external_addr, "the router forwards a port (upnp)");
-                mapping.state = PortMappingState::Mapped;
-                mapping.protocol = Some("upnp".to_owned());
-                mapping.error = None;
-                let text = external_addr.to_string();
-                if !mapping.addresses.contains(&text) {
-                    mapping.addresses.push(text);
-                }
-                self.reach
-                    .external
-                    .candidate(&external_addr, AddressSource::Mapped, now);
-            }
-            upnp::Event::ExpiredExternalAddr { external_addr, .. } => {
-                let text = external_addr.to_string();
-                mapping.addresses.retain(|address| *address != text);
-                let gone = self
-                    .reach
-                    .external
-                    .withdraw(&external_addr, AddressSource::Mapped);
-                if let Some(action) = gone {
-                    self.do_external(action);
-                }
-            }
-            upnp::Event::NonRoutableGateway if mapping.state != PortMappingState::Mapped => {
-                mapping.state = PortMappingState::NotPublic;
-                mapping.protocol = Some("upnp".to_owned());
-            }
-            upnp::Event::GatewayNotFound if mapping.state == PortMappingState::Searching => {
-                mapping.state = PortMappingState::Unavailable;
-                mapping.error = Some("no router answered".to_owned());
-            }
-            upnp::Event::NonRoutableGateway | upnp::Event::GatewayNotFound => {}
         }
         self.reach.look_soon(now);
     }

@@ -82,7 +82,8 @@ impl Actor {
 
 fn is_public_ipv6(address: &Multiaddr) -> bool {
     let ipv6 = place::ip(address).is_some_and(|ip| ip.is_ipv6());
-    ipv6 && place::scope(address) == Some(Scope::World)
+    // A relay's address says nothing of this machine.
+    ipv6 && !place::is_relayed(address) && place::scope(address) == Some(Scope::World)
 }
 
 fn count(number: usize) -> u32 {

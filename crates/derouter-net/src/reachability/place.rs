@@ -84,6 +84,17 @@ pub(crate) fn bare(address: &Multiaddr) -> Multiaddr {
     address
 }
 
+/// The address of a socket.
+pub(crate) fn multiaddr(socket: SocketAddr, transport: Transport) -> Multiaddr {
+    let address = Multiaddr::from(socket.ip());
+    match transport {
+        Transport::Tcp => address.with(Protocol::Tcp(socket.port())),
+        Transport::Quic => address
+            .with(Protocol::Udp(socket.port()))
+            .with(Protocol::QuicV1),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

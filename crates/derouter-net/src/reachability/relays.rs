@@ -16,8 +16,6 @@ use crate::limits;
 const FIRST_DELAY: Duration = Duration::from_secs(5);
 /// The slowest retry.
 const LAST_DELAY: Duration = Duration::from_secs(5 * 60);
-/// How long a node stays unsure before it makes reservations.
-const UNSURE: Duration = Duration::from_secs(20);
 /// How long a node is public before it gives its reservations up.
 const SURE: Duration = Duration::from_secs(5 * 60);
 /// A reservation is given up within this after it was granted or renewed. libp2p's relay client
@@ -36,11 +34,12 @@ pub(crate) enum Demand {
 }
 
 /// What a node wants that has been `reachability` for `age`. `reached` says that somebody has
-/// connected directly.
+/// connected directly. One that does not know yet makes reservations at once: to find out takes
+/// 20 s, in which nobody would reach it.
 pub(crate) fn demand(reachability: Reachability, age: Duration, reached: bool) -> Demand {
     match reachability {
         Reachability::Private => Demand::Reserve,
-        Reachability::Unknown if age >= UNSURE && !reached => Demand::Reserve,
+        Reachability::Unknown if !reached => Demand::Reserve,
         Reachability::Public if age >= SURE => Demand::Drop,
         Reachability::Unknown | Reachability::Public => Demand::Keep,
     }
@@ -530,7 +529,7 @@ mod tests {
         let (short, long) = (Duration::from_secs(1), Duration::from_secs(1000));
         use Reachability::{Private, Public, Unknown};
         assert_eq!(demand(Private, short, true), Demand::Reserve);
-        assert_eq!(demand(Unknown, short, false), Demand::Keep);
+        assert_eq!(demand(Unknown, short, false), Demand::Reserve);
         assert_eq!(demand(Unknown, long, false), Demand::Reserve);
         assert_eq!(demand(Unknown, long, true), Demand::Keep);
         assert_eq!(demand(Public, short, false), Demand::Keep);

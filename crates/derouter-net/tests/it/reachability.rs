@@ -181,3 +181,31 @@ async fn a_peer_behind_a_relay_is_reached_directly_in_the_end() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn ports_that_were_chosen_are_kept_at_the_next_start_and_shared_by_tcp_and_quic() {
+    let mut config = config(TCP);
+    config.options.listen.push(QUIC.parse().unwrap());
+    let first = node_with(config.clone()).await;
+    let chosen = first.net.chosen_listen().to_vec();
+    let mut told = first.net.listen_addresses().await;
+    told.sort();
+    let mut sorted = chosen.clone();
+    sorted.sort();
+    assert_eq!(sorted, told);
+    first.net.shutdown().await;
+    config.kept_listen = chosen.clone();
+    let second = node_with(config.clone()).await;
+    assert_eq!(second.net.chosen_listen(), chosen);
+
+    // While they are taken, another node with the same memory chooses others.
+    config.keypair = derouter_net::Keypair::generate_ed25519();
+    let other = node_with(config).await;
+    assert!(
+        other
+            .net
+            .chosen_listen()
+            .iter()
+            .all(|one| !chosen.contains(one))
+    );
+}
