@@ -4,6 +4,7 @@
 //! one tests what it is told to, when and by whom, so that addresses can be tested again.
 
 mod handler;
+pub(crate) mod server;
 mod wire;
 
 use std::collections::{HashMap, VecDeque};

@@ -13,8 +13,9 @@ use libp2p::gossipsub::{
 use libp2p::identity::Keypair;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{StreamProtocol, autonat, dcutr, identify, mdns, ping, relay, upnp};
+use libp2p::{StreamProtocol, dcutr, identify, mdns, ping, relay, upnp};
 
+use crate::address::Scope;
 use crate::config::RelayLimits;
 use crate::counters::NetCounters;
 use crate::streams::InboundQueue;
@@ -43,6 +44,8 @@ pub(crate) struct BehaviourParts {
     pub(crate) peers: peer_book::Behaviour,
     pub(crate) mdns: bool,
     pub(crate) port_mapping: bool,
+    /// How far an address reaches at least that is tested for others.
+    pub(crate) tested_scope: Scope,
     pub(crate) relay_server: Option<RelayLimits>,
     pub(crate) kademlia: bool,
     pub(crate) inbound: InboundQueue,
@@ -58,7 +61,7 @@ pub(crate) struct Behaviour {
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     pub(crate) autonat_client: crate::autonat::Behaviour,
-    autonat_server: autonat::v2::server::Behaviour,
+    autonat_server: crate::autonat::server::Behaviour,
     pub(crate) upnp: Toggle<upnp::tokio::Behaviour>,
     relay_server: Toggle<relay::Behaviour>,
     relay_client: relay::client::Behaviour,
@@ -94,7 +97,7 @@ impl Behaviour {
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping),
             autonat_client: crate::autonat::Behaviour::default(),
-            autonat_server: autonat::v2::server::Behaviour::default(),
+            autonat_server: crate::autonat::server::Behaviour::new(parts.tested_scope),
             upnp: parts
                 .port_mapping
                 .then(upnp::tokio::Behaviour::default)

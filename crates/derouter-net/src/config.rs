@@ -6,6 +6,8 @@ use derouter_wire::UnixSeconds;
 use libp2p::Multiaddr;
 use libp2p::identity::Keypair;
 
+use crate::address::Scope;
+
 use crate::access::PeerRule;
 use crate::peer_book::KnownPeer;
 
@@ -62,6 +64,17 @@ pub struct NetOptions {
     pub allow: Vec<PeerRule>,
     /// These may neither connect nor are they dialled, whatever `allow` says.
     pub block: Vec<PeerRule>,
+}
+
+impl NetOptions {
+    /// How far an address has to reach to be tested, and to make a node public.
+    pub(crate) fn tested_scope(&self) -> Scope {
+        if self.private_network {
+            Scope::Machine
+        } else {
+            Scope::World
+        }
+    }
 }
 
 /// What the operator says of this node's reachability.

@@ -77,8 +77,9 @@ pub(crate) const PENDING_OUTGOING: u32 = 16;
 pub(crate) const ESTABLISHED: u32 = 300;
 /// Connections that others opened; the rest is kept for those that we open.
 pub(crate) const ESTABLISHED_INCOMING: u32 = ESTABLISHED - 64;
-/// Connections with one peer: TCP, QUIC, and one that takes over.
-pub(crate) const ESTABLISHED_PER_PEER: u32 = 3;
+/// Connections with one peer: TCP, QUIC, one through a relay, and one that takes over or that it made
+/// to test an address.
+pub(crate) const ESTABLISHED_PER_PEER: u32 = 4;
 /// Inbound connections from one /24 (IPv4) or /48 (IPv6).
 pub(crate) const INBOUND_PER_SUBNET: usize = 16;
 /// Of [`PENDING_INCOMING`], those from one such network.
@@ -191,5 +192,7 @@ pub(crate) const EXTERNAL_ADDRESSES: usize = 16;
 pub(crate) const OBSERVERS: usize = 64;
 /// Tests of addresses at the same time.
 pub(crate) const PROBES: usize = 8;
+/// Tests for others that are refused and not ended yet.
+pub(crate) const REFUSED_PROBES: usize = 256;
 /// A test: up to 100 kB to the server, its dial, and the answer.
 pub(crate) const PROBE_DEADLINE: Duration = Duration::from_secs(20);

@@ -101,6 +101,7 @@ pub async fn start(
         peers: peer_book::Behaviour::new(book, rules),
         mdns: config.options.mdns,
         port_mapping: config.options.port_mapping,
+        tested_scope: config.options.tested_scope(),
         relay_server: config.options.relay_server,
         kademlia: config.options.kademlia,
         inbound: inbound_sender,

@@ -66,11 +66,7 @@ pub(crate) struct ReachabilityState {
 
 impl ReachabilityState {
     pub(crate) fn new(options: &NetOptions, now: Instant, unix: UnixSeconds) -> Self {
-        let minimum = if options.private_network {
-            Scope::Machine
-        } else {
-            Scope::World
-        };
+        let minimum = options.tested_scope();
         let mut external = ExternalAddresses::new(options.reachability, minimum, now);
         for address in &options.external_addresses {
             external.candidate(address, AddressSource::Configured, now);

@@ -121,7 +121,9 @@ async fn a_node_is_public_once_a_peer_has_dialled_it() {
 
 #[tokio::test]
 async fn an_address_that_nobody_can_dial_makes_no_node_public() {
-    let server = node(TCP).await;
+    let mut server = config(TCP);
+    server.options.private_network = true;
+    let server = node_with(server).await;
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = closed.local_addr().unwrap().port();
     drop(closed);
