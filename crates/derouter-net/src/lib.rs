@@ -16,6 +16,7 @@ mod config;
 mod connector;
 mod counters;
 mod dial_error;
+mod dial_queue;
 mod error;
 mod heartbeat;
 mod job_stream;

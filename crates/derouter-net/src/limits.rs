@@ -71,8 +71,11 @@ pub(crate) const QUIC_STREAMS: u32 = 2048;
 
 /// Connections being accepted.
 pub(crate) const PENDING_INCOMING: u32 = 32;
-/// Connections being dialled.
-pub(crate) const PENDING_OUTGOING: u32 = 16;
+/// Connections being dialled, for whatever reason: those on request, those that handles and
+/// Kademlia wait for, bootstrap nodes, holes that are punched.
+pub(crate) const PENDING_OUTGOING: u32 = 80;
+/// Of these, peers that are dialled because somebody wants a substream; the next ones wait.
+pub(crate) const DIALS_ON_REQUEST: usize = 32;
 /// Connections in all.
 pub(crate) const ESTABLISHED: u32 = 300;
 /// Connections that others opened; the rest is kept for those that we open.
@@ -118,7 +121,7 @@ pub(crate) const HEARTBEAT_SOURCES: usize = 10_000;
 /// Peers whose share of forwarded heartbeats is remembered: several times those connected.
 pub(crate) const HEARTBEAT_FORWARDERS: usize = 1024;
 /// Dials that a handle waits for.
-pub(crate) const AWAITED_DIALS: usize = 64;
+pub(crate) const AWAITED_DIALS: usize = 16;
 /// Addresses of one mDNS answer that are looked at.
 pub(crate) const MDNS_ADDRESSES: usize = 64;
 

@@ -10,6 +10,7 @@ pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod openai;
 pub(crate) mod paths;
+mod peers;
 mod value;
 
 use std::path::Path;

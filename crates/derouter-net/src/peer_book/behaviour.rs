@@ -119,7 +119,7 @@ impl Behaviour {
         };
         self.book.met(met, now);
         for address in established.failed_addresses {
-            let reason = "another address answered first, or this one did not answer";
+            let reason = "no connection here, while another address answered";
             self.book.address_failed(peer, address.clone(), reason, now);
         }
     }

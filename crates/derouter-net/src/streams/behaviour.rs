@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 use super::handler::{Handler, Shared};
 use super::{InboundQueue, OpenError, OpenRequest};
 use crate::counters::NetCounters;
+use crate::dial_queue::DialQueue;
 use crate::limits;
 use crate::peer_places::PeerPlaces;
 use crate::transport::dial_error_text;
@@ -35,6 +36,7 @@ pub(crate) struct Behaviour {
     connections: HashMap<PeerId, Vec<Connection>>,
     /// Substreams wanted with peers that are being dialled.
     waiting: HashMap<PeerId, Vec<OpenRequest>>,
+    dials: DialQueue,
     actions: VecDeque<ToSwarm<Infallible, OpenRequest>>,
     waker: Option<Waker>,
 }
@@ -50,6 +52,7 @@ impl Behaviour {
             },
             connections: HashMap::new(),
             waiting: HashMap::new(),
+            dials: DialQueue::default(),
             actions: VecDeque::new(),
             waker: None,
         }
@@ -89,10 +92,18 @@ impl Behaviour {
             return;
         }
         self.waiting.entry(peer).or_default().push(request);
-        let opts = DialOpts::peer_id(peer)
-            .condition(PeerCondition::DisconnectedAndNotDialing)
-            .build();
-        self.actions.push_back(ToSwarm::Dial { opts });
+        self.dials.want(peer);
+        self.dial();
+    }
+
+    /// Dials the peers whose turn it is.
+    fn dial(&mut self) {
+        while let Some(peer) = self.dials.take(|peer| self.waiting.contains_key(peer)) {
+            let opts = DialOpts::peer_id(peer)
+                .condition(PeerCondition::DisconnectedAndNotDialing)
+                .build();
+            self.actions.push_back(ToSwarm::Dial { opts });
+        }
     }
 
     fn on_established(&mut self, established: ConnectionEstablished<'_>) {
@@ -105,6 +116,8 @@ impl Behaviour {
         for request in self.waiting.remove(&peer).unwrap_or_default() {
             self.notify(peer, connection.id, request);
         }
+        self.dials.ended(&peer);
+        self.dial();
     }
 
     fn on_closed(&mut self, closed: ConnectionClosed<'_>) {
@@ -118,17 +131,22 @@ impl Behaviour {
     }
 
     fn on_dial_failure(&mut self, failure: DialFailure<'_>) {
+        if let Some(peer) = failure.peer_id {
+            self.fail_waiting(peer, failure.error);
+            self.dials.ended(&peer);
+            self.dial();
+        }
+    }
+
+    fn fail_waiting(&mut self, peer: PeerId, error: &DialError) {
         // Another dial to this peer goes on, or a connection is there: its outcome counts.
-        if matches!(failure.error, DialError::DialPeerConditionFalse(_)) {
+        if matches!(error, DialError::DialPeerConditionFalse(_)) {
             return;
         }
-        let Some(peer) = failure.peer_id else {
-            return;
-        };
         let Some(requests) = self.waiting.remove(&peer) else {
             return;
         };
-        let reason = dial_error_text(failure.error);
+        let reason = dial_error_text(error);
         for request in requests {
             let _ = request
                 .reply

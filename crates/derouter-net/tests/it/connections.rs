@@ -152,3 +152,24 @@ async fn many_connections_that_say_nothing_do_not_keep_others_out() {
     until(async || other.net.dial(address.clone()).await.is_ok()).await;
     assert_eq!(held.len(), 400);
 }
+
+#[tokio::test]
+async fn a_hundred_absent_peers_that_are_wanted_at_once_are_all_dialled_and_keep_nobody_out() {
+    let (one, other) = (node(TCP).await, node(TCP).await);
+    let nobody: derouter_net::Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
+    let job = || derouter_wire::JobId::new("job").unwrap();
+    let mut asked = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let absent = derouter_net::PeerId::random();
+        one.net.add_address(absent, nobody.clone()).await;
+        let net = one.net.clone();
+        asked.spawn(async move { net.open_job_stream(absent, job()).await.map(drop) });
+    }
+    let address = other.net.listen_addresses().await.remove(0);
+    one.net.add_address(other.id(), address).await;
+    one.net.ping(other.id(), None).await.unwrap();
+    while let Some(outcome) = soon(asked.join_next()).await {
+        let error = outcome.unwrap().unwrap_err().to_string();
+        assert!(error.contains("nothing listens there"), "{error}");
+    }
+}

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::network::{ExternalAddress, ReachabilityKey, RelayServer, Relays};
 use super::openai::{OpenAiModules, OpenAiSection};
 use super::paths::{self, DatabasePaths};
+use super::peers::PeersSection;
 use super::value::{Address, LiteralPath, Port};
 use super::{ConfigError, LogFormat, LogSection, read};
 
@@ -33,6 +34,7 @@ struct File {
     relays: Relays,
     relay_server: RelayServer,
     kademlia: Option<bool>,
+    peers: PeersSection,
     log: LogSection,
     store_payloads: bool,
     openai: OpenAiSection,
@@ -86,6 +88,7 @@ impl File {
             Some(listen) => listen.into_iter().map(|address| address.0).collect(),
             None => default_listen(has_ipv6()),
         };
+        let (allow, block) = self.peers.rules();
         let node = NodeConfig {
             keypair_path: keypair_path.unwrap_or_else(|| data_dir.join("keypair.bin")),
             database_path: database,
@@ -108,6 +111,8 @@ impl File {
                 relays: self.relays.0,
                 relay_server: self.relay_server.0,
                 kademlia: self.kademlia.unwrap_or(true),
+                allow,
+                block,
                 ..NetOptions::default()
             },
             provider: ProviderDetails {

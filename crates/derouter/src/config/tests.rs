@@ -145,8 +145,23 @@ fn the_network_keys_are_read() {
 }
 
 #[test]
+fn lists_of_peers_hold_peer_ids_addresses_and_networks() {
+    let peer = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";
+    let text =
+        format!(r#"{{peers: {{allow: ["{peer}"], block: ["192.0.2.7", "2001:db8::/32"]}}}}"#);
+    let net = load(&text).unwrap().node.net;
+    let shown = |rules: &[derouter_node::PeerRule]| -> Vec<String> {
+        rules.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(shown(&net.allow), [peer]);
+    assert_eq!(shown(&net.block), ["192.0.2.7/32", "2001:db8::/32"]);
+}
+
+#[test]
 fn network_keys_that_can_not_be_right_are_named() {
     for (text, names) in [
+        (r#"{peers: {block: ["example.org"]}}"#, "peers.block[0]"),
+        (r#"{peers: {blocked: []}}"#, "did you mean `block`"),
         (
             r#"{external_addresses: ["/ip4/0.0.0.0/tcp/1"]}"#,
             "external_addresses[0]",
