@@ -39,6 +39,7 @@ use crate::limits;
 use crate::peer::{PeerEvent, PeerInfo};
 use crate::peer_book::KnownPeer;
 use crate::reachability::ReachabilityState;
+use crate::relay_server::RelayTally;
 use crate::streams::OpenRequest;
 use connections::PeerState;
 use kademlia::Kademlia;
@@ -104,12 +105,14 @@ pub(crate) struct Actor {
     keeping: PeerKeeping,
     reach: ReachabilityState,
     mapper: Option<Mapper>,
+    relay_tally: RelayTally,
 }
 
 impl Actor {
     pub(crate) fn new(parts: ActorParts) -> Self {
         let floor = *parts.sent.borrow();
         let reach = ReachabilityState::new(&parts.config.options, Instant::now(), unix_now());
+        let relay_tally = RelayTally::new(Arc::clone(&parts.counters.relay));
         let mut actor = Self {
             swarm: parts.swarm,
             cancel: parts.cancel,
@@ -135,6 +138,7 @@ impl Actor {
             keeping: PeerKeeping::new(parts.known_peers, Instant::now()),
             reach,
             mapper: parts.config.options.port_mapping.then(Mapper::start),
+            relay_tally,
         };
         let known_public = parts.config.options.reachability == KnownReachability::Public;
         actor.set_kademlia_server(actor.relay_server || known_public);
@@ -262,6 +266,11 @@ impl Actor {
             SwarmEvent::Behaviour(BehaviourEvent::Upnp(event)) => self.on_upnp(event),
             SwarmEvent::Behaviour(BehaviourEvent::RelayClient(event)) => {
                 self.on_relay_client(&event);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::RelayServer(event)) => {
+                let swarm = &self.swarm;
+                let is_connected = |peer: &PeerId| swarm.is_connected(peer);
+                self.relay_tally.on_event(&event, is_connected);
             }
             SwarmEvent::Behaviour(BehaviourEvent::Dcutr(event)) => self.on_dcutr(event),
             SwarmEvent::Behaviour(BehaviourEvent::Kademlia(event)) => self.on_kademlia(event),

@@ -1,6 +1,9 @@
 //! What this node refused, dropped and rejected, for metrics and tests.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::relay_server::RelayCounters;
 
 /// Counts since the start. All only rise.
 #[derive(Debug, Default)]
@@ -42,6 +45,8 @@ pub struct NetCounters {
     pub substreams_dropped: AtomicU64,
     /// Connect and disconnect notices that the node was too slow to take.
     pub peer_events_dropped: AtomicU64,
+    /// What this node gave and refused as a relay.
+    pub relay: Arc<RelayCounters>,
 }
 
 pub(crate) fn count(counter: &AtomicU64) {

@@ -7,10 +7,10 @@ use derouter_market::Role;
 use derouter_sdk::{
     CompleteJobError, ConsumerCompletion, CreateJobError, FailJobError, FailureReason, JobEvent,
     JobFilter, JobKey, JobQuery, JobRecord, JobStream, NetworkReport, Node, NodeError, OfferEvent,
-    OfferFilter, OfferSnapshot, OfferSpec, OpenJobError, PeerId, PeerQuery, PeerReport,
-    ProvideError, ProvideOptions, ProviderCompleteError, ProviderCompletion, ProviderEvent,
-    ProviderRecord, ProviderService, Provision, RemoteJob, RemoteJobError, SnapshotId, UnixSeconds,
-    Watch, async_trait,
+    OfferFilter, OfferSnapshot, OfferSpec, OpenJobError, PeerId, PeerQuery, PeerReport, PingError,
+    PingReport, ProvideError, ProvideOptions, ProviderCompleteError, ProviderCompletion,
+    ProviderEvent, ProviderRecord, ProviderService, Provision, RemoteJob, RemoteJobError,
+    SnapshotId, UnixSeconds, Watch, async_trait,
 };
 use derouter_store::JobPage;
 use derouter_wire::limits::{RPC_FILTER_ITEMS, RPC_QUERY_ITEMS};
@@ -246,6 +246,15 @@ impl Node for LocalNode {
 
     async fn peers(&self, query: &PeerQuery) -> Result<Vec<PeerReport>, NodeError> {
         network::peers(&self.shared.net, query).await
+    }
+
+    async fn ping(
+        &self,
+        peer: PeerId,
+        address: Option<String>,
+        timeout: Duration,
+    ) -> Result<PingReport, PingError> {
+        network::ping(&self.shared.net, peer, address, timeout).await
     }
 }
 

@@ -1,8 +1,12 @@
 //! What the node tells of its network.
 
-use derouter_net::Net;
-use derouter_sdk::{NetworkReport, NodeError, PeerQuery, PeerReport};
-use derouter_wire::limits::RPC_QUERY_ITEMS;
+use std::time::Duration;
+
+use derouter_net::{DialError, Multiaddr, Net};
+use derouter_sdk::{
+    NetworkReport, NodeError, PeerId, PeerQuery, PeerReport, PingError, PingReport,
+};
+use derouter_wire::limits::{ADDRESS_BYTES, RPC_PING_MILLISECONDS, RPC_QUERY_ITEMS};
 
 pub(crate) async fn report(net: &Net) -> Result<NetworkReport, NodeError> {
     net.network_report().await.ok_or(NodeError::ShuttingDown)
@@ -29,9 +33,36 @@ fn page(mut all: Vec<PeerReport>, query: &PeerQuery, limit: usize) -> Vec<PeerRe
     all
 }
 
+pub(crate) async fn ping(
+    net: &Net,
+    peer: PeerId,
+    address: Option<String>,
+    timeout: Duration,
+) -> Result<PingReport, PingError> {
+    let most = Duration::from_millis(RPC_PING_MILLISECONDS);
+    if timeout.is_zero() || timeout > most {
+        return Err(NodeError::Invalid("the timeout must be 1 ms to 60 s".into()).into());
+    }
+    let address = address.as_deref().map(parse).transpose()?;
+    match tokio::time::timeout(timeout, net.ping(peer, address)).await {
+        Ok(Ok(report)) => Ok(report),
+        Ok(Err(DialError::Timeout)) | Err(_) => Err(PingError::Timeout),
+        Ok(Err(DialError::Stopped)) => Err(NodeError::ShuttingDown.into()),
+        Ok(Err(error)) => Err(PingError::Unreachable(error.to_string())),
+    }
+}
+
+fn parse(text: &str) -> Result<Multiaddr, NodeError> {
+    if text.len() > ADDRESS_BYTES {
+        return Err(NodeError::Invalid("the address is too long".into()));
+    }
+    let parsed = text.parse();
+    parsed.map_err(|_| NodeError::Invalid(format!("not a multiaddr: {text}")))
+}
+
 #[cfg(test)]
 mod tests {
-    use derouter_sdk::{PathKind, PathReport, PeerId};
+    use derouter_sdk::{PathKind, PathReport};
     use derouter_wire::UnixSeconds;
 
     use super::*;

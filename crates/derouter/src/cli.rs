@@ -1,10 +1,15 @@
 //! The command line.
 
+pub(crate) mod network;
+pub(crate) mod relay;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::LogFormat;
+use network::{NetcheckArgs, PeersArgs, PingArgs};
+use relay::RelayArgs;
 
 /// Buy and sell digital services, such as OpenAI-compatible inference, from peer to peer.
 #[derive(Debug, Parser)]
@@ -16,7 +21,8 @@ use crate::config::LogFormat;
         derouter demo                       a provider and a consumer on this machine, to try it\n  \
         derouter -c config.json             run a node (the same as `derouter run -c config.json`)\n  \
         derouter openai provide -c p.json   sell what an OpenAI-compatible server answers\n  \
-        derouter openai consume -c c.json   buy: an OpenAI-compatible endpoint on this machine\n\n\
+        derouter openai consume -c c.json   buy: an OpenAI-compatible endpoint on this machine\n  \
+        derouter netcheck                   whether others can reach the running node, and what to do\n\n\
         docs/config.md describes the configuration files."
 )]
 pub(crate) struct Cli {
@@ -48,6 +54,34 @@ pub(crate) enum Command {
         #[command(subcommand)]
         module: OpenAiCommand,
     },
+    /// Say whether others can reach this node, and what to do about it
+    #[command(after_help = "Examples:\n  \
+        derouter netcheck\n  \
+        derouter netcheck -c config.json --json\n  \
+        derouter netcheck --standalone --wait 30\n\n\
+        Exit codes: 0 told, 1 failed, 2 usage, 3 configuration, 4 no node runs.")]
+    Netcheck(NetcheckArgs),
+    /// Measure the round trip to a peer, and say which way it goes
+    #[command(after_help = "Examples:\n  \
+        derouter ping 12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp\n  \
+        derouter ping /ip4/203.0.113.5/tcp/4001/p2p/12D3KooW... --count 1\n  \
+        derouter ping 6vnc6iDEp --until-direct --timeout 30\n\n\
+        Exit codes: 0 answered (or direct), 1 not, 2 usage, 3 configuration, 4 no node runs, \
+        124 time is up.")]
+    Ping(PingArgs),
+    /// List the peers of this node: how they are reached, how fast, and what went wrong
+    #[command(after_help = "Examples:\n  \
+        derouter peers\n  \
+        derouter peers --all --json\n  \
+        derouter peers 6vnc6iDEp\n\n\
+        Exit codes: 0 told, 1 failed, 2 usage, 3 configuration, 4 no node runs.")]
+    Peers(PeersArgs),
+    /// Run a relay and bootstrap node for others: no offers, no database
+    #[command(after_help = "Examples:\n  \
+        derouter relay --external-address /ip4/203.0.113.5/tcp/4001\n  \
+        derouter relay -c relay.json\n  \
+        DEROUTER_RELAY_KEY=$(openssl rand -hex 32) derouter relay --http 127.0.0.1:9090")]
+    Relay(Box<RelayArgs>),
     /// Print the version
     Version,
 }
@@ -159,6 +193,12 @@ mod tests {
             &["demo", "--port", "70000"],
             &["demo", "--backend", "11434"],
             &["sell"],
+            &["ping"],
+            &["ping", "x", "--count", "0"],
+            &["netcheck", "--standalone", "--rpc", "127.0.0.1:1"],
+            &["netcheck", "--wait", "-1"],
+            &["relay", "--listen", "0.0.0.0:4001"],
+            &["relay", "--reservations", "0"],
         ] {
             let error = parse(arguments).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{arguments:?}");

@@ -11,6 +11,7 @@ pub(crate) mod node;
 pub(crate) mod openai;
 pub(crate) mod paths;
 mod peers;
+pub(crate) mod relay;
 mod value;
 
 use std::path::Path;

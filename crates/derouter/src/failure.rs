@@ -28,6 +28,37 @@ impl Failure {
         }
     }
 
+    /// No node runs where one was looked for. Exit code 4.
+    pub(crate) fn not_running(message: impl Display) -> Self {
+        Self {
+            message: message.to_string(),
+            code: 4,
+        }
+    }
+
+    /// An argument makes no sense. Exit code 2, as clap has it.
+    pub(crate) fn usage(message: impl Display) -> Self {
+        Self {
+            message: message.to_string(),
+            code: 2,
+        }
+    }
+
+    /// The time is up. Exit code 124, as timeout(1) has it.
+    pub(crate) fn time_is_up(message: impl Display) -> Self {
+        Self {
+            message: message.to_string(),
+            code: 124,
+        }
+    }
+
+    /// The same, with another sentence.
+    pub(crate) fn with(mut self, hint: &str) -> Self {
+        self.message.push_str(". ");
+        self.message.push_str(hint);
+        self
+    }
+
     /// Tells the user.
     pub(crate) fn report(&self) -> ExitCode {
         crate::output::error_line(&format!("derouter: {}", self.message));

@@ -3,14 +3,21 @@
 mod cli;
 mod config;
 mod demo;
+mod drain;
 mod failure;
 mod logging;
 mod module_process;
 mod modules;
+mod netcheck;
 mod output;
+mod peers;
+mod ping;
 mod ready;
+mod relay;
+mod rpc_node;
 mod run;
 mod signals;
+mod text;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -51,6 +58,10 @@ fn execute(command: Command) -> Result<(), Failure> {
             Command::Openai {
                 module: OpenAiCommand::Consume(args),
             } => Box::pin(module_process::consume(args)).await,
+            Command::Netcheck(args) => Box::pin(netcheck::netcheck(args)).await,
+            Command::Ping(args) => Box::pin(ping::ping(args)).await,
+            Command::Peers(args) => Box::pin(peers::peers(args)).await,
+            Command::Relay(args) => Box::pin(relay::relay(*args)).await,
             Command::Version => Ok(()),
         }
     });

@@ -14,3 +14,11 @@ pub(crate) fn error_line(text: &str) {
     let mut stderr = std::io::stderr().lock();
     let _ = writeln!(stderr, "{text}").and_then(|()| stderr.flush());
 }
+
+/// Writes a value as one line of JSON to the standard output.
+pub(crate) fn json<T: serde::Serialize>(value: &T) {
+    match serde_json::to_string(value) {
+        Ok(text) => line(&text),
+        Err(error) => error_line(&format!("derouter: can't write JSON: {error}")),
+    }
+}

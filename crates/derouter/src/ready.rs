@@ -15,10 +15,14 @@ pub(crate) struct Ready {
     peer_id: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     listen: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    external: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rpc: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     openai: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<SocketAddr>,
 }
 
 impl Ready {
@@ -28,13 +32,26 @@ impl Ready {
             event: "ready",
             peer_id: peer.to_string(),
             listen: Vec::new(),
+            external: Vec::new(),
             rpc: None,
             openai: None,
+            http: None,
         }
     }
 
     /// The addresses that peers can dial, each with the peer id at its end.
     pub(crate) fn listen(mut self, addresses: &[Multiaddr]) -> Self {
+        self.listen = self.whole(addresses);
+        self
+    }
+
+    /// The configured addresses under which others reach it, each with the peer id at its end.
+    pub(crate) fn external(mut self, addresses: &[Multiaddr]) -> Self {
+        self.external = self.whole(addresses);
+        self
+    }
+
+    fn whole(&self, addresses: &[Multiaddr]) -> Vec<String> {
         let ending = format!("/p2p/{}", self.peer_id);
         let whole = |address: &Multiaddr| {
             let address = address.to_string();
@@ -44,8 +61,7 @@ impl Ready {
                 format!("{address}{ending}")
             }
         };
-        self.listen = addresses.iter().map(whole).collect();
-        self
+        addresses.iter().map(whole).collect()
     }
 
     /// Where modules connect.
@@ -58,6 +74,35 @@ impl Ready {
     pub(crate) fn openai(mut self, address: Option<SocketAddr>) -> Self {
         self.openai = address.map(openai_url);
         self
+    }
+
+    /// Where metrics and health are.
+    pub(crate) fn http(mut self, http: Option<SocketAddr>) -> Self {
+        self.http = http;
+        self
+    }
+
+    /// Tells people, in the log, what to hand out.
+    pub(crate) fn log_relay(&self) {
+        let addresses = match self.external.as_slice() {
+            [] => &self.listen,
+            _ => &self.external,
+        };
+        let others = addresses.iter().filter(|address| is_of_a_network(address));
+        for address in others {
+            tracing::info!(
+                address,
+                "hand this out: nodes put it into their `bootstrap`"
+            );
+        }
+        if self.external.is_empty() {
+            tracing::info!(
+                "these are the addresses of this machine; behind a NAT or with a name, give \
+                 --external-address"
+            );
+        }
+        let http = self.http.map(tracing::field::display);
+        tracing::info!(peer_id = self.peer_id, http, "the relay is up");
     }
 
     /// Tells the same to people, in the log.

@@ -16,6 +16,9 @@ use super::{ConfigError, LogFormat, LogSection, read};
 /// The RPC's port when the configuration names none, as in 0.1.0.
 pub(crate) const DEFAULT_RPC_PORT: u16 = 4269;
 
+/// The port on which relays listen for peers, unless told otherwise.
+pub(crate) const DEFAULT_PEER_PORT: u16 = 4001;
+
 /// The file as it is written.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -30,6 +33,7 @@ struct File {
     mdns: Option<bool>,
     external_addresses: Vec<ExternalAddress>,
     reachability: ReachabilityKey,
+    private_network: bool,
     port_mapping: Option<bool>,
     relays: Relays,
     relay_server: RelayServer,
@@ -107,13 +111,13 @@ impl File {
                     .map(|address| address.0)
                     .collect(),
                 reachability: self.reachability.into(),
+                private_network: self.private_network,
                 port_mapping: self.port_mapping.unwrap_or(true),
                 relays: self.relays.0,
                 relay_server: self.relay_server.0,
                 kademlia: self.kademlia.unwrap_or(true),
                 allow,
                 block,
-                ..NetOptions::default()
             },
             provider: ProviderDetails {
                 name: self.provider.name,
@@ -145,7 +149,7 @@ impl File {
 
 /// TCP and QUIC on every network of this machine, on ports that the system chooses: two nodes on
 /// one machine must not be in each other's way.
-fn default_listen(ipv6: bool) -> Vec<Multiaddr> {
+pub(crate) fn default_listen(ipv6: bool) -> Vec<Multiaddr> {
     const IPV4: [&str; 2] = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"];
     const IPV6: [&str; 2] = ["/ip6/::/tcp/0", "/ip6/::/udp/0/quic-v1"];
     let ipv6 = if ipv6 { &IPV6[..] } else { &[] };
@@ -158,7 +162,7 @@ fn default_listen(ipv6: bool) -> Vec<Multiaddr> {
 
 /// Whether this machine has IPv6: where it is switched off, listening on `::` fails, and a default
 /// must work everywhere.
-fn has_ipv6() -> bool {
+pub(crate) fn has_ipv6() -> bool {
     UdpSocket::bind("[::]:0").is_ok()
 }
 

@@ -123,7 +123,7 @@ fn the_network_keys_are_read() {
     use derouter_node::{KnownReachability, RelayLimits};
     let net = load(
         r#"{external_addresses: ["/dns4/node.example.org/tcp/4001"], reachability: "private",
-            port_mapping: false, relays: 4, kademlia: false,
+            private_network: true, port_mapping: false, relays: 4, kademlia: false,
             relay_server: {reservations: 9, circuit_minutes: 2, bytes_per_second: 1000}}"#,
     )
     .unwrap()
@@ -131,7 +131,7 @@ fn the_network_keys_are_read() {
     .net;
     assert_eq!(net.external_addresses.len(), 1);
     assert_eq!(net.reachability, KnownReachability::Private);
-    assert!(!net.port_mapping && !net.kademlia);
+    assert!(net.private_network && !net.port_mapping && !net.kademlia);
     assert_eq!(net.relays, 4);
     let limits = RelayLimits {
         reservations: 9,

@@ -18,6 +18,8 @@ mod js_module;
 mod lab;
 mod logs;
 mod mdns;
+mod network;
+mod relay;
 mod signature;
 mod start;
 mod stop;

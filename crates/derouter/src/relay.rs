@@ -1,0 +1,70 @@
+//! `derouter relay`: a relay, bootstrap node and Kademlia server for others, which forwards what
+//! nodes tell each other. It sells nothing, has no jobs and no database.
+
+mod http;
+mod key;
+mod metrics;
+mod process;
+
+use derouter_net::{Net, NetConfig, StartError};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::relay::RelayArgs;
+use crate::config::relay::RelayConfig;
+use crate::failure::Failure;
+use crate::ready::Ready;
+use crate::run::check_ports;
+use crate::{drain, logging, signals};
+
+/// Runs until a signal asks it to end.
+pub(crate) async fn relay(args: RelayArgs) -> Result<(), Failure> {
+    let config = RelayConfig::load(&args)?;
+    if args.health {
+        return http::ask_health(config.http).await;
+    }
+    logging::start(config.log, logging::NODE)?;
+    let keypair = key::load(config.key_file.as_deref())?;
+    let stop = signals::listen()?;
+    let listener = http::bind(config.http).await?;
+    check_ports(&config.net.listen)?;
+    let external = config.net.external_addresses.clone();
+    let net_config = NetConfig {
+        options: config.net,
+        ..NetConfig::new(keypair)
+    };
+    let started = Box::pin(derouter_net::start(net_config, CancellationToken::new())).await;
+    let (net, events) = started.map_err(not_started)?;
+    tokio::spawn(drain::drain(events));
+    let ready = Ready::new(net.local_peer_id())
+        .listen(&net.listen_addresses().await)
+        .external(&external)
+        .http(Some(listener.address));
+    tokio::spawn(http::serve(listener, net.clone(), stop.clone()));
+    ready.log_relay();
+    if args.output.ready_json {
+        ready.print();
+    }
+    let outcome = wait(&net, &stop).await;
+    net.shutdown().await;
+    tracing::info!("stopped");
+    outcome
+}
+
+/// Until a signal, or the end of the network: a service manager then starts it again.
+async fn wait(net: &Net, stop: &CancellationToken) -> Result<(), Failure> {
+    tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        () = http::until_unwell(net) => {
+            Err(Failure::failed("the network side ended by itself; its log says why"))
+        }
+    }
+}
+
+#[allow(clippy::needless_pass_by_value)] // For `map_err`.
+fn not_started(error: StartError) -> Failure {
+    let remedy = match error {
+        StartError::Listen { .. } => ". Check `listen`",
+        _ => "",
+    };
+    Failure::environment(format_args!("{error}{remedy}"))
+}
