@@ -1,12 +1,14 @@
-//! The offers on the market now, and who offers them: an index in memory, fed by heartbeats.
+//! The offers on the market now, and who offers them: an index in memory, fed by announcements
+//! (wire 0.2) and heartbeats (0.1).
 //!
-//! A provider is *active* from a heartbeat until [`EXPIRY`] without one. Offers of inactive
-//! providers are off the market; they are kept for a while, because a heartbeat that says "nothing
-//! changed" puts them back.
+//! A provider is *active* from an announcement for as long as that holds, or from a heartbeat until
+//! [`EXPIRY`] without one. Offers of inactive providers are off the market; they are kept for a
+//! while, because one that says "nothing changed" puts them back.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
+use derouter_wire::announce::OfferListHash;
 use derouter_wire::rpc::event::{OfferRemoved, ProviderHeartbeat};
 use derouter_wire::rpc::record::{OfferSnapshot, ProviderRecord};
 use derouter_wire::{OfferId, PeerId, ProtocolId, SnapshotId, UnixSeconds};
@@ -17,12 +19,13 @@ pub const EXPIRY: Duration = Duration::from_secs(90);
 /// A provider heard within this time counts as active in `QueryActiveProviders` (wire 0.1).
 pub const ACTIVE_PROVIDER: Duration = Duration::from_secs(60);
 
-/// Providers kept, active or not. At some 400 bytes and a few offers each, tens of megabytes.
-pub const MAX_PROVIDERS: usize = 20_000;
+/// Providers kept, active or not: a hundred thousand, and room for those that come and go. At some
+/// 500 bytes each, 60 megabytes.
+pub const MAX_PROVIDERS: usize = 120_000;
 
 /// Bytes of texts kept of other providers: what bounds memory when announcements are large. Room
-/// for 20,000 providers of ten ordinary offers each.
-pub const MAX_TEXT_BYTES: usize = 64 * 1024 * 1024;
+/// for 100,000 providers of four ordinary offers each.
+pub const MAX_TEXT_BYTES: usize = 96 * 1024 * 1024;
 
 /// Now, by both clocks: the wall clock for records, the monotonic one for expiry.
 #[derive(Clone, Copy, Debug)]
@@ -61,9 +64,55 @@ pub enum Assessment {
 struct Provider {
     record: ProviderRecord,
     heard: Duration,
+    by: Heard,
     active: bool,
-    offers: BTreeMap<(ProtocolId, OfferId), OfferSnapshot>,
+    /// By protocol and offer id. A vector: most providers have one offer, for which the leaf of a
+    /// tree takes ten times the memory.
+    offers: Vec<OfferSnapshot>,
     text_bytes: usize,
+}
+
+/// How a provider was heard last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// By a heartbeat (0.1).
+    Heartbeat,
+    /// By an announcement (0.2).
+    Announcement {
+        /// Of this list.
+        list: OfferListHash,
+        /// For how long it holds from when it was heard.
+        lasting: Duration,
+    },
+}
+
+impl Provider {
+    fn lasting(&self) -> Duration {
+        match self.by {
+            Heard::Heartbeat => EXPIRY,
+            Heard::Announcement { lasting, .. } => lasting,
+        }
+    }
+
+    /// Whether it counts as active in `QueryActiveProviders`.
+    fn counts(&self, now: Now) -> bool {
+        let silent = now.uptime.saturating_sub(self.heard);
+        self.active
+            && match self.by {
+                Heard::Heartbeat => silent < ACTIVE_PROVIDER,
+                Heard::Announcement { lasting, .. } => silent < lasting,
+            }
+    }
+
+    fn offer(&self, protocol_id: &ProtocolId, offer_id: &OfferId) -> Option<&OfferSnapshot> {
+        let named = |offer: &OfferSnapshot| name(offer).cmp(&(protocol_id, offer_id));
+        let place = self.offers.binary_search_by(named).ok()?;
+        self.offers.get(place)
+    }
+}
+
+fn name(offer: &OfferSnapshot) -> (&ProtocolId, &OfferId) {
+    (&offer.protocol_id, &offer.offer_id)
 }
 
 /// The index. Owned by one task; readers get copies.
@@ -71,7 +120,7 @@ struct Provider {
 pub struct OfferIndex {
     local: PeerId,
     providers: HashMap<PeerId, Provider>,
-    by_snapshot: HashMap<SnapshotId, (PeerId, ProtocolId, OfferId)>,
+    by_snapshot: HashMap<SnapshotId, PeerId>,
     /// The sum over all providers.
     text_bytes: usize,
 }
@@ -113,12 +162,31 @@ impl OfferIndex {
         self.providers.contains_key(provider)
     }
 
+    /// Whether this list of the provider is what is known of it.
+    pub fn holds(&self, provider: &PeerId, list: &OfferListHash) -> bool {
+        let known = self.providers.get(provider).map(|known| known.by);
+        matches!(known, Some(Heard::Announcement { list: known, .. }) if known == *list)
+    }
+
+    /// Whether an announcement of the provider holds. Its heartbeats, which may hold fewer offers,
+    /// say nothing then.
+    pub fn is_announced(&self, provider: &PeerId) -> bool {
+        let known = self.providers.get(provider);
+        known.is_some_and(|known| known.active && known.by != Heard::Heartbeat)
+    }
+
     /// A heartbeat without changes.
     pub fn heard(&mut self, provider: &PeerId, now: Now) -> Vec<OfferChange> {
+        self.renew(provider, Heard::Heartbeat, now)
+    }
+
+    /// A heartbeat or announcement without changes.
+    pub fn renew(&mut self, provider: &PeerId, by: Heard, now: Now) -> Vec<OfferChange> {
         let Some(known) = self.providers.get_mut(provider) else {
             return Vec::new();
         };
         known.heard = now.uptime;
+        known.by = by;
         known.record.latest_heartbeat_at = now.unix;
         let beat = ProviderHeartbeat {
             peer_id: *provider,
@@ -127,17 +195,28 @@ impl OfferIndex {
         let mut changes = vec![OfferChange::ProviderHeartbeat(beat)];
         if !known.active {
             known.active = true;
-            let back: Vec<OfferSnapshot> = known.offers.values().cloned().collect();
+            let back: Vec<OfferSnapshot> = known.offers.clone();
             changes.extend(back.into_iter().map(|offer| self.put_on_market(offer)));
         }
         changes
     }
 
-    /// A provider's details and whole set of offers, as just heard and stored.
+    /// A provider's details and whole set of offers, as just heard of by a heartbeat and stored.
     pub fn apply(
         &mut self,
         record: ProviderRecord,
         offers: Vec<OfferSnapshot>,
+        now: Now,
+    ) -> Vec<OfferChange> {
+        self.apply_heard(record, offers, Heard::Heartbeat, now)
+    }
+
+    /// A provider's details and whole set of offers, as just heard and stored.
+    pub fn apply_heard(
+        &mut self,
+        record: ProviderRecord,
+        mut offers: Vec<OfferSnapshot>,
+        by: Heard,
         now: Now,
     ) -> Vec<OfferChange> {
         let peer = record.peer_id;
@@ -151,7 +230,7 @@ impl OfferIndex {
         };
         let mut changes = Vec::new();
         let before = self.remove(&peer);
-        for gone in before.iter().flat_map(|old| old.offers.values()) {
+        for gone in before.iter().flat_map(|old| &old.offers) {
             self.by_snapshot.remove(&gone.snapshot_id);
         }
         let new_details = before
@@ -162,36 +241,34 @@ impl OfferIndex {
         }
         changes.push(OfferChange::ProviderHeartbeat(beat));
 
-        let (was_active, mut old) =
-            before.map_or((false, BTreeMap::new()), |old| (old.active, old.offers));
-        let mut fresh = BTreeMap::new();
-        for offer in offers {
-            let name = (offer.protocol_id.clone(), offer.offer_id.clone());
-            let same = old
-                .remove(&name)
-                .filter(|known| known.snapshot_id == offer.snapshot_id);
-            if same.is_none() || !was_active {
+        let was_active = before.as_ref().is_some_and(|old| old.active);
+        offers.sort_by(|one, other| name(one).cmp(&name(other)));
+        for offer in &offers {
+            let (protocol_id, offer_id) = name(offer);
+            let known = before
+                .as_ref()
+                .and_then(|old| old.offer(protocol_id, offer_id));
+            let same = known.is_some_and(|known| known.snapshot_id == offer.snapshot_id);
+            if !same || !was_active {
                 changes.push(OfferChange::OfferUpdated(offer.clone()));
             }
-            fresh.insert(name, offer);
+            self.by_snapshot.insert(offer.snapshot_id, peer);
         }
-        if was_active {
-            changes.extend(
-                old.values()
-                    .map(|gone| OfferChange::OfferRemoved(removal(gone))),
-            );
-        }
-        for (name, offer) in &fresh {
-            let place = (peer, name.0.clone(), name.1.clone());
-            self.by_snapshot.insert(offer.snapshot_id, place);
-        }
+        offers.shrink_to_fit();
         let provider = Provider {
             record,
             heard: now.uptime,
+            by,
             active: true,
-            offers: fresh,
+            offers,
             text_bytes,
         };
+        let gone = before.iter().filter(|old| old.active);
+        let gone = gone.flat_map(|old| &old.offers).filter(|old| {
+            let (protocol_id, offer_id) = name(old);
+            provider.offer(protocol_id, offer_id).is_none()
+        });
+        changes.extend(gone.map(|gone| OfferChange::OfferRemoved(removal(gone))));
         self.text_bytes = self.text_bytes.saturating_add(text_bytes);
         self.providers.insert(peer, provider);
         changes
@@ -203,17 +280,17 @@ impl OfferIndex {
         let Some(gone) = self.remove(provider) else {
             return Vec::new();
         };
-        for offer in gone.offers.values() {
+        for offer in &gone.offers {
             self.by_snapshot.remove(&offer.snapshot_id);
         }
-        let told = gone.offers.values().filter(|_| gone.active);
+        let told = gone.offers.iter().filter(|_| gone.active);
         told.map(|offer| OfferChange::OfferRemoved(removal(offer)))
             .collect()
     }
 
     /// The snapshot of an offer of this node, if it is on the market with this payload.
     pub fn own_snapshot(&self, name: &(ProtocolId, OfferId), payload: &str) -> Option<SnapshotId> {
-        let offer = self.providers.get(&self.local)?.offers.get(name)?;
+        let offer = self.providers.get(&self.local)?.offer(&name.0, &name.1)?;
         (offer.protocol_payload == payload).then_some(offer.snapshot_id)
     }
 
@@ -222,11 +299,11 @@ impl OfferIndex {
         let mut changes = Vec::new();
         for (peer, provider) in &mut self.providers {
             let silent = now.uptime.saturating_sub(provider.heard);
-            if *peer == self.local || !provider.active || silent < EXPIRY {
+            if *peer == self.local || !provider.active || silent < provider.lasting() {
                 continue;
             }
             provider.active = false;
-            for offer in provider.offers.values() {
+            for offer in &provider.offers {
                 self.by_snapshot.remove(&offer.snapshot_id);
                 changes.push(OfferChange::OfferRemoved(removal(offer)));
             }
@@ -237,7 +314,7 @@ impl OfferIndex {
     /// The offers on the market.
     pub fn active_offers(&self) -> impl Iterator<Item = &OfferSnapshot> {
         let active = self.providers.values().filter(|provider| provider.active);
-        active.flat_map(|provider| provider.offers.values())
+        active.flat_map(|provider| &provider.offers)
     }
 
     /// The snapshots that are on the market or may come back to it.
@@ -245,17 +322,14 @@ impl OfferIndex {
         let offers = self
             .providers
             .values()
-            .flat_map(|provider| provider.offers.values());
+            .flat_map(|provider| &provider.offers);
         offers.map(|offer| offer.snapshot_id)
     }
 
     /// An offer that is on the market.
     pub fn active_offer(&self, id: SnapshotId) -> Option<&OfferSnapshot> {
-        let (peer, protocol_id, offer_id) = self.by_snapshot.get(&id)?;
-        self.providers
-            .get(peer)?
-            .offers
-            .get(&(protocol_id.clone(), offer_id.clone()))
+        let provider = self.providers.get(self.by_snapshot.get(&id)?)?;
+        provider.offers.iter().find(|offer| offer.snapshot_id == id)
     }
 
     /// Whether this snapshot is on the market.
@@ -263,12 +337,12 @@ impl OfferIndex {
         self.by_snapshot.contains_key(&id)
     }
 
-    /// Providers heard within [`ACTIVE_PROVIDER`], and this node while it offers anything.
+    /// Providers whose announcement holds or that were heard within [`ACTIVE_PROVIDER`], and this
+    /// node while it offers anything.
     pub fn active_providers(&self, now: Now) -> impl Iterator<Item = &ProviderRecord> {
         let fresh = move |(peer, provider): &(&PeerId, &Provider)| {
             let own = **peer == self.local && !provider.offers.is_empty();
-            let silent = now.uptime.saturating_sub(provider.heard);
-            own || (**peer != self.local && provider.active && silent < ACTIVE_PROVIDER)
+            own || (**peer != self.local && provider.counts(now))
         };
         self.providers
             .iter()
@@ -282,12 +356,8 @@ impl OfferIndex {
     }
 
     fn put_on_market(&mut self, offer: OfferSnapshot) -> OfferChange {
-        let place = (
-            offer.provider_peer_id,
-            offer.protocol_id.clone(),
-            offer.offer_id.clone(),
-        );
-        self.by_snapshot.insert(offer.snapshot_id, place);
+        self.by_snapshot
+            .insert(offer.snapshot_id, offer.provider_peer_id);
         OfferChange::OfferUpdated(offer)
     }
 
@@ -330,8 +400,7 @@ fn text_bytes(record: &ProviderRecord, offers: &[OfferSnapshot]) -> usize {
     let details: usize = details.into_iter().flatten().map(String::len).sum();
     let offers = offers.iter().map(|offer| {
         let names = offer.protocol_id.as_str().len() + offer.offer_id.as_str().len();
-        // The names are kept twice: as the key and in the offer.
-        2 * names + offer.protocol_payload.len()
+        names + offer.protocol_payload.len()
     });
     details + offers.sum::<usize>()
 }

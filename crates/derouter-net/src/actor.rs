@@ -1,6 +1,7 @@
 //! The task that owns the swarm. Its handlers are synchronous and short; whatever waits is done by
 //! other tasks.
 
+mod announcements;
 mod conduct;
 mod connections;
 mod heartbeats;
@@ -29,18 +30,22 @@ use tokio_util::sync::CancellationToken;
 use crate::behaviour::{Behaviour, BehaviourEvent};
 use crate::bootstrap::Bootstrap;
 use crate::clock::unix_now;
-use crate::config::{KnownReachability, NetConfig};
+use crate::config::{DiscoveryMode, KnownReachability, NetConfig};
 use crate::counters::NetCounters;
+use crate::directory::Whereabouts;
+use crate::discovery::{DiscoveryPeer, Gossiped, Inputs, Judged, OwnPlace, Shards};
 use crate::error::DialError;
 use crate::heartbeat::filter::HeartbeatFilter;
 use crate::heartbeat::schedule::HeartbeatSchedule;
 use crate::heartbeat::{ReceivedHeartbeat, SentHeartbeat};
+use crate::legacy::LegacyWatch;
 use crate::limits;
 use crate::peer::{PeerEvent, PeerInfo};
-use crate::peer_book::KnownPeer;
+use crate::peer_book::{KnownPeer, Source};
 use crate::reachability::ReachabilityState;
 use crate::relay_server::RelayTally;
 use crate::streams::OpenRequest;
+pub(crate) use conduct::Offence;
 use connections::PeerState;
 use kademlia::Kademlia;
 use peers::PeerKeeping;
@@ -50,8 +55,10 @@ use port_mapping::Mapper;
 #[derive(Debug)]
 pub(crate) enum Command {
     Open(PeerId, OpenRequest),
+    /// The offers that fit a heartbeat (0.1).
     Announce(Option<Announcement>),
     AddAddress(PeerId, Multiaddr),
+    Learn(Whereabouts),
     Dial(Multiaddr, oneshot::Sender<Result<PeerId, DialError>>),
     ListenAddresses(oneshot::Sender<Vec<Multiaddr>>),
     Peers(oneshot::Sender<Vec<PeerInfo>>),
@@ -61,6 +68,12 @@ pub(crate) enum Command {
     FindProviders(ProtocolId, oneshot::Sender<Vec<PeerId>>),
     WantProtocols(Vec<ProtocolId>),
     BestPath(PeerId, oneshot::Sender<Option<PathReport>>),
+    /// What gossipsub is told of announcements.
+    Judged(Vec<Judged>),
+    /// An announcement, for this topic.
+    Publish(String, Vec<u8>),
+    OwnPlace(oneshot::Sender<OwnPlace>),
+    Blame(PeerId, Offence),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -72,9 +85,13 @@ pub(crate) struct ActorParts {
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) heartbeats: mpsc::Sender<ReceivedHeartbeat>,
     pub(crate) peer_events: mpsc::Sender<PeerEvent>,
-    pub(crate) sent: watch::Sender<SentHeartbeat>,
+    pub(crate) sent: Arc<watch::Sender<SentHeartbeat>>,
     pub(crate) known_peers: mpsc::Sender<Vec<KnownPeer>>,
     pub(crate) counters: Arc<NetCounters>,
+    pub(crate) shards: Shards,
+    pub(crate) announcements: mpsc::Sender<Gossiped>,
+    pub(crate) discovery: Inputs,
+    pub(crate) discovery_peers: watch::Sender<Vec<DiscoveryPeer>>,
 }
 
 /// The owner of the swarm.
@@ -84,8 +101,14 @@ pub(crate) struct Actor {
     commands: mpsc::Receiver<Command>,
     heartbeats: mpsc::Sender<ReceivedHeartbeat>,
     peer_events: mpsc::Sender<PeerEvent>,
-    sent: watch::Sender<SentHeartbeat>,
+    sent: Arc<watch::Sender<SentHeartbeat>>,
     counters: Arc<NetCounters>,
+    shards: Shards,
+    announcements: mpsc::Sender<Gossiped>,
+    discovery: Inputs,
+    discovery_peers: watch::Sender<Vec<DiscoveryPeer>>,
+    legacy: LegacyWatch,
+    always_heartbeats: bool,
     listen: Vec<Multiaddr>,
     /// Where an earlier run listened.
     kept_listen: Vec<Multiaddr>,
@@ -121,6 +144,12 @@ impl Actor {
             peer_events: parts.peer_events,
             sent: parts.sent,
             counters: parts.counters,
+            shards: parts.shards,
+            announcements: parts.announcements,
+            discovery: parts.discovery,
+            discovery_peers: parts.discovery_peers,
+            legacy: LegacyWatch::default(),
+            always_heartbeats: parts.config.options.discovery.mode != DiscoveryMode::Announce,
             listen: parts.config.options.listen,
             kept_listen: parts.config.kept_listen,
             chosen_listen: Vec::new(),
@@ -205,11 +234,13 @@ impl Actor {
             self.kademlia_due(),
             self.keeping.due(),
             Some(self.reach.due()),
+            self.legacy.due(),
         ];
         deadlines.into_iter().flatten().min()
     }
 
     fn on_timer(&mut self) {
+        self.update_legacy();
         self.send_heartbeat();
         self.dial_bootstrap();
         self.on_kademlia_timer();
@@ -229,6 +260,11 @@ impl Actor {
             }
             Command::AddAddress(peer, address) => {
                 self.learn_own(peer, address);
+            }
+            Command::Learn(known) => {
+                for address in known.addresses {
+                    self.learn_address(known.peer, address, Source::Told, &known.teller);
+                }
             }
             Command::Dial(address, reply) => self.dial(address, reply),
             Command::ListenAddresses(reply) => {
@@ -251,6 +287,14 @@ impl Actor {
             Command::BestPath(peer, reply) => {
                 let _ = reply.send(self.best_path(&peer));
             }
+            Command::Judged(judged) => self.on_judged(judged),
+            Command::Publish(topic, data) => {
+                self.publish_announcement(topic, data);
+            }
+            Command::OwnPlace(reply) => {
+                let _ = reply.send(self.own_place());
+            }
+            Command::Blame(peer, offence) => self.blame(peer, offence),
             // Ends the loop in `run`.
             Command::Shutdown(_) => {}
         }
@@ -259,6 +303,9 @@ impl Actor {
     fn on_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Gossipsub(event)) => self.on_gossip(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Announcements(event)) => {
+                self.on_announcement_gossip(event);
+            }
             SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => self.on_identify(event),
             SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(&event),
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(event)) => self.on_mdns(event),
@@ -282,7 +329,10 @@ impl Actor {
     /// Takes back what was announced, then closes everything.
     async fn stop(mut self: Box<Self>) {
         self.commands.close();
-        if self.send_last_heartbeat() {
+        // Those who wait for an answer must not wait on.
+        while self.commands.try_recv().is_ok() {}
+        let withdrawn = self.announce_last().await;
+        if self.send_last_heartbeat() || withdrawn {
             self.drive(limits::FLUSH).await;
         }
         if let Some(mapper) = self.mapper.take() {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use derouter_wire::announce::{LEGACY_TOPIC, SHARDS, shard_topic};
 use derouter_wire::gossip::{HEARTBEAT_TOPIC, heartbeat_message_id};
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::gossipsub::{
@@ -18,6 +19,7 @@ use libp2p::{StreamProtocol, dcutr, identify, mdns, ping, relay, upnp};
 use crate::address::Scope;
 use crate::config::RelayLimits;
 use crate::counters::NetCounters;
+use crate::discovery::Shards;
 use crate::streams::InboundQueue;
 use crate::{kademlia, limits, peer_book, streams, subnets};
 
@@ -35,7 +37,10 @@ const IDENTIFY_PROTOCOL: &str = "/derouter/identify/0.1.0";
 /// Kademlia among nodes of 0.2: addresses of peers, and providers of a protocol.
 pub(crate) const KADEMLIA_PROTOCOL: StreamProtocol = StreamProtocol::new("/derouter/kad/0.2.0");
 
-/// Gossipsub that knows one topic; subscriptions to others are not remembered.
+/// Gossip of announcements among nodes of 0.2: gossipsub under a name of its own.
+const GOSSIP_PROTOCOL: &str = "/derouter/gossip/0.2.0";
+
+/// Gossipsub that knows some topics; subscriptions to others are not remembered.
 pub(crate) type Gossipsub = gossipsub::Behaviour<IdentityTransform, WhitelistSubscriptionFilter>;
 
 /// What a behaviour is built from.
@@ -50,6 +55,7 @@ pub(crate) struct BehaviourParts {
     pub(crate) kademlia: bool,
     pub(crate) inbound: InboundQueue,
     pub(crate) counters: Arc<NetCounters>,
+    pub(crate) shards: Shards,
 }
 
 /// All behaviours. Limits come first, so that they can refuse before others count a connection.
@@ -69,6 +75,7 @@ pub(crate) struct Behaviour {
     pub(crate) kademlia: Toggle<kademlia::Behaviour>,
     mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) gossipsub: Gossipsub,
+    pub(crate) announcements: Gossipsub,
     pub(crate) streams: streams::Behaviour,
 }
 
@@ -111,6 +118,7 @@ impl Behaviour {
                 .into(),
             mdns: mdns_behaviour(parts.mdns, peer).into(),
             gossipsub: gossipsub_behaviour(parts.keypair)?,
+            announcements: announcement_gossip(parts.shards)?,
             streams: streams::Behaviour::new(parts.inbound, parts.counters),
         })
     }
@@ -176,4 +184,55 @@ fn gossipsub_behaviour(keypair: Keypair) -> Result<Gossipsub, BuildError> {
     let mut gossipsub = Gossipsub::new_with_subscription_filter(authenticity, config, topics)?;
     gossipsub.subscribe(&topic)?;
     Ok(gossipsub)
+}
+
+/// Gossip of announcements (0.2). Messages are anonymous, so that a duplicate costs no signature
+/// check; what they carry is signed. gossipsub's ids are hashes of the data.
+fn announcement_gossip(shards: Shards) -> Result<Gossipsub, BuildError> {
+    let topics: Vec<IdentTopic> = shards.topics().into_iter().map(IdentTopic::new).collect();
+    let legacy = IdentTopic::new(LEGACY_TOPIC);
+    let mut config = gossipsub::ConfigBuilder::default();
+    config
+        .protocol_id(GOSSIP_PROTOCOL, gossipsub::Version::V1_1)
+        .validation_mode(ValidationMode::Anonymous)
+        .validate_messages()
+        .message_id_fn(|message| MessageId::from(announcement_message_id(&message.data)))
+        .mesh_n(6)
+        .mesh_n_low(4)
+        .mesh_n_high(12)
+        .mesh_outbound_min(2)
+        // An id costs a tenth of its message, to everyone outside the mesh each second: told to a
+        // few, twice. What that misses, reconciliation brings.
+        .gossip_lazy(6)
+        .gossip_factor(0.1)
+        .history_gossip(2)
+        .heartbeat_interval(Duration::from_secs(1))
+        .heartbeat_initial_delay(Duration::from_millis(100))
+        .flood_publish(false)
+        // Frames hold many ids; messages are held to their size by topic.
+        .max_transmit_size(limits::GOSSIP_FRAME_BYTES);
+    // All shards: a provider publishes on its own, whether it subscribes to it or not.
+    let mut known: HashSet<_> = (0..SHARDS)
+        .map(|shard| IdentTopic::new(shard_topic(shard)).hash())
+        .collect();
+    known.extend(topics.iter().map(IdentTopic::hash));
+    known.insert(legacy.hash());
+    for topic in &known {
+        config.max_transmit_size_for_topic(limits::ANNOUNCEMENT_MESSAGE_BYTES, topic.clone());
+    }
+    let mut gossip = Gossipsub::new_with_subscription_filter(
+        MessageAuthenticity::Anonymous,
+        config.build()?,
+        WhitelistSubscriptionFilter(known),
+    )?;
+    for topic in topics.iter().chain([&legacy]) {
+        gossip.subscribe(topic)?;
+    }
+    Ok(gossip)
+}
+
+/// The first 20 bytes of the SHA-256.
+fn announcement_message_id(data: &[u8]) -> Vec<u8> {
+    let hash = derouter_wire::announce::OfferListHash::of(data).0;
+    hash.get(..20).unwrap_or(&hash).to_vec()
 }

@@ -64,6 +64,30 @@ pub struct NetOptions {
     pub allow: Vec<PeerRule>,
     /// These may neither connect nor are they dialled, whatever `allow` says.
     pub block: Vec<PeerRule>,
+    /// How offers are announced and heard of.
+    pub discovery: DiscoveryOptions,
+}
+
+/// How a node announces and hears of offers (wire 0.2).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiscoveryOptions {
+    /// In how many of the sixteen shards of the announcements this node takes part; relays take
+    /// part in all. `None` while announcements are not sharded: all nodes of a network must agree.
+    pub shards: Option<usize>,
+    /// Which wire offers are announced on.
+    pub mode: DiscoveryMode,
+}
+
+/// Which wire offers are announced on. All are heard always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiscoveryMode {
+    /// 0.2, and 0.1 while peers of 0.1 are seen.
+    #[default]
+    Announce,
+    /// 0.2 and 0.1.
+    Both,
+    /// 0.1 alone, as nodes before 0.2 do.
+    Heartbeats,
 }
 
 impl NetOptions {

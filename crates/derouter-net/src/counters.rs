@@ -27,6 +27,36 @@ pub struct NetCounters {
     pub heartbeats_sent: AtomicU64,
     /// Tries to publish that failed, mostly for want of peers; they are repeated.
     pub heartbeats_unsent: AtomicU64,
+    /// New announcements (0.2), by gossip and by reconciliation.
+    pub announcements_received: AtomicU64,
+    /// Announcements that were known, older than what is known, or over.
+    pub announcements_stale: AtomicU64,
+    /// Announcements from over an hour ahead or ago.
+    pub announcements_off_clock: AtomicU64,
+    /// Announcements over the rate of their source or forwarder, or of more providers than fit.
+    pub announcements_limited: AtomicU64,
+    /// What was no announcement.
+    pub announcements_invalid: AtomicU64,
+    /// Announcements whose signature was wrong.
+    pub announcements_forged: AtomicU64,
+    /// Gossiped announcements for whom the queue was full; reconciliation brings them.
+    pub announcements_dropped: AtomicU64,
+    /// Announcements published here: our own, and those that gossip had missed.
+    pub announcements_sent: AtomicU64,
+    /// Announcements that hold now. This one falls, too.
+    pub announcements_known: AtomicU64,
+    /// Signatures of announcements that were checked.
+    pub signature_checks: AtomicU64,
+    /// Offer lists that were pulled.
+    pub lists_pulled: AtomicU64,
+    /// Answers with a list that was not the one announced.
+    pub lists_wrong: AtomicU64,
+    /// Reconciliations that this node began and finished.
+    pub reconciliations: AtomicU64,
+    /// Requests of the discovery protocol that were answered.
+    pub discovery_served: AtomicU64,
+    /// Requests of the discovery protocol that were refused, or were none.
+    pub discovery_refused: AtomicU64,
     /// Inbound requests passed on to the node.
     pub requests_received: AtomicU64,
     /// Inbound requests refused because the node's queue was full.

@@ -8,6 +8,7 @@
 mod access;
 mod actor;
 mod address;
+mod announcing;
 mod autonat;
 mod behaviour;
 mod bootstrap;
@@ -17,13 +18,17 @@ mod connector;
 mod counters;
 mod dial_error;
 mod dial_queue;
+mod directory;
+mod discovery;
 mod error;
 mod heartbeat;
 mod job_stream;
 mod kademlia;
+mod legacy;
 mod limits;
 mod listen_ports;
 mod net;
+mod offers;
 mod peer;
 mod peer_book;
 mod peer_places;
@@ -38,7 +43,9 @@ mod transport;
 
 pub use access::{PeerRule, PeerRuleError};
 pub use behaviour::MESH_PROTOCOL;
-pub use config::{KnownReachability, NetConfig, NetOptions, RelayLimits};
+pub use config::{
+    DiscoveryMode, DiscoveryOptions, KnownReachability, NetConfig, NetOptions, RelayLimits,
+};
 pub use counters::NetCounters;
 pub use error::{DialError, OpenStreamError, RequestError, StartError};
 pub use heartbeat::{ReceivedHeartbeat, SentHeartbeat};
@@ -46,6 +53,7 @@ pub use job_stream::{InboundJobStream, JobStream};
 pub use libp2p::identity::Keypair;
 pub use libp2p::{Multiaddr, PeerId};
 pub use net::{Net, NetEvents, start};
+pub use offers::{AnnouncedList, OfferNews};
 pub use peer::{PeerConnection, PeerEvent, PeerInfo};
 pub use peer_book::{KnownAddress, KnownPeer};
 pub use relay_server::RelayCounters;

@@ -199,3 +199,44 @@ pub(crate) const PROBES: usize = 8;
 pub(crate) const REFUSED_PROBES: usize = 256;
 /// A test: up to 100 kB to the server, its dial, and the answer.
 pub(crate) const PROBE_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Announcements (0.2) that are known: 100,000 providers, and room for those that come and go. At
+/// some 500 bytes each with their keys, 60 MB. Newcomers are refused when it is full.
+pub(crate) const ANNOUNCEMENTS: usize = 120_000;
+/// Sequence numbers that are remembered of providers that are gone.
+pub(crate) const SEQUENCE_FLOORS: usize = 120_000;
+/// Bytes of offer lists that are kept for others and for the node. Lists beyond it are not pulled.
+pub(crate) const LIST_BYTES_TOTAL: usize = 96 * 1024 * 1024;
+/// Gossiped announcements waiting to be judged: two seconds' worth of signature checks on a slow
+/// machine. What does not fit is not spread, and comes back with a reconciliation.
+pub(crate) const ANNOUNCEMENT_QUEUE: usize = 4096;
+/// Announcements that are judged before others are served.
+pub(crate) const ANNOUNCEMENTS_PER_TURN: usize = 64;
+/// Announcements that are spread only when their list is here.
+pub(crate) const HELD_ANNOUNCEMENTS: usize = 1024;
+/// How long an announcement waits for its list before it is spread without. gossipsub forgets the
+/// message after 5 s.
+pub(crate) const HOLD: Duration = Duration::from_millis(2500);
+/// Requests to the task that owns the directory; those who ask wait.
+pub(crate) const DISCOVERY_QUEUE: usize = 64;
+/// News of providers waiting for the node. The task keeps what does not fit.
+pub(crate) const OFFER_QUEUE: usize = 64;
+/// Peers that are asked for lists at the same time.
+pub(crate) const PULLS: usize = 8;
+/// Reconciliations that this node has under way.
+pub(crate) const RECONCILIATIONS: usize = 4;
+/// Peers that wait for the reconciliation at their connection. Beyond it, the periodic one comes.
+pub(crate) const RECONCILE_QUEUE: usize = 512;
+/// Round trips of one reconciliation; each halves what is left at least sixteenfold, or moves 8000
+/// ids.
+pub(crate) const RECONCILE_ROUNDS: u32 = 48;
+/// Announcements that one reconciliation may bring.
+pub(crate) const RECONCILE_IDS: usize = ANNOUNCEMENTS;
+/// One exchange of the discovery protocol, opening included.
+pub(crate) const DISCOVERY_DEADLINE: Duration = Duration::from_secs(20);
+/// Exchanges of one peer that are served at the same time.
+pub(crate) const DISCOVERY_PER_PEER: usize = 8;
+/// Requests of over 16 KiB that are held in memory at the same time.
+pub(crate) const LARGE_DISCOVERY: usize = 32;
+/// A gossip message of announcements: one announcement, and room for a later version.
+pub(crate) const ANNOUNCEMENT_MESSAGE_BYTES: usize = 1024;

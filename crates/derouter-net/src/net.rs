@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use derouter_wire::gossip::Announcement;
+use derouter_wire::announce::SHARDS;
+use derouter_wire::gossip::{Announcement, fit_announcement};
 use derouter_wire::reqres::{Request, Response};
 use derouter_wire::rpc::network::{NetworkReport, PathReport, PeerReport, PingReport};
-use derouter_wire::{JobId, ProtocolId};
+use derouter_wire::{JobId, ProtocolId, UnixSeconds};
 use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -17,11 +18,13 @@ use crate::actor::{Actor, ActorParts, Command};
 use crate::address::{Scope, scope};
 use crate::behaviour::BehaviourParts;
 use crate::clock::unix_now;
-use crate::config::NetConfig;
+use crate::config::{DiscoveryMode, NetConfig, NetOptions};
 use crate::counters::NetCounters;
+use crate::discovery::{Discovery, DiscoveryParts, DiscoveryServer, Input, Inputs, Shards};
 use crate::error::{DialError, OpenStreamError, RequestError, StartError};
 use crate::heartbeat::{ReceivedHeartbeat, SentHeartbeat};
 use crate::job_stream::{InboundJobStream, JobStream, JobStreamServer};
+use crate::offers::OfferNews;
 use crate::peer::{PeerEvent, PeerInfo};
 use crate::peer_book::{self, KnownPeer, PeerBook};
 use crate::ping::{self, PING};
@@ -47,6 +50,8 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     counters: Arc<NetCounters>,
     sent: watch::Receiver<SentHeartbeat>,
+    discovery: Inputs,
+    mode: DiscoveryMode,
 }
 
 /// What comes in. Separate queues, so that none starves another; what happens when one is full is
@@ -55,6 +60,8 @@ struct Inner {
 pub struct NetEvents {
     /// Checked heartbeats; dropped (counted) when full, the next is 30 s away.
     pub heartbeats: mpsc::Receiver<ReceivedHeartbeat>,
+    /// What providers announce (0.2). Waits while full: what is newest of each is kept meanwhile.
+    pub offers: mpsc::Receiver<OfferNews>,
     /// Requests of peers; `Busy` or no answer (counted) when full.
     pub requests: mpsc::Receiver<InboundRequest>,
     /// Job streams of peers, heads read; `Busy` (counted) when full.
@@ -88,6 +95,13 @@ pub async fn start(
         updated_at: config.last_updated_at,
     };
     let (sent_sender, sent) = watch::channel(floor);
+    let sent_sender = Arc::new(sent_sender);
+    let (offer_sender, offers) = mpsc::channel(limits::OFFER_QUEUE);
+    let (gossip_sender, gossip) = mpsc::channel(limits::ANNOUNCEMENT_QUEUE);
+    let (discovery_sender, discovery_inputs) = mpsc::channel(limits::DISCOVERY_QUEUE);
+    let (discovery_peers, speaking) = watch::channel(Vec::new());
+    let shards = shards(&config.options);
+    let mode = config.options.discovery.mode;
     let peer_id = config.keypair.public().to_peer_id();
 
     // No router forwards to this machine's own loopback addresses, so none is looked for.
@@ -106,7 +120,20 @@ pub async fn start(
         kademlia: config.options.kademlia,
         inbound: inbound_sender,
         counters: counters.clone(),
+        shards,
     })?;
+    let discovery = Discovery::new(DiscoveryParts {
+        keypair: config.keypair.clone(),
+        shards,
+        floor: sequence_floor(config.last_timestamp),
+        commands: command_sender.downgrade(),
+        gossip,
+        inputs: (discovery_sender.clone(), discovery_inputs),
+        peers: speaking,
+        offers: offer_sender,
+        sent: sent_sender.clone(),
+        counters: counters.clone(),
+    });
     let mut actor = Box::new(Actor::new(ActorParts {
         swarm,
         config,
@@ -117,6 +144,10 @@ pub async fn start(
         sent: sent_sender,
         known_peers: known_sender,
         counters: counters.clone(),
+        shards,
+        announcements: gossip_sender,
+        discovery: discovery_sender.clone(),
+        discovery_peers,
     }));
     Box::pin(actor.listen()).await?;
     tokio::spawn(serve::serve_inbound(
@@ -126,8 +157,14 @@ pub async fn start(
             queue: stream_sender,
             counters: counters.clone(),
         },
+        DiscoveryServer::new(
+            discovery_sender.clone(),
+            command_sender.downgrade(),
+            counters.clone(),
+        ),
     ));
     let chosen_listen = actor.chosen_listen().to_vec();
+    tokio::spawn(discovery.run());
     tokio::spawn(actor.run());
 
     let net = Net {
@@ -137,10 +174,13 @@ pub async fn start(
             commands: command_sender,
             counters,
             sent: sent.clone(),
+            discovery: discovery_sender,
+            mode,
         }),
     };
     let events = NetEvents {
         heartbeats,
+        offers,
         requests,
         streams,
         peers,
@@ -148,6 +188,24 @@ pub async fn start(
         known_peers,
     };
     Ok((net, events))
+}
+
+/// The shards that this node takes part in: a relay in all, so that others find them there.
+fn shards(options: &NetOptions) -> Shards {
+    let Some(most) = options.discovery.shards else {
+        return Shards::OFF;
+    };
+    let most = match options.relay_server {
+        Some(_) => usize::from(SHARDS),
+        None => most,
+    };
+    let order = std::iter::repeat_with(|| rand::random::<u8>() % SHARDS);
+    Shards::some(most, order)
+}
+
+/// Above every sequence number of earlier runs: `last_timestamp` was raised with them.
+fn sequence_floor(last_timestamp: UnixSeconds) -> u64 {
+    last_timestamp.0.saturating_mul(1000)
 }
 
 impl Net {
@@ -194,11 +252,50 @@ impl Net {
         self.tell(Command::AddAddress(peer, address)).await;
     }
 
-    /// Says from now on that this node provides `announcement`, which must fit one heartbeat
-    /// (`derouter_wire::gossip::fit_announcement`). `None`, or no offers, takes back what was
-    /// announced. `updated_at` is raised where it would not be newer than what was sent.
+    /// Says from now on that this node provides `announcement`, which must fit one offer list
+    /// (`derouter_wire::announce::fit_offer_list`). `None`, or no offers, takes back what was
+    /// announced. Heartbeats (0.1) hold what fits them of it; see [`Net::announce_fitted`].
     pub async fn announce(&self, announcement: Option<Announcement>) {
-        self.tell(Command::Announce(announcement)).await;
+        let heartbeat = announcement.as_ref().map(|whole| {
+            let offers = whole.offers.iter().flat_map(|(protocol, offers)| {
+                let named = offers.iter();
+                named.map(move |(id, offer)| (protocol, id, offer.protocol_payload.as_str()))
+            });
+            let details = Announcement {
+                offers: Default::default(),
+                ..whole.clone()
+            };
+            fit_announcement(details, offers).announcement
+        });
+        self.announce_fitted(announcement, heartbeat).await;
+    }
+
+    /// As [`Net::announce`], with the offers that heartbeats (0.1) are to hold, which must fit one
+    /// (`derouter_wire::gossip::fit_announcement`). `updated_at` of a heartbeat is raised where it
+    /// would not be newer than what was sent.
+    pub async fn announce_fitted(
+        &self,
+        whole: Option<Announcement>,
+        heartbeat: Option<Announcement>,
+    ) {
+        if self.inner.mode != DiscoveryMode::Heartbeats {
+            let input = Input::Announce(whole.map(Arc::new));
+            let send = self.inner.discovery.send(input);
+            // Late or closed: the node is overloaded or stops.
+            let _ = timeout(limits::COMMAND_DEADLINE, send).await;
+        }
+        self.tell(Command::Announce(heartbeat)).await;
+    }
+
+    /// Remembers where a provider announces that it is reached. False when it announces nothing.
+    async fn learn(&self, provider: PeerId) -> bool {
+        let (reply, known) = oneshot::channel();
+        let send = self.inner.discovery.send(Input::Learn(provider, reply));
+        if !matches!(timeout(limits::COMMAND_DEADLINE, send).await, Ok(Ok(()))) {
+            return false;
+        }
+        let known = timeout(limits::COMMAND_DEADLINE, known).await;
+        matches!(known, Ok(Ok(true)))
     }
 
     /// Connects to an address; when it ends in `/p2p/<id>`, to that peer only.
@@ -345,6 +442,7 @@ impl Net {
     async fn try_open(&self, peer: PeerId, protocol: StreamProtocol) -> Result<Stream, Unopened> {
         let mut last = unreachable("the connection closed");
         let mut avoid = None;
+        let mut learnt = false;
         for _ in 0..OPEN_TRIES {
             let (reply, outcome) = oneshot::channel();
             let request = OpenRequest {
@@ -359,6 +457,13 @@ impl Net {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error @ OpenError::Failed { connection, .. })) => {
                     avoid = Some(connection);
+                    last = Unopened::Open(error);
+                }
+                Ok(Err(error @ OpenError::Unreachable(_))) => {
+                    // The addresses that it announces are looked at when the known ones fail.
+                    if std::mem::replace(&mut learnt, true) || !self.learn(peer).await {
+                        return Err(Unopened::Open(error));
+                    }
                     last = Unopened::Open(error);
                 }
                 Ok(Err(error)) => return Err(Unopened::Open(error)),

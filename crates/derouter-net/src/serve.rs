@@ -3,6 +3,7 @@
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::discovery::{DISCOVERY, DiscoveryServer};
 use crate::job_stream::JobStreamServer;
 use crate::reqres::RequestServer;
 use crate::streams::{InboundStream, JOBS};
@@ -13,6 +14,7 @@ pub(crate) async fn serve_inbound(
     mut inbound: mpsc::Receiver<InboundStream>,
     requests: RequestServer,
     jobs: JobStreamServer,
+    discovery: DiscoveryServer,
 ) {
     let mut tasks = JoinSet::new();
     loop {
@@ -21,6 +23,8 @@ pub(crate) async fn serve_inbound(
                 let Some(stream) = next else { break };
                 if stream.protocol == JOBS {
                     tasks.spawn(jobs.clone().serve(stream));
+                } else if stream.protocol == DISCOVERY {
+                    tasks.spawn(discovery.clone().serve(stream));
                 } else {
                     tasks.spawn(requests.clone().serve(stream));
                 }

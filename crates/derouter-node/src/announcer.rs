@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use derouter_store::{AnnouncementClock, StoreError};
+use derouter_wire::announce::fit_offer_list;
 use derouter_wire::gossip::{self, Announcement};
 use derouter_wire::rpc::record::ProviderRecord;
 use derouter_wire::{OfferId, ProtocolId, UnixSeconds};
@@ -114,7 +115,8 @@ impl Announcer {
 
     async fn try_to_announce(&mut self) -> Result<(), StoreError> {
         let provided = self.shared.market().provided.in_order();
-        let fitted = self.fit(&provided);
+        let fitted = fit_offer_list(self.no_offers(), named(&provided));
+        let heartbeat = gossip::fit_announcement(self.no_offers(), named(&provided)).announcement;
         self.tell_left_out(&fitted.left_out);
         let digest: [u8; 32] =
             Sha256::digest(derouter_wire::cbor::to_vec(&fitted.announcement)).into();
@@ -158,22 +160,25 @@ impl Announcer {
         let changes = self.shared.market().index.apply(record, own, now);
         self.shared.emit_market(changes);
         self.announced = announced.then_some(announcement);
-        self.shared.net.announce(self.announced.clone()).await;
+        let heartbeat = Announcement {
+            updated_at: self.clock.updated_at,
+            ..heartbeat
+        };
+        self.shared
+            .net
+            .announce_fitted(self.announced.clone(), announced.then_some(heartbeat))
+            .await;
         Ok(())
     }
 
-    /// The announcement with `updated_at` zero, so that its digest is that of the content.
-    fn fit(&self, provided: &[(OfferName, String)]) -> gossip::FittedAnnouncement {
-        let details = Announcement {
+    /// An announcement of nothing, with `updated_at` zero, so that a digest is that of the content.
+    fn no_offers(&self) -> Announcement {
+        Announcement {
             name: self.details.name.clone(),
             teaser: self.details.teaser.clone(),
             description: self.details.description.clone(),
             ..Announcement::default()
-        };
-        let offers = provided
-            .iter()
-            .map(|((protocol_id, offer_id), payload)| (protocol_id, offer_id, payload.as_str()));
-        gossip::fit_announcement(details, offers)
+        }
     }
 
     /// Warns of offers that peers can't see, once for each.
@@ -192,7 +197,13 @@ impl Announcer {
         tracing::warn!(
             count = fresh.len(),
             offers = %named,
-            "offers do not fit the 64 KiB announcement and are invisible to other nodes: provide fewer, or shorten their descriptions"
+            "offers do not fit the list of 256 KiB or 1024 offers and are invisible to other nodes: provide fewer, or shorten their descriptions"
         );
     }
+}
+
+fn named(provided: &[(OfferName, String)]) -> impl Iterator<Item = (&ProtocolId, &OfferId, &str)> {
+    provided
+        .iter()
+        .map(|((protocol_id, offer_id), payload)| (protocol_id, offer_id, payload.as_str()))
 }

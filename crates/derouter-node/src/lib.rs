@@ -25,6 +25,9 @@ mod start;
 mod watches;
 
 pub use config::{NodeConfig, ProviderDetails};
-pub use derouter_net::{KnownReachability, Multiaddr, NetOptions, PeerRule, RelayLimits};
+pub use derouter_net::{
+    DiscoveryMode, DiscoveryOptions, KnownReachability, Multiaddr, NetOptions, PeerRule,
+    RelayLimits,
+};
 pub use handle::LocalNode;
 pub use start::{RunningNode, StartError, start};

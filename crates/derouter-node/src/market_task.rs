@@ -1,15 +1,17 @@
-//! The task that owns what is on the market: it takes heartbeats in, lets silent providers go, and
-//! announces this node's own offers.
+//! The task that owns what is on the market: it takes announcements and heartbeats in, lets silent
+//! providers go, and announces this node's own offers.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use derouter_market::offers::Assessment;
-use derouter_net::ReceivedHeartbeat;
+use derouter_market::offers::{Assessment, Heard};
+use derouter_net::{AnnouncedList, OfferNews, ReceivedHeartbeat};
 use derouter_store::{AnnouncementClock, ProviderRow, StoreError};
 use derouter_wire::gossip::Announcement;
 use derouter_wire::rpc::record::{OfferSnapshot, ProviderRecord};
 use derouter_wire::{OfferId, PeerId, ProtocolId, SnapshotId, UnixSeconds};
+use futures::future::join_all;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +29,9 @@ const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Providers whose times wait for that write. Beyond it they are written at once.
 const MAX_TOUCHED: usize = 1000;
+
+/// News of providers that are taken in together: the store writes them in one transaction.
+const NEWS_TOGETHER: usize = 32;
 
 pub(crate) struct MarketTask {
     shared: Arc<Shared>,
@@ -53,12 +58,14 @@ impl MarketTask {
         mut self,
         mut refresh: mpsc::Receiver<Option<Refresh>>,
         mut heartbeats: mpsc::Receiver<ReceivedHeartbeat>,
+        mut offers: mpsc::Receiver<OfferNews>,
         mut sent: tokio::sync::watch::Receiver<derouter_net::SentHeartbeat>,
         stop: CancellationToken,
     ) {
         let mut expiry = tokio::time::interval(EXPIRY_CHECK);
         let mut touch = tokio::time::interval(TOUCH_INTERVAL);
         let mut next_cleaning = Instant::now();
+        let mut news = Vec::with_capacity(NEWS_TOGETHER);
         loop {
             let next_try = self.announcer.next_try();
             tokio::select! {
@@ -74,6 +81,11 @@ impl MarketTask {
                 () = next_try => self.refresh(None, &mut refresh).await,
                 () = tokio::time::sleep_until(next_cleaning) => {
                     next_cleaning = Instant::now() + self.housekeeper.bite().await;
+                }
+                taken = offers.recv_many(&mut news, NEWS_TOGETHER), if !offers.is_closed() => {
+                    if taken > 0 {
+                        self.take_news(std::mem::take(&mut news)).await;
+                    }
                 }
                 Some(heartbeat) = heartbeats.recv() => self.heartbeat(heartbeat).await,
                 else => break,
@@ -91,7 +103,7 @@ impl MarketTask {
         let ReceivedHeartbeat {
             source, heartbeat, ..
         } = received;
-        if source == self.shared.local {
+        if source == self.shared.local || self.shared.market().index.is_announced(&source) {
             return;
         }
         let Some(announcement) = heartbeat.provider else {
@@ -138,14 +150,68 @@ impl MarketTask {
             Assessment::Unchanged => {
                 let changes = self.shared.market().index.heard(&source, now);
                 self.shared.emit_market(changes);
-                self.touched.push((source, timestamp, now.unix));
-                if self.touched.len() >= MAX_TOUCHED {
-                    self.write_touched().await;
-                }
+                self.touch(source, timestamp, now.unix).await;
             }
-            Assessment::Changed => self.apply(source, timestamp, announcement).await?,
+            Assessment::Changed => {
+                let by = Heard::Heartbeat;
+                self.apply(source, timestamp, announcement, by).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Takes in what providers announce (0.2). Of each the newest counts.
+    async fn take_news(&mut self, news: Vec<OfferNews>) {
+        let newest: HashMap<PeerId, OfferNews> =
+            news.into_iter().map(|news| (news.source, news)).collect();
+        let mut changed = Vec::new();
+        for news in newest.into_values() {
+            match &news.list {
+                None => {
+                    let changes = self.shared.market().index.withdraw(&news.source);
+                    self.shared.emit_market(changes);
+                }
+                Some(list) if self.holds(&news, list) => self.renew(&news, list).await,
+                Some(list) => changed.push((news.clone(), list.clone())),
+            }
+        }
+        let take = |(news, list)| self.take_list(news, list);
+        join_all(changed.into_iter().map(take)).await;
+    }
+
+    fn holds(&self, news: &OfferNews, list: &AnnouncedList) -> bool {
+        let market = self.shared.market();
+        market.index.holds(&news.source, &list.summary.hash)
+    }
+
+    async fn renew(&mut self, news: &OfferNews, list: &AnnouncedList) {
+        let now = self.shared.clock.now();
+        let by = heard_by(news, list);
+        let changes = self.shared.market().index.renew(&news.source, by, now);
+        self.shared.emit_market(changes);
+        self.touch(news.source, news.issued_at, now.unix).await;
+    }
+
+    /// What can't be stored is taken in with the provider's next announcement.
+    async fn take_list(&self, news: OfferNews, list: AnnouncedList) {
+        let source = news.source;
+        let announcement = match list.decode() {
+            Ok(announcement) => announcement,
+            Err(error) => {
+                return tracing::warn!(peer = %source, %error, "an offer list can't be read");
+            }
+        };
+        let by = heard_by(&news, &list);
+        if let Err(error) = self.apply(source, news.issued_at, announcement, by).await {
+            tracing::warn!(peer = %source, %error, "could not store an announcement; the next one is tried again");
+        }
+    }
+
+    async fn touch(&mut self, provider: PeerId, timestamp: UnixSeconds, now: UnixSeconds) {
+        self.touched.push((provider, timestamp, now));
+        if self.touched.len() >= MAX_TOUCHED {
+            self.write_touched().await;
+        }
     }
 
     async fn apply(
@@ -153,6 +219,7 @@ impl MarketTask {
         source: PeerId,
         timestamp: UnixSeconds,
         announcement: Announcement,
+        by: Heard,
     ) -> Result<(), StoreError> {
         let now = self.shared.clock.now();
         let record = ProviderRecord {
@@ -179,7 +246,11 @@ impl MarketTask {
             .apply_announcement(row, offers.clone())
             .await?;
         let snapshots = snapshots(source, ids, offers);
-        let changes = self.shared.market().index.apply(record, snapshots, now);
+        let changes = self
+            .shared
+            .market()
+            .index
+            .apply_heard(record, snapshots, by, now);
         self.shared.emit_market(changes);
         Ok(())
     }
@@ -223,6 +294,13 @@ impl MarketTask {
         for refreshed in done {
             let _ = refreshed.send(());
         }
+    }
+}
+
+fn heard_by(news: &OfferNews, list: &AnnouncedList) -> Heard {
+    Heard::Announcement {
+        list: list.summary.hash,
+        lasting: news.lasting,
     }
 }
 

@@ -159,6 +159,7 @@ async fn start_on(
     let market = market.run(
         receivers.refresh,
         events.heartbeats,
+        events.offers,
         events.sent,
         market_stop.clone(),
     );

@@ -197,3 +197,44 @@ fn the_number_of_providers_is_bounded_and_active_ones_are_never_pushed_out() {
     assert!(index.knows(&late));
     assert_eq!(index.providers.len(), MAX_PROVIDERS);
 }
+
+fn announced(list: u8, lasting: u64) -> Heard {
+    Heard::Announcement {
+        list: OfferListHash([list; 32]),
+        lasting: Duration::from_secs(lasting),
+    }
+}
+
+#[test]
+fn an_announced_provider_is_active_for_as_long_as_its_announcement_holds() {
+    let (mut index, peer) = index();
+    let offers = vec![offer(peer, 1, "a")];
+    index.apply_heard(record(peer, 5), offers, announced(1, 660), at(0));
+    assert!(index.holds(&peer, &OfferListHash([1; 32])));
+    assert!(!index.holds(&peer, &OfferListHash([2; 32])));
+    assert!(index.expire(at(659)).is_empty());
+    assert_eq!(index.active_providers(at(659)).count(), 1);
+    assert_eq!(
+        names(&index.renew(&peer, announced(1, 660), at(659))),
+        ["beat"]
+    );
+    assert!(index.expire(at(700)).is_empty());
+    assert_eq!(names(&index.expire(at(1319))), ["-1"]);
+    assert_eq!(
+        names(&index.renew(&peer, announced(1, 660), at(1400))),
+        ["beat", "+1"]
+    );
+}
+
+#[test]
+fn heartbeats_say_nothing_while_an_announcement_holds() {
+    let (mut index, peer) = index();
+    index.apply(record(peer, 5), vec![offer(peer, 1, "a")], at(0));
+    assert!(!index.is_announced(&peer));
+    let whole = vec![offer(peer, 1, "a"), offer(peer, 2, "b")];
+    let changes = index.apply_heard(record(peer, 4), whole, announced(1, 660), at(1));
+    assert_eq!(names(&changes), ["beat", "+2"]);
+    assert!(index.is_announced(&peer));
+    index.expire(at(661));
+    assert!(!index.is_announced(&peer), "it may have gone back to 0.1");
+}

@@ -48,11 +48,15 @@ impl Actor {
             self.keeping.silenced.remove(&peer);
             let gossipsub = &mut self.swarm.behaviour_mut().gossipsub;
             gossipsub.remove_blacklisted_peer(&peer);
+            let announcements = &mut self.swarm.behaviour_mut().announcements;
+            announcements.remove_blacklisted_peer(&peer);
         }
     }
 
     fn silence(&mut self, peer: PeerId) {
         self.keeping.silenced.insert(peer);
-        self.swarm.behaviour_mut().gossipsub.blacklist_peer(&peer);
+        let behaviour = self.swarm.behaviour_mut();
+        behaviour.gossipsub.blacklist_peer(&peer);
+        behaviour.announcements.blacklist_peer(&peer);
     }
 }

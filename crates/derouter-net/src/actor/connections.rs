@@ -13,6 +13,7 @@ use crate::address::relay_of_connection;
 use crate::behaviour::{BehaviourEvent, KADEMLIA_PROTOCOL};
 use crate::bootstrap::peer_of;
 use crate::counters::count;
+use crate::discovery::DISCOVERY;
 use crate::error::DialError;
 use crate::kademlia::scope::Admitted;
 use crate::limits;
@@ -47,6 +48,10 @@ pub(super) struct Speaks {
     pub(super) kademlia: bool,
     /// It tests addresses (AutoNAT v2).
     pub(super) autonat: bool,
+    /// It answers the discovery protocol (0.2).
+    pub(super) discovery: bool,
+    /// It knows offers by heartbeats alone (0.1).
+    pub(super) legacy: bool,
 }
 
 impl Speaks {
@@ -56,6 +61,8 @@ impl Speaks {
             relay: has(&relay::HOP_PROTOCOL_NAME),
             kademlia: has(&KADEMLIA_PROTOCOL),
             autonat: has(&AUTONAT),
+            discovery: has(&DISCOVERY),
+            legacy: has(&REQUESTS) && !has(&DISCOVERY),
         }
     }
 }
@@ -77,6 +84,12 @@ impl PeerState {
     pub(super) fn admitted(&self) -> Admitted {
         let direct = self.connections.iter().filter(|(_, one)| !one.relayed);
         Admitted::met_at(direct.map(|(_, connection)| &connection.address))
+    }
+
+    /// Whether this node opened a connection to it.
+    pub(super) fn dialled(&self) -> bool {
+        let mut connections = self.connections.iter();
+        connections.any(|(_, connection)| connection.outbound)
     }
 
     /// Notes that the peer subscribed to heartbeats. True the first time since it last connected.
@@ -185,6 +198,8 @@ impl Actor {
             return;
         }
         self.peers.remove(&peer);
+        self.update_discovery_peers();
+        self.update_legacy();
         let gossipsub = &mut self.swarm.behaviour_mut().gossipsub;
         gossipsub.remove_explicit_peer(&peer);
         self.bootstrap
@@ -287,13 +302,18 @@ impl Actor {
         let printable = info.agent_version.chars().filter(|c| !c.is_control());
         let agent: String = printable.take(AGENT_CHARS).collect();
         state.agent = Some(agent.clone());
-        state.speaks = Speaks::of(&info.protocols);
-        let relays = state.speaks.relay;
+        let new = Speaks::of(&info.protocols);
+        let before = std::mem::replace(&mut state.speaks, new);
+        let relays = new.relay;
         let version_0_1 = info.protocols.contains(&REQUESTS) && !info.protocols.contains(&MESH);
         let known = state.version_0_1.replace(version_0_1);
         self.on_peer_listens(peer_id, &info.listen_addrs);
         self.on_reachability_identify(peer_id, connection_id, &info);
         self.learn_identity(peer_id, &agent, relays, info.listen_addrs);
+        if before != new {
+            self.update_discovery_peers();
+            self.update_legacy();
+        }
         if known == Some(version_0_1) {
             return;
         }

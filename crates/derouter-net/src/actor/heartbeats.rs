@@ -34,7 +34,11 @@ impl Actor {
 
     fn publish(&mut self, heartbeat: &Heartbeat) -> bool {
         // Before it is sent, so that no later run repeats these times.
-        self.sent.send_replace(self.schedule.last());
+        let last = self.schedule.last();
+        self.sent.send_modify(|sent| {
+            sent.timestamp = sent.timestamp.max(last.timestamp);
+            sent.updated_at = sent.updated_at.max(last.updated_at);
+        });
         let topic = IdentTopic::new(HEARTBEAT_TOPIC);
         let gossipsub = &mut self.swarm.behaviour_mut().gossipsub;
         match gossipsub.publish(topic, heartbeat.encode()) {

@@ -72,7 +72,6 @@ impl Actor {
 
     /// `teller` says that `peer` is there. It is believed as far as its own connection reaches: who
     /// is connected from elsewhere knows nothing of private addresses here.
-    #[allow(dead_code, reason = "for discovery, which lands next")]
     pub(super) fn learn_address(
         &mut self,
         peer: PeerId,

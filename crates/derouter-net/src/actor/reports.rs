@@ -1,6 +1,7 @@
 //! What the node tells of its network.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use derouter_wire::rpc::network::{BootstrapReport, NatKind, NetworkReport, RelayReport};
@@ -16,6 +17,7 @@ impl Actor {
         let peers = self.peer_infos();
         let connections = peers.iter().map(|peer| peer.connections.len()).sum();
         let version_0_1 = peers.iter().filter(|peer| peer.version_0_1 == Some(true));
+        let known = self.counters.announcements_known.load(Relaxed);
         let mut report = NetworkReport {
             peer_id: *self.swarm.local_peer_id(),
             agent: crate::behaviour::AGENT.to_owned(),
@@ -36,7 +38,7 @@ impl Actor {
             bytes_out: 0,
             kademlia_peers: count(self.kademlia.peers),
             kademlia_server: self.kademlia.server,
-            announcements: 0,
+            announcements: u32::try_from(known).unwrap_or(u32::MAX),
             advice: Vec::new(),
         };
         report.advice = advice(&report);

@@ -42,6 +42,8 @@ pub(crate) struct HeartbeatSchedule {
     last: SentHeartbeat,
     /// Whether the present announcement, or an earlier one, may be known to others.
     told: bool,
+    /// Whether anybody hears heartbeats.
+    wanted: bool,
     for_subscribers: Bucket,
 }
 
@@ -54,6 +56,7 @@ impl HeartbeatSchedule {
             last_try: None,
             last: floor,
             told: false,
+            wanted: true,
             for_subscribers: Bucket::default(),
         }
     }
@@ -128,8 +131,19 @@ impl HeartbeatSchedule {
         self.due = Some(wanted);
     }
 
+    /// Whether there is anybody who hears heartbeats. When there is again, one is due at once.
+    pub(crate) fn set_wanted(&mut self, wanted: bool, now: Instant) {
+        let before = std::mem::replace(&mut self.wanted, wanted);
+        if wanted && !before && self.state != State::Silent {
+            self.due_within(now, DEBOUNCE);
+        }
+    }
+
     /// When the next heartbeat is due.
     pub(crate) fn due(&self) -> Option<Instant> {
+        if !self.wanted {
+            return None;
+        }
         let earliest = self.last_try.map(|last| last + MIN_GAP);
         self.due
             .map(|due| earliest.map_or(due, |earliest| due.max(earliest)))
@@ -147,7 +161,8 @@ impl HeartbeatSchedule {
     /// The heartbeat to publish before a stop, whether due or not: only one that takes back.
     pub(crate) fn take_last(&mut self, now: Instant, clock: UnixSeconds) -> Option<Heartbeat> {
         self.withdraw(now, clock);
-        matches!(self.state, State::Withdrawing(_)).then(|| self.take_now(now, clock))?
+        let tells = self.wanted && matches!(self.state, State::Withdrawing(_));
+        tells.then(|| self.take_now(now, clock))?
     }
 
     fn take_now(&mut self, now: Instant, clock: UnixSeconds) -> Option<Heartbeat> {
@@ -238,6 +253,23 @@ mod tests {
         let heartbeat = schedule.take(now, CLOCK).unwrap();
         schedule.published(now, true);
         heartbeat
+    }
+
+    #[test]
+    fn nothing_is_sent_while_nobody_hears_and_one_comes_at_once_when_somebody_does() {
+        let mut schedule = schedule();
+        let now = Instant::now();
+        schedule.set_wanted(false, now);
+        schedule.announce(Some(offers("a", 1)), now, CLOCK);
+        assert_eq!(schedule.take(now + INTERVAL, CLOCK), None);
+        assert_eq!(schedule.due(), None);
+        let later = now + INTERVAL;
+        schedule.set_wanted(true, later);
+        assert!(schedule.due().unwrap() <= later + DEBOUNCE);
+        send(&mut schedule, later + DEBOUNCE);
+        schedule.set_wanted(false, later + DEBOUNCE);
+        assert_eq!(schedule.take(later + INTERVAL * 3, CLOCK), None);
+        assert_eq!(schedule.take_last(later + INTERVAL * 3, CLOCK), None);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 
 use super::{InboundQueue, InboundStream, JOBS, MESH, OpenError, OpenRequest, Permit, REQUESTS};
 use crate::counters::{NetCounters, count};
+use crate::discovery::DISCOVERY;
 use crate::limits;
 use crate::peer_places::PeerPlaces;
 
@@ -137,7 +138,7 @@ impl ConnectionHandler for Handler {
     type OutboundOpenInfo = super::OpenReply;
 
     fn listen_protocol(&self) -> SubstreamProtocol<Bare> {
-        SubstreamProtocol::new(Bare(vec![JOBS, REQUESTS, MESH]), ())
+        SubstreamProtocol::new(Bare(vec![JOBS, REQUESTS, DISCOVERY, MESH]), ())
             .with_timeout(limits::NEGOTIATE_DEADLINE)
     }
 

@@ -3,12 +3,32 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use derouter_net::{NetCounters, SentHeartbeat};
+use derouter_net::{DiscoveryMode, NetConfig, NetCounters, SentHeartbeat};
 use derouter_wire::UnixSeconds;
 use derouter_wire::gossip::Heartbeat;
 
 use crate::raw_peer::{RawPeer, Seen};
-use crate::support::*;
+use crate::support::{
+    self, Node, QUIC, TCP, announcement, node_with, payload, soon, unix_now, until, within,
+};
+
+/// A node that sends heartbeats whether peers of 0.1 are seen or not.
+fn config(listen: &str) -> NetConfig {
+    let mut config = support::config(listen);
+    config.options.discovery.mode = DiscoveryMode::Heartbeats;
+    config
+}
+
+async fn node(listen: &str) -> Node {
+    node_with(config(listen)).await
+}
+
+async fn pair(listen: &str) -> (Node, Node) {
+    let one = node(listen).await;
+    let other = node(listen).await;
+    one.dial(&other).await;
+    (one, other)
+}
 
 /// What issue 2 promises from a change or a new connection to the other side knowing it.
 const PROMPT: Duration = Duration::from_secs(2);

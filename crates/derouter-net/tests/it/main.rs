@@ -7,6 +7,7 @@
     missing_docs
 )]
 
+mod announcements;
 mod connections;
 mod heartbeats;
 mod job_streams;

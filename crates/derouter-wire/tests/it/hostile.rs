@@ -1,3 +1,5 @@
+use derouter_wire::announce::{ListSummary, OfferList, OfferListHash, SignedAnnouncement};
+use derouter_wire::discovery::{DiscoveryRequest, Fetched, PulledList, Reconciled};
 use derouter_wire::gossip::Heartbeat;
 use derouter_wire::reqres::{Request, Response};
 use derouter_wire::rpc::Frame;
@@ -13,6 +15,17 @@ fn decode_everything(bytes: &[u8]) {
     let _ = HeadRequest::decode(bytes);
     let _ = HeadResponse::decode(bytes);
     let _ = Frame::decode(bytes);
+    let _ = SignedAnnouncement::decode(bytes).map(|announcement| announcement.verify());
+    let _ = DiscoveryRequest::decode(bytes);
+    let _ = PulledList::decode(bytes);
+    let _ = Reconciled::decode(bytes);
+    let _ = Fetched::decode(bytes);
+    let summary = ListSummary {
+        hash: OfferListHash::of(bytes),
+        bytes: u32::try_from(bytes.len()).unwrap(),
+        offers: 1,
+    };
+    let _ = OfferList::decode(bytes, &summary);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 
-use derouter_node::{Multiaddr, NetOptions, NodeConfig, ProviderDetails};
+use derouter_node::{DiscoveryOptions, Multiaddr, NetOptions, NodeConfig, ProviderDetails};
 use serde::Deserialize;
 
 use super::network::{ExternalAddress, ReachabilityKey, RelayServer, Relays};
@@ -115,6 +115,7 @@ impl File {
                 port_mapping: self.port_mapping.unwrap_or(true),
                 relays: self.relays.0,
                 relay_server: self.relay_server.0,
+                discovery: DiscoveryOptions::default(),
                 kademlia: self.kademlia.unwrap_or(true),
                 allow,
                 block,

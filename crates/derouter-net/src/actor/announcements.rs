@@ -1,0 +1,193 @@
+//! The gossip of announcements (wire 0.2): messages go to the task that judges them, its verdicts
+//! and our own announcements come back. And the beacon of those who see peers of version 0.1.
+
+use std::time::{Duration, Instant};
+
+use derouter_wire::announce::{LEGACY_TOPIC, beacon_minute};
+use libp2p::gossipsub::{self, IdentTopic, Message, MessageAcceptance, MessageId};
+use libp2p::multiaddr::Protocol;
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::{Actor, unix_now};
+use crate::counters::count;
+use crate::discovery::{DiscoveryPeer, Gossiped, Input, Judged, OwnPlace};
+
+/// How far the minute of a beacon may be from ours.
+const BEACON_MINUTES: u64 = 60;
+/// How long a stop waits for the announcement that takes the offers back.
+const LAST_WORD: Duration = Duration::from_millis(300);
+
+impl Actor {
+    pub(super) fn on_announcement_gossip(&mut self, event: gossipsub::Event) {
+        if let gossipsub::Event::Message {
+            propagation_source,
+            message_id,
+            message,
+        } = event
+        {
+            if message.topic == legacy_topic().hash() {
+                self.on_beacon(propagation_source, &message_id, &message);
+            } else {
+                self.on_announcement(propagation_source, message_id, message);
+            }
+        }
+    }
+
+    fn on_announcement(&mut self, forwarder: PeerId, id: MessageId, message: Message) {
+        let gossiped = Gossiped {
+            forwarder,
+            id,
+            data: message.data,
+        };
+        if let Err(refused) = self.announcements.try_send(gossiped) {
+            count(&self.counters.announcements_dropped);
+            let id = refused.into_inner().id;
+            self.report_judged(&id, &forwarder, MessageAcceptance::Ignore);
+        }
+    }
+
+    fn report_judged(&mut self, id: &MessageId, from: &PeerId, acceptance: MessageAcceptance) {
+        let gossip = &mut self.swarm.behaviour_mut().announcements;
+        gossip.report_message_validation_result(id, from, acceptance);
+    }
+
+    pub(super) fn on_judged(&mut self, judged: Vec<Judged>) {
+        for (id, forwarder, acceptance) in judged {
+            self.report_judged(&id, &forwarder, acceptance);
+        }
+    }
+
+    pub(super) fn publish_announcement(&mut self, topic: String, data: Vec<u8>) -> bool {
+        let topic = IdentTopic::new(topic);
+        let gossip = &mut self.swarm.behaviour_mut().announcements;
+        match gossip.publish(topic, data) {
+            Ok(_) => {
+                count(&self.counters.announcements_sent);
+                true
+            }
+            // Whoever connects reconciles, and learns of it then.
+            Err(error) => {
+                tracing::debug!(%error, "an announcement was not spread by gossip");
+                false
+            }
+        }
+    }
+
+    /// Where this node is reached, and whether it is sent every announcement.
+    pub(super) fn own_place(&self) -> OwnPlace {
+        let gossip = &self.swarm.behaviour().announcements;
+        let external = self.swarm.external_addresses().cloned();
+        let listeners = self.swarm.listeners().cloned();
+        let listeners = listeners.filter(is_relayed).collect::<Vec<_>>();
+        let mut addresses: Vec<Multiaddr> = external.chain(listeners).collect();
+        if addresses.is_empty() {
+            addresses = self.swarm.listeners().cloned().collect();
+            addresses.sort_by_key(is_loopback);
+        }
+        let topics = self.shards.topics();
+        let outside = |topic: &String| {
+            let topic = IdentTopic::new(topic).hash();
+            let mut peers = gossip.all_peers();
+            gossip.mesh_peers(&topic).next().is_none()
+                && peers.any(|(_, subscribed)| subscribed.contains(&&topic))
+        };
+        let mut seen = std::collections::HashSet::new();
+        addresses.retain(|address| seen.insert(address.clone()));
+        OwnPlace {
+            addresses,
+            outside_mesh: topics.iter().any(outside),
+        }
+    }
+
+    /// Tells the discovery task which peers it can ask.
+    pub(super) fn update_discovery_peers(&self) {
+        let peer = |(peer, state): (&PeerId, &super::connections::PeerState)| DiscoveryPeer {
+            peer: *peer,
+            dialled: state.dialled(),
+        };
+        let speaking = self
+            .peers
+            .iter()
+            .filter(|(_, state)| state.speaks.discovery);
+        let peers: Vec<DiscoveryPeer> = speaking.map(peer).collect();
+        self.discovery_peers.send_if_modified(|known| {
+            let changed = *known != peers;
+            if changed {
+                *known = peers;
+            }
+            changed
+        });
+    }
+
+    // The beacon.
+
+    fn on_beacon(&mut self, forwarder: PeerId, id: &MessageId, message: &Message) {
+        let minute = <[u8; 8]>::try_from(message.data.as_slice()).map(u64::from_be_bytes);
+        let ours = unix_now().0 / 60;
+        let believed = minute.is_ok_and(|minute| minute.abs_diff(ours) <= BEACON_MINUTES);
+        let acceptance = if believed {
+            self.legacy.heard(Instant::now());
+            self.update_legacy();
+            MessageAcceptance::Accept
+        } else {
+            MessageAcceptance::Ignore
+        };
+        self.report_judged(id, &forwarder, acceptance);
+    }
+
+    /// Looks anew whether heartbeats are to be sent, and tells others of 0.1 peers of ours.
+    pub(super) fn update_legacy(&mut self) {
+        let now = Instant::now();
+        let direct = self.peers.values().any(|state| state.speaks.legacy);
+        self.legacy.connected(direct, now);
+        if self.legacy.take(now) {
+            let minute = beacon_minute(unix_now()).to_vec();
+            let told = self.publish_beacon(minute);
+            self.legacy.published(told, now);
+        }
+        let wanted = self.always_heartbeats || self.legacy.wants_heartbeats(now);
+        self.schedule.set_wanted(wanted, now);
+    }
+
+    fn publish_beacon(&mut self, minute: Vec<u8>) -> bool {
+        let gossip = &mut self.swarm.behaviour_mut().announcements;
+        match gossip.publish(legacy_topic(), minute) {
+            Ok(_) | Err(gossipsub::PublishError::Duplicate) => true,
+            Err(_) => false,
+        }
+    }
+
+    /// Publishes the announcement that takes the offers back. False when there is none, or nobody
+    /// to tell.
+    pub(super) async fn announce_last(&mut self) -> bool {
+        let (reply, last) = oneshot::channel();
+        if self.discovery.try_send(Input::Stop(reply)).is_err() {
+            return false;
+        }
+        let Ok(Ok(Some(bytes))) = timeout(LAST_WORD, last).await else {
+            return false;
+        };
+        let topic = self.shards.topic_of(&self.swarm.local_peer_id().clone());
+        self.publish_announcement(topic, bytes)
+    }
+}
+
+fn legacy_topic() -> IdentTopic {
+    IdentTopic::new(LEGACY_TOPIC)
+}
+
+fn is_relayed(address: &Multiaddr) -> bool {
+    address
+        .iter()
+        .any(|part| matches!(part, Protocol::P2pCircuit))
+}
+
+fn is_loopback(address: &Multiaddr) -> bool {
+    address.iter().any(|part| match part {
+        Protocol::Ip4(ip) => ip.is_loopback(),
+        Protocol::Ip6(ip) => ip.is_loopback(),
+        _ => false,
+    })
+}

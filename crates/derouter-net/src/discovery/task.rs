@@ -1,0 +1,632 @@
+//! The loop of the discovery task, and what it does with each event.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use derouter_wire::UnixSeconds;
+use derouter_wire::announce::{AnnouncementBody, SignedAnnouncement};
+use derouter_wire::discovery::{Carried, Want};
+use libp2p::gossipsub::MessageAcceptance;
+use libp2p::identity::Keypair;
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::exchange::Commands;
+use super::held::{Held, Judged};
+use super::news::News;
+use super::pulls::{self, Pulled};
+use super::reconcile::{self, Ended, Snapshot};
+use super::{Ask, DiscoveryPeer, Gossiped, Input, Inputs, OwnPlace, Shards};
+use crate::actor::{Command, Offence};
+use crate::announcing::{Moment, OwnAnnouncements};
+use crate::clock::unix_now;
+use crate::counters::{NetCounters, count};
+use crate::directory::{Arrival, Directory, Verdict};
+use crate::heartbeat::SentHeartbeat;
+use crate::heartbeat::bucket::{Bucket, Rate};
+use crate::limits;
+use crate::offers::OfferNews;
+
+/// How often what is over is forgotten, and where this node is reached is looked at.
+const TICK: Duration = Duration::from_secs(2);
+/// The pause between two reconciliations with peers of chance, from half to the whole of it.
+const RECONCILE_EVERY: Duration = Duration::from_secs(120);
+/// A node outside the mesh is told of little: it asks this often.
+const RECONCILE_ALONE: Duration = Duration::from_secs(2);
+/// Peers are not reconciled with again within this when they come back.
+const RECONCILE_PAUSE: Duration = Duration::from_secs(10);
+/// How long a snapshot serves reconciliations. Making one of 100,000 takes some 20 ms.
+const SNAPSHOT_AGE: Duration = Duration::from_secs(2);
+/// Snapshots that are kept: the shards of others are not ours.
+const SNAPSHOTS: usize = 8;
+/// Announcements of one exchange that are spread by gossip when they are no more than this: those
+/// that found no mesh, or that a split network has missed.
+const SPREAD: usize = 16;
+/// Questions of one peer: ten lists a second, and what a new node asks at once.
+const ASK_RATE: Rate = Rate {
+    every: Duration::from_millis(50),
+    burst: 1000,
+};
+/// Peers whose questions are counted.
+const ASKERS: usize = 1024;
+/// Providers whose addresses go into the peer book unasked, for when this node is lonely. The others
+/// are looked up when they are needed.
+const LEARN_RATE: Rate = Rate {
+    every: Duration::from_secs(5),
+    burst: 256,
+};
+/// How often the log says that clocks are off.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(600);
+
+/// What the task is built from.
+pub(crate) struct DiscoveryParts {
+    pub(crate) keypair: Keypair,
+    pub(crate) shards: Shards,
+    /// No earlier run used a larger sequence number.
+    pub(crate) floor: u64,
+    pub(crate) commands: Commands,
+    pub(crate) gossip: mpsc::Receiver<Gossiped>,
+    pub(crate) inputs: (Inputs, mpsc::Receiver<Input>),
+    pub(crate) peers: watch::Receiver<Vec<DiscoveryPeer>>,
+    pub(crate) offers: mpsc::Sender<OfferNews>,
+    pub(crate) sent: Arc<watch::Sender<SentHeartbeat>>,
+    pub(crate) counters: Arc<NetCounters>,
+}
+
+/// Something that ran beside the task has ended.
+#[derive(Debug)]
+enum Done {
+    Pulled(Pulled),
+    Reconciled(Ended),
+}
+
+pub(crate) struct Discovery {
+    keypair: Keypair,
+    shards: Shards,
+    commands: Commands,
+    gossip: mpsc::Receiver<Gossiped>,
+    inputs: mpsc::Receiver<Input>,
+    own_inputs: Inputs,
+    peers: watch::Receiver<Vec<DiscoveryPeer>>,
+    offers: mpsc::Sender<OfferNews>,
+    sent: Arc<watch::Sender<SentHeartbeat>>,
+    counters: Arc<NetCounters>,
+    directory: Directory,
+    own: OwnAnnouncements,
+    place: OwnPlace,
+    held: Held,
+    news: News,
+    tasks: JoinSet<Done>,
+    pulling: usize,
+    reconciling: usize,
+    connected: Vec<PeerId>,
+    /// Peers that were just connected to.
+    fresh: VecDeque<PeerId>,
+    reconciled: HashMap<PeerId, Instant>,
+    next_reconcile: Instant,
+    next_tick: Instant,
+    snapshots: Vec<Arc<Snapshot>>,
+    askers: HashMap<PeerId, Bucket>,
+    complained: Option<Instant>,
+    /// Providers that the peer book was told of.
+    learnt: Bucket,
+}
+
+impl Discovery {
+    pub(crate) fn new(parts: DiscoveryParts) -> Self {
+        let local = parts.keypair.public().to_peer_id();
+        let now = Instant::now();
+        let (own_inputs, inputs) = parts.inputs;
+        Self {
+            keypair: parts.keypair,
+            shards: parts.shards,
+            commands: parts.commands,
+            gossip: parts.gossip,
+            inputs,
+            own_inputs,
+            peers: parts.peers,
+            offers: parts.offers,
+            sent: parts.sent,
+            counters: parts.counters,
+            directory: Directory::new(local),
+            own: OwnAnnouncements::new(local, parts.floor),
+            place: OwnPlace::default(),
+            held: Held::default(),
+            news: News::default(),
+            tasks: JoinSet::new(),
+            pulling: 0,
+            reconciling: 0,
+            connected: Vec::new(),
+            fresh: VecDeque::new(),
+            reconciled: HashMap::new(),
+            next_reconcile: now + RECONCILE_EVERY.mul_f64(0.5 + rand::random::<f64>() / 2.0),
+            next_tick: now,
+            snapshots: Vec::new(),
+            askers: HashMap::new(),
+            complained: None,
+            learnt: Bucket::default(),
+        }
+    }
+
+    /// Runs until the swarm task is gone.
+    pub(crate) async fn run(mut self) {
+        let mut gossip = Vec::with_capacity(limits::ANNOUNCEMENTS_PER_TURN);
+        let offers = self.offers.clone();
+        loop {
+            self.start_pulls();
+            self.start_reconciliations();
+            let due = tokio::time::Instant::from_std(self.due());
+            let telling = !self.news.is_empty() && !offers.is_closed();
+            tokio::select! {
+                taken = self.gossip.recv_many(&mut gossip, limits::ANNOUNCEMENTS_PER_TURN) => {
+                    if taken == 0 {
+                        return;
+                    }
+                    self.judge_gossip(&mut gossip).await;
+                }
+                Some(input) = self.inputs.recv() => self.on_input(input).await,
+                Some(Ok(done)) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                    self.on_done(done).await;
+                }
+                Ok(()) = self.peers.changed() => self.on_peers(),
+                Ok(place) = offers.reserve(), if telling => {
+                    if let Some(news) = self.next_news() {
+                        place.send(news);
+                    }
+                }
+                () = tokio::time::sleep_until(due) => self.on_time().await,
+            }
+        }
+    }
+
+    fn due(&self) -> Instant {
+        let pull = self.directory.next_pull();
+        let pull = pull.filter(|_| self.pulling < limits::PULLS);
+        let times = [self.own.due(), self.held.due(), pull];
+        let times = times.into_iter().flatten();
+        times.fold(self.next_tick, Instant::min)
+    }
+
+    /// The next of those of whom the node has yet to be told.
+    fn next_news(&mut self) -> Option<OfferNews> {
+        let now = Instant::now();
+        while let Some(provider) = self.news.next() {
+            if let Some(news) = self.directory.news(&provider, now) {
+                return Some(news);
+            }
+        }
+        None
+    }
+
+    async fn on_time(&mut self) {
+        let now = Instant::now();
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            self.tick(now).await;
+        }
+        self.announce_own().await;
+        let late = self.held.late(now);
+        self.tell_judged(late).await;
+    }
+
+    async fn tick(&mut self, now: Instant) {
+        self.directory.expire(now);
+        self.counters
+            .announcements_known
+            .store(wide(self.directory.len()), Relaxed);
+        self.snapshots
+            .retain(|snapshot| now.duration_since(snapshot.made) < SNAPSHOT_AGE);
+        self.reconciled
+            .retain(|_, at| now.duration_since(*at) < RECONCILE_PAUSE);
+        if let Some(place) = self.ask_place().await {
+            let moved = place.addresses != self.place.addresses;
+            self.place = place;
+            if moved {
+                self.own.moved(now);
+            }
+        }
+        if now >= self.next_reconcile {
+            self.reconcile_with_anybody(now);
+        }
+        if self.place.outside_mesh {
+            self.next_reconcile = self.next_reconcile.min(now + RECONCILE_ALONE);
+        }
+    }
+
+    fn reconcile_with_anybody(&mut self, now: Instant) {
+        let pause = RECONCILE_EVERY.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+        self.next_reconcile = now + pause;
+        let pick = rand::random::<u32>();
+        let index = usize::try_from(pick).unwrap_or(0);
+        let index = index.checked_rem(self.connected.len());
+        if let Some(peer) = index.and_then(|index| self.connected.get(index)).copied() {
+            self.reconcile_soon(peer);
+        }
+    }
+
+    fn reconcile_soon(&mut self, peer: PeerId) {
+        if self.fresh.len() < limits::RECONCILE_QUEUE && !self.fresh.contains(&peer) {
+            self.fresh.push_back(peer);
+        }
+    }
+
+    /// Where this node is reached, from the swarm task.
+    async fn ask_place(&self) -> Option<OwnPlace> {
+        let (reply, place) = oneshot::channel();
+        self.command(Command::OwnPlace(reply)).await;
+        timeout(limits::COMMAND_DEADLINE, place).await.ok()?.ok()
+    }
+
+    async fn command(&self, command: Command) {
+        if let Some(commands) = self.commands.upgrade() {
+            // Closed: the network stops.
+            let _ = commands.send(command).await;
+        }
+    }
+
+    async fn blame(&self, peer: PeerId, offence: Offence) {
+        self.command(Command::Blame(peer, offence)).await;
+    }
+
+    fn on_peers(&mut self) {
+        let peers = self.peers.borrow_and_update().clone();
+        let now = Instant::now();
+        for known in &peers {
+            let new = !self.connected.contains(&known.peer);
+            if new && known.dialled && !self.reconciled.contains_key(&known.peer) {
+                self.reconciled.insert(known.peer, now);
+                self.reconcile_soon(known.peer);
+            }
+        }
+        self.connected = peers.into_iter().map(|known| known.peer).collect();
+    }
+
+    // What this node announces.
+
+    async fn announce_own(&mut self) {
+        let now = Instant::now();
+        if self.own.due().is_none_or(|due| due > now) {
+            return;
+        }
+        if let Some(place) = self.ask_place().await {
+            self.place = place;
+        }
+        let addresses = self.place.addresses.iter().map(Multiaddr::to_vec).collect();
+        if let Some(body) = self.own.take(moment(now), addresses)
+            && let Some(bytes) = self.sign(body, now)
+        {
+            self.publish(self.keypair.public().to_peer_id(), bytes.to_vec())
+                .await;
+        }
+    }
+
+    fn sign(&mut self, body: AnnouncementBody, now: Instant) -> Option<Arc<[u8]>> {
+        // Before it is sent, so that no later run repeats the sequence number.
+        let seconds = UnixSeconds(body.sequence / 1000 + 1);
+        let updated_at = self.own.updated_at();
+        self.sent.send_modify(|sent| {
+            sent.timestamp = sent.timestamp.max(seconds);
+            sent.updated_at = sent.updated_at.max(updated_at);
+        });
+        let signed = SignedAnnouncement::sign(body, &self.keypair);
+        if signed.is_none() {
+            tracing::warn!("only a node with an Ed25519 key can announce offers");
+        }
+        let list = self.own.list();
+        Some(self.directory.insert_own(&signed?, list, now))
+    }
+
+    /// Hands an announcement to the mesh. That there is nobody yet does not matter: who connects
+    /// reconciles.
+    async fn publish(&self, provider: PeerId, data: Vec<u8>) {
+        let topic = self.shards.topic_of(&provider);
+        self.command(Command::Publish(topic, data)).await;
+    }
+
+    // What comes in.
+
+    async fn judge_gossip(&mut self, gossip: &mut Vec<Gossiped>) {
+        let mut judged = Vec::with_capacity(gossip.len());
+        for message in gossip.drain(..) {
+            let Gossiped {
+                forwarder,
+                id,
+                data,
+            } = message;
+            let verdict = self.judge(forwarder, &data, None).await;
+            match verdict {
+                Verdict::New {
+                    provider,
+                    complete: false,
+                } => {
+                    let now = Instant::now();
+                    judged.extend(self.held.hold(provider, id, forwarder, now));
+                }
+                _ => judged.push((id, forwarder, acceptance(verdict))),
+            }
+        }
+        self.tell_judged(judged).await;
+    }
+
+    async fn tell_judged(&self, judged: Vec<Judged>) {
+        if !judged.is_empty() {
+            self.command(Command::Judged(judged)).await;
+        }
+    }
+
+    async fn judge(&mut self, forwarder: PeerId, bytes: &[u8], remaining: Option<u32>) -> Verdict {
+        let arrival = Arrival {
+            forwarder,
+            bytes,
+            remaining,
+        };
+        let verdict = self.directory.judge(arrival, Instant::now(), unix_now());
+        let checks = self.directory.signature_checks();
+        self.counters.signature_checks.store(checks, Relaxed);
+        match verdict {
+            Verdict::New { provider, complete } => {
+                count(&self.counters.announcements_received);
+                if complete {
+                    self.news.add(provider);
+                }
+                if self.learnt.try_take(LEARN_RATE, 1, Instant::now()) {
+                    self.learn(&provider).await;
+                }
+            }
+            Verdict::Old => count(&self.counters.announcements_stale),
+            Verdict::OffClock(ahead) => {
+                count(&self.counters.announcements_off_clock);
+                self.complain(ahead);
+            }
+            Verdict::TooMany | Verdict::Full => count(&self.counters.announcements_limited),
+            Verdict::Invalid => {
+                count(&self.counters.announcements_invalid);
+                self.blame(forwarder, Offence::InvalidMessage).await;
+            }
+            Verdict::Forged => {
+                count(&self.counters.announcements_forged);
+                self.blame(forwarder, Offence::ForgedAnnouncement).await;
+            }
+        }
+        verdict
+    }
+
+    /// Tells the peer book where a provider is. False when it does not say.
+    async fn learn(&self, provider: &PeerId) -> bool {
+        let Some(known) = self.directory.addresses(provider) else {
+            return false;
+        };
+        self.command(Command::Learn(known)).await;
+        true
+    }
+
+    fn complain(&mut self, ahead: bool) {
+        let now = Instant::now();
+        let recently = self
+            .complained
+            .is_some_and(|at| now.duration_since(at) < COMPLAIN_EVERY);
+        if !recently {
+            self.complained = Some(now);
+            let direction = if ahead { "ahead" } else { "behind" };
+            tracing::warn!(
+                direction,
+                "announcements that are off by over an hour are ignored; check the clock of this machine"
+            );
+        }
+    }
+
+    async fn on_input(&mut self, input: Input) {
+        match input {
+            Input::Announce(announcement) => {
+                self.own.announce(announcement.as_deref(), Instant::now());
+            }
+            Input::Learn(provider, reply) => {
+                let known = self.learn(&provider).await;
+                let _ = reply.send(known);
+            }
+            Input::Stop(reply) => {
+                let now = Instant::now();
+                let last = self.own.take_last(moment(now));
+                let last = last.and_then(|body| self.sign(body, now));
+                let _ = reply.send(last.map(|bytes| bytes.to_vec()));
+            }
+            Input::Ask(peer, ask) => self.on_ask(peer, ask).await,
+        }
+    }
+
+    async fn on_ask(&mut self, peer: PeerId, ask: Ask) {
+        let now = Instant::now();
+        if !self.may_ask(peer, now) {
+            // Dropping the reply tells who waits.
+            return count(&self.counters.discovery_refused);
+        }
+        match ask {
+            Ask::Lists(wants, reply) => {
+                let list = |want: Want| self.directory.list(&want.peer, &want.hash);
+                let _ = reply.send(wants.into_iter().map(list).collect());
+            }
+            Ask::Snapshot(shards, reply) => {
+                if let Some(snapshot) = self.snapshot(shards, now) {
+                    let _ = reply.send(snapshot);
+                }
+            }
+            Ask::Carried(ids, reply) => {
+                let carried = ids.iter().filter_map(|id| self.directory.carried(id, now));
+                let _ = reply.send(carried.collect());
+            }
+            Ask::Take(announcements, done) => {
+                self.take(peer, announcements).await;
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn may_ask(&mut self, peer: PeerId, now: Instant) -> bool {
+        if self.askers.len() >= ASKERS && !self.askers.contains_key(&peer) {
+            let full = |bucket: &mut Bucket| bucket.ready_at(ASK_RATE, ASK_RATE.burst, now) <= now;
+            self.askers.retain(|_, bucket| !full(bucket));
+        }
+        if self.askers.len() >= ASKERS && !self.askers.contains_key(&peer) {
+            return false;
+        }
+        let bucket = self.askers.entry(peer).or_default();
+        bucket.try_take(ASK_RATE, 1, now)
+    }
+
+    fn snapshot(&mut self, shards: u16, now: Instant) -> Option<Arc<Snapshot>> {
+        self.snapshots
+            .retain(|snapshot| now.duration_since(snapshot.made) < SNAPSHOT_AGE);
+        let known = self.snapshots.iter().find(|known| known.shards == shards);
+        if let Some(known) = known {
+            return Some(Arc::clone(known));
+        }
+        if self.snapshots.len() >= SNAPSHOTS {
+            return None;
+        }
+        let made = Snapshot::new(shards, self.directory.items(shards), now).map(Arc::new)?;
+        self.snapshots.push(Arc::clone(&made));
+        Some(made)
+    }
+
+    /// Judges what a peer gave us. A few that are new to us are probably new to others too.
+    async fn take(&mut self, peer: PeerId, announcements: Vec<Carried>) {
+        let mut new = Vec::new();
+        for carried in announcements {
+            let bytes = &carried.announcement.0;
+            let verdict = self.judge(peer, bytes, Some(carried.remaining)).await;
+            if let Verdict::New { provider, .. } = verdict {
+                new.push(provider);
+            }
+            if new.len() % 32 == 31 {
+                tokio::task::yield_now().await;
+            }
+        }
+        if new.len() > SPREAD {
+            return;
+        }
+        for provider in new {
+            if let Some(bytes) = self.directory.announcement(&provider) {
+                self.publish(provider, bytes.to_vec()).await;
+            }
+        }
+    }
+
+    // What runs beside.
+
+    fn start_pulls(&mut self) {
+        while self.pulling < limits::PULLS {
+            let pick = usize::try_from(rand::random::<u32>()).unwrap_or(0);
+            let now = Instant::now();
+            let Some(plan) = self.directory.take_pull(&self.connected, pick, now) else {
+                return;
+            };
+            self.pulling += 1;
+            let commands = self.commands.clone();
+            let whereabouts = self.directory.addresses(&plan.source);
+            self.tasks.spawn(async move {
+                if let (Some(known), Some(sender)) = (whereabouts, commands.upgrade()) {
+                    let _ = sender.send(Command::Learn(known)).await;
+                }
+                Done::Pulled(pulls::pull(commands, plan).await)
+            });
+        }
+    }
+
+    fn start_reconciliations(&mut self) {
+        while self.reconciling < limits::RECONCILIATIONS {
+            let Some(peer) = self.fresh.pop_front() else {
+                return;
+            };
+            let Some(snapshot) = self.snapshot(self.shards.bits(), Instant::now()) else {
+                return;
+            };
+            self.reconciling += 1;
+            let commands = self.commands.clone();
+            let inputs = self.own_inputs.clone();
+            self.tasks.spawn(async move {
+                Done::Reconciled(reconcile::reconcile(commands, inputs, snapshot, peer).await)
+            });
+        }
+    }
+
+    async fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Pulled(pulled) => self.on_pulled(pulled).await,
+            Done::Reconciled(ended) => self.on_reconciled(ended).await,
+        }
+    }
+
+    async fn on_pulled(&mut self, pulled: Pulled) {
+        self.pulling = self.pulling.saturating_sub(1);
+        if pulled.wrong {
+            count(&self.counters.lists_wrong);
+            self.blame(pulled.source, Offence::WrongOfferList).await;
+        }
+        if pulled.invalid {
+            self.blame(pulled.source, Offence::InvalidMessage).await;
+        }
+        let now = Instant::now();
+        let mut judged = Vec::new();
+        for (provider, hash, outcome) in pulled.outcomes {
+            let jitter = rand::random();
+            let here = self.directory.pulled(&provider, hash, outcome, now, jitter);
+            if here {
+                count(&self.counters.lists_pulled);
+                self.news.add(provider);
+                judged.extend(self.held.release(&provider));
+            }
+        }
+        self.tell_judged(judged).await;
+    }
+
+    async fn on_reconciled(&mut self, ended: Ended) {
+        self.reconciling = self.reconciling.saturating_sub(1);
+        let peer = ended.peer;
+        match ended.outcome {
+            Ok(differences) => {
+                count(&self.counters.reconciliations);
+                tracing::debug!(%peer, ?differences, "reconciled");
+            }
+            Err(error) => {
+                tracing::debug!(%peer, %error, "not reconciled");
+                if matches!(error, super::exchange::ExchangeError::Invalid(_)) {
+                    self.blame(peer, Offence::InvalidMessage).await;
+                }
+            }
+        }
+    }
+}
+
+/// What gossipsub is told.
+fn acceptance(verdict: Verdict) -> MessageAcceptance {
+    match verdict {
+        Verdict::New { .. } => MessageAcceptance::Accept,
+        Verdict::Invalid | Verdict::Forged => MessageAcceptance::Reject,
+        Verdict::Old | Verdict::OffClock(_) | Verdict::TooMany | Verdict::Full => {
+            MessageAcceptance::Ignore
+        }
+    }
+}
+
+fn moment(now: Instant) -> Moment {
+    Moment {
+        now,
+        unix_millis: unix_millis(),
+        jitter: rand::random(),
+    }
+}
+
+fn unix_millis() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH);
+    elapsed.map_or(0, |elapsed| {
+        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+fn wide(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
