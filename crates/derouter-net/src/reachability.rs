@@ -135,7 +135,11 @@ impl ReachabilityState {
     /// Judges anew. Gives the new state when it changed.
     pub(crate) fn judge(&mut self, now: Instant) -> Option<Reachability> {
         let judged = self.external.reachability(now);
-        if judged == self.current.0 {
+        let known = self.current.0;
+        // A private node stays one while another address of it is looked at: behind some routers
+        // every peer sees it at another.
+        let looks_again = known == Reachability::Private && judged == Reachability::Unknown;
+        if judged == known || looks_again {
             return None;
         }
         self.current = (judged, now);

@@ -80,6 +80,24 @@ impl PeerState {
         first
     }
 
+    /// What the peer speaks, now that it says `told` on a connection. It tells what it speaks on that one
+    /// connection: addresses are tested only for who dialled, circuits relayed only for who is
+    /// connected directly. So only those connections take something back.
+    fn spoken(&self, connection: ConnectionId, told: Speaks) -> Speaks {
+        let mut connections = self.connections.iter();
+        let tells_all =
+            connections.any(|(id, one)| *id == connection && one.outbound && !one.relayed);
+        if tells_all {
+            return told;
+        }
+        Speaks {
+            relay: told.relay || self.speaks.relay,
+            kademlia: told.kademlia || self.speaks.kademlia,
+            autonat: told.autonat || self.speaks.autonat,
+            ..told
+        }
+    }
+
     /// Which of its addresses may be used, as it is met.
     pub(super) fn admitted(&self) -> Admitted {
         let direct = self.connections.iter().filter(|(_, one)| !one.relayed);
@@ -302,7 +320,7 @@ impl Actor {
         let printable = info.agent_version.chars().filter(|c| !c.is_control());
         let agent: String = printable.take(AGENT_CHARS).collect();
         state.agent = Some(agent.clone());
-        let new = Speaks::of(&info.protocols);
+        let new = state.spoken(connection_id, Speaks::of(&info.protocols));
         let before = std::mem::replace(&mut state.speaks, new);
         let relays = new.relay;
         let version_0_1 = info.protocols.contains(&REQUESTS) && !info.protocols.contains(&MESH);
@@ -395,20 +413,48 @@ fn dial_opts(address: Multiaddr, condition: PeerCondition) -> DialOpts {
 mod tests {
     use super::*;
 
+    fn connection() -> PeerConnection {
+        PeerConnection {
+            address: Multiaddr::empty(),
+            relayed: false,
+            relay: None,
+            outbound: false,
+            since: unix_now(),
+            rtt: None,
+            ping_errors: 0,
+            punched: false,
+        }
+    }
+
+    #[test]
+    fn what_a_peer_speaks_is_not_forgotten_for_a_connection_on_which_it_speaks_less() {
+        let mut state = PeerState::default();
+        for (id, outbound) in [(1, true), (2, false)] {
+            let connection = PeerConnection {
+                outbound,
+                ..connection()
+            };
+            state.connect(ConnectionId::new_unchecked(id), connection);
+        }
+        let all = Speaks {
+            relay: true,
+            kademlia: true,
+            autonat: true,
+            ..Speaks::default()
+        };
+        let none = Speaks::default();
+        state.speaks = state.spoken(ConnectionId::new_unchecked(1), all);
+        state.speaks = state.spoken(ConnectionId::new_unchecked(2), none);
+        assert_eq!(state.speaks, all);
+        state.speaks = state.spoken(ConnectionId::new_unchecked(1), none);
+        assert_eq!(state.speaks, none);
+    }
+
     #[test]
     fn repeated_subscriptions_count_once_for_each_connection() {
         let mut state = PeerState::default();
         for id in [1, 2] {
-            let connection = PeerConnection {
-                address: Multiaddr::empty(),
-                relayed: false,
-                relay: None,
-                outbound: false,
-                since: unix_now(),
-                rtt: None,
-                ping_errors: 0,
-                punched: false,
-            };
+            let connection = connection();
             assert_eq!(
                 state.connect(ConnectionId::new_unchecked(id), connection),
                 id == 1

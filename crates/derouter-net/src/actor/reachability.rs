@@ -371,7 +371,7 @@ impl Actor {
         if connection.outbound && over == Some(Transport::Quic) {
             self.reach.udp.worked();
         }
-        let far = place::scope(&connection.address) >= Some(Scope::Network);
+        let far = place::scope(&connection.address) >= Some(self.reach.minimum);
         if !connection.outbound && far {
             self.reach.reached = true;
         }
