@@ -8,6 +8,7 @@ pub(crate) mod nat;
 pub(crate) mod place;
 pub(crate) mod punching;
 pub(crate) mod relays;
+pub(crate) mod suspects;
 pub(crate) mod udp;
 pub(crate) mod wake;
 
@@ -26,6 +27,7 @@ use nat::Observations;
 use place::{Scope, Transport};
 use punching::Punching;
 use relays::{Demand, RelayManager};
+use suspects::Suspects;
 use udp::Udp;
 use wake::Wake;
 
@@ -47,6 +49,7 @@ pub(crate) struct ReachabilityState {
     pub(crate) nat: Observations,
     pub(crate) udp: Udp,
     pub(crate) wake: Wake,
+    pub(crate) suspects: Suspects,
     pub(crate) mapping: PortMapping,
     /// Of the two ways to ask a router (UPnP, and PCP or NAT-PMP), those that failed.
     pub(crate) mapping_failed: HashSet<&'static str>,
@@ -79,6 +82,7 @@ impl ReachabilityState {
             nat: Observations::default(),
             udp: Udp::default(),
             wake: Wake::new(now, unix),
+            suspects: Suspects::default(),
             mapping: PortMapping {
                 state: if options.port_mapping {
                     PortMappingState::Searching

@@ -354,6 +354,7 @@ impl Actor {
         };
         let error = match &event.result {
             Ok(rtt) => {
+                self.reach.suspects.clear(&event.connection);
                 connection.rtt = Some(*rtt);
                 connection.ping_errors = 0;
                 return;

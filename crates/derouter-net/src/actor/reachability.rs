@@ -32,6 +32,10 @@ impl Actor {
             );
             self.network_changed(now);
         }
+        for connection in self.reach.suspects.dead(now) {
+            tracing::info!(%connection, "a connection did not survive, closing");
+            self.swarm.close_connection(connection);
+        }
         self.map_ports(now);
         self.test_addresses(now);
         if let Some(reachability) = self.reach.judge(now) {
@@ -42,13 +46,17 @@ impl Actor {
         self.punch(now);
         self.look_over_other_transports(now);
         self.close_idle();
-        let due = self.reach.relays.due();
-        self.reach.no_later_than(due.filter(|due| *due > now), now);
+        let relays = self.reach.relays.due().filter(|due| *due > now);
+        let due = relays.into_iter().chain(self.reach.suspects.due()).min();
+        self.reach.no_later_than(due, now);
     }
 
     /// What is dead is found out, what was lost is built again, what was known is learned anew.
     pub(super) fn network_changed(&mut self, now: Instant) {
         self.reach.network_changed(now);
+        let connections = self.peers.values().flat_map(|state| &state.connections);
+        let connections = connections.map(|(id, _)| *id);
+        self.reach.suspects.suspect(connections, now);
         self.bootstrap.hurry(now, rand::random());
         self.map_ports_again();
     }
@@ -387,6 +395,7 @@ impl Actor {
         remaining: u32,
     ) {
         self.reach.retiring.remove(&id);
+        self.reach.suspects.clear(&id);
         if remaining == 0 {
             self.reach.relays.disconnected(&peer);
         }
