@@ -36,7 +36,14 @@ pub(super) fn screen(report: &NetworkReport, now: UnixSeconds) -> String {
             "no public address"
         },
     );
-    screen.list("Listens on", report.listen.iter().cloned(), "nowhere");
+    // Those through relays are told with the relays.
+    let listen: Vec<String> = report
+        .listen
+        .iter()
+        .filter(|one| !one.contains("/p2p-circuit"))
+        .cloned()
+        .collect();
+    screen.list("Listens on", listen.into_iter(), "nowhere");
     let external = report.external.iter().map(|address| external(address, now));
     screen.list("Addresses", external, "none from outside is known");
     let relays = report.relays.iter().map(|one| relay(one, now));
