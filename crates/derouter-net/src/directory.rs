@@ -8,7 +8,7 @@ mod floors;
 mod lists;
 mod senders;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -98,6 +98,8 @@ pub(crate) struct Whereabouts {
 #[derive(Debug)]
 pub(crate) struct Directory {
     local: PeerId,
+    /// Providers whose announcements are not taken, whoever forwards them: the operator's list.
+    blocked: HashSet<PeerId>,
     entries: HashMap<PeerId, Entry>,
     by_id: HashMap<[u8; 32], PeerId>,
     floors: Floors,
@@ -112,6 +114,7 @@ impl Directory {
     pub(crate) fn new(local: PeerId) -> Self {
         Self {
             local,
+            blocked: HashSet::new(),
             entries: HashMap::new(),
             by_id: HashMap::new(),
             floors: Floors::default(),
@@ -120,6 +123,11 @@ impl Directory {
             list_bytes: 0,
             signature_checks: 0,
         }
+    }
+
+    /// Takes nothing from these providers.
+    pub(crate) fn block(&mut self, peers: HashSet<PeerId>) {
+        self.blocked = peers;
     }
 
     /// Announcements that hold now, those that take back among them.
@@ -144,7 +152,8 @@ impl Directory {
             return Verdict::Invalid;
         };
         let peer = signed.body.peer;
-        if peer == self.local || !self.is_newer(&signed) {
+        let unwanted = peer == self.local || self.blocked.contains(&peer);
+        if unwanted || !self.is_newer(&signed) {
             return Verdict::Old;
         }
         let Some(lasting) = lasting(&signed, arrival.remaining, clock) else {

@@ -109,6 +109,7 @@ pub async fn start(
     config.options.port_mapping &= config.options.listen.iter().any(outside);
     let options = &config.options;
     let rules = AccessRules::new(&options.allow, &options.block, &options.bootstrap);
+    let blocked = rules.blocked_peers().copied().collect();
     let book = PeerBook::restore(std::mem::take(&mut config.known_peers), unix_now());
     let swarm = transport::build_swarm(BehaviourParts {
         keypair: config.keypair.clone(),
@@ -133,6 +134,7 @@ pub async fn start(
         offers: offer_sender,
         sent: sent_sender.clone(),
         counters: counters.clone(),
+        blocked,
     });
     let mut actor = Box::new(Actor::new(ActorParts {
         swarm,

@@ -335,6 +335,20 @@ fn own_announcements_are_given_to_others_and_not_believed_from_them() {
     assert_eq!(bench.directory.items(!shard).count(), 0);
 }
 
+#[test]
+fn announcements_of_a_blocked_provider_are_not_taken_from_anybody() {
+    let (blocked, other) = (key(1), key(2));
+    let mut bench = Bench::new();
+    let peers = [blocked.public().to_peer_id()].into();
+    bench.directory.block(peers);
+    assert_eq!(bench.judge(&signed(&blocked, 5, None)), Verdict::Old);
+    assert!(matches!(
+        bench.judge(&signed(&other, 5, None)),
+        Verdict::New { .. }
+    ));
+    assert_eq!(bench.directory.len(), 1);
+}
+
 /// What may happen to a directory.
 #[derive(Debug, Clone)]
 enum Step {

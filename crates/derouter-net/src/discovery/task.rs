@@ -1,6 +1,6 @@
 //! The loop of the discovery task, and what it does with each event.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -75,6 +75,8 @@ pub(crate) struct DiscoveryParts {
     pub(crate) offers: mpsc::Sender<OfferNews>,
     pub(crate) sent: Arc<watch::Sender<SentHeartbeat>>,
     pub(crate) counters: Arc<NetCounters>,
+    /// Providers whose announcements are not taken.
+    pub(crate) blocked: HashSet<PeerId>,
 }
 
 /// Something that ran beside the task has ended.
@@ -120,6 +122,8 @@ impl Discovery {
     pub(crate) fn new(parts: DiscoveryParts) -> Self {
         let local = parts.keypair.public().to_peer_id();
         let now = Instant::now();
+        let mut directory = Directory::new(local);
+        directory.block(parts.blocked);
         let (own_inputs, inputs) = parts.inputs;
         Self {
             keypair: parts.keypair,
@@ -132,7 +136,7 @@ impl Discovery {
             offers: parts.offers,
             sent: parts.sent,
             counters: parts.counters,
-            directory: Directory::new(local),
+            directory,
             own: OwnAnnouncements::new(local, parts.floor),
             place: OwnPlace::default(),
             held: Held::default(),

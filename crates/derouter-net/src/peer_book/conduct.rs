@@ -13,7 +13,6 @@ use crate::limits;
 
 /// What a peer did that no honest node of ours does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "for discovery, which lands next")]
 pub(crate) enum Offence {
     /// Sent or forwarded an announcement whose signature is wrong.
     ForgedAnnouncement,
