@@ -21,6 +21,7 @@ use crate::config::RelayLimits;
 use crate::counters::NetCounters;
 use crate::discovery::Shards;
 use crate::streams::InboundQueue;
+use crate::transport::Meters;
 use crate::{kademlia, limits, peer_book, streams, subnets};
 
 /// A protocol that is announced and never spoken: "this node takes part in the gossipsub mesh of
@@ -56,6 +57,7 @@ pub(crate) struct BehaviourParts {
     pub(crate) inbound: InboundQueue,
     pub(crate) counters: Arc<NetCounters>,
     pub(crate) shards: Shards,
+    pub(crate) meters: Meters,
 }
 
 /// All behaviours. Limits come first, so that they can refuse before others count a connection.
@@ -119,7 +121,7 @@ impl Behaviour {
             mdns: mdns_behaviour(parts.mdns, peer).into(),
             gossipsub: gossipsub_behaviour(parts.keypair)?,
             announcements: announcement_gossip(parts.shards)?,
-            streams: streams::Behaviour::new(parts.inbound, parts.counters),
+            streams: streams::Behaviour::new(parts.inbound, parts.counters, parts.meters),
         })
     }
 }

@@ -63,6 +63,9 @@ pub enum OpenStreamError {
     /// No connection to the provider, and none could be made.
     #[error("the provider can't be reached: {0}")]
     Unreachable(String),
+    /// The provider's node has no job streams. Nothing was sent.
+    #[error("the provider does not support {0}")]
+    Unsupported(&'static str),
     /// The provider has no such job of this node.
     #[error("the provider has no such job")]
     JobNotFound,

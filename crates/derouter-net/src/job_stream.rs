@@ -1,14 +1,18 @@
 //! Job streams on `/derouter/stream/0.1.0`: one head each way, then a raw byte pipe.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use derouter_wire::cbor::truncate_to_char;
-use derouter_wire::stream::{HeadRequest, HeadResponse, JobConnectionResult, head_length};
+use derouter_wire::stream::{
+    HeadRequest, HeadResponse, JobConnectionResult, STREAM_PROTOCOL, head_length,
+};
 use derouter_wire::{JobId, limits::REASON_BYTES};
-use libp2p::{PeerId, Stream};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use libp2p::PeerId;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::timeout;
@@ -17,18 +21,56 @@ use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 use crate::counters::{NetCounters, count};
 use crate::error::OpenStreamError;
 use crate::limits;
-use crate::streams::{InboundStream, Permit};
+use crate::streams::{InboundStream, Permit, Substream, is_unsupported};
 
 /// How long a refused peer may take to read why, before the substream is reset.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// The byte pipe of a job: tokio's `AsyncRead` and `AsyncWrite`, straight on the libp2p
 /// substream. `shutdown` closes one direction; dropping it resets what is still open.
-pub type JobStream = Compat<Stream>;
+///
+/// Back-pressure goes from end to end: what the other side does not read stays in its window (at
+/// least 256 KiB), and then `write` waits. While it is held, its connection counts as used.
+#[derive(Debug)]
+pub struct JobStream(Compat<Substream>);
+
+impl JobStream {
+    fn new(stream: Substream) -> Self {
+        Self(stream.compat())
+    }
+}
+
+impl AsyncRead for JobStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for JobStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(cx, buffer)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+    }
+}
 
 /// Asks to be connected to a job, on a fresh substream.
-pub(crate) async fn connect(stream: Stream, job: JobId) -> Result<JobStream, OpenStreamError> {
-    let mut stream = stream.compat();
+pub(crate) async fn connect(stream: Substream, job: JobId) -> Result<JobStream, OpenStreamError> {
+    let mut stream = JobStream::new(stream);
     let request = HeadRequest::JobConnection {
         provider_job_id: job,
     };
@@ -41,7 +83,10 @@ pub(crate) async fn connect(stream: Stream, job: JobId) -> Result<JobStream, Ope
         .await
         .map_err(|_| OpenStreamError::Timeout)?;
     let invalid = |reason: String| OpenStreamError::InvalidResponse(reason);
-    let body = answer.map_err(|error| invalid(error.to_string()))?;
+    let body = answer.map_err(|error| match is_unsupported(&error) {
+        true => OpenStreamError::Unsupported(STREAM_PROTOCOL),
+        false => invalid(error.to_string()),
+    })?;
     let HeadResponse::JobConnection(result) =
         HeadResponse::decode(&body).map_err(|error| invalid(error.to_string()))?;
     match result {
@@ -130,7 +175,7 @@ pub(crate) struct JobStreamServer {
 impl JobStreamServer {
     /// Reads the head and passes the stream on to the node.
     pub(crate) async fn serve(self, inbound: InboundStream) {
-        let mut stream = inbound.stream.compat();
+        let mut stream = JobStream::new(inbound.stream);
         let head = timeout(limits::HEAD_DEADLINE, read_head(&mut stream)).await;
         let request = match head {
             Ok(Ok(body)) => HeadRequest::decode(&body).ok(),

@@ -58,3 +58,4 @@ pub use peer::{PeerConnection, PeerEvent, PeerInfo};
 pub use peer_book::{KnownAddress, KnownPeer};
 pub use relay_server::RelayCounters;
 pub use reqres::{InboundRequest, Reply};
+pub use transport::Traffic;

@@ -43,6 +43,9 @@ pub(crate) const OUTBOUND_PER_CONNECTION: usize = 1024;
 pub(crate) const WAITING_FOR_CONNECTION: usize = 1024;
 /// Negotiation of one substream: a round trip or two.
 pub(crate) const NEGOTIATE_DEADLINE: Duration = Duration::from_secs(5);
+/// A connection that failed to give a substream comes last for so long: until a ping has told
+/// whether it lives.
+pub(crate) const SUSPECT: Duration = Duration::from_secs(30);
 /// Inbound substreams that one connection negotiates at the same time; libp2p drops the rest.
 /// Above [`INBOUND_PER_PEER`], so that a burst meets our counted limit, not libp2p's.
 pub(crate) const INBOUND_NEGOTIATING: usize = 512;
@@ -63,9 +66,27 @@ pub(crate) const WRITE_RESPONSE_DEADLINE: Duration = Duration::from_secs(10);
 /// Each step of the head of a job stream.
 pub(crate) const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 
-/// yamux substreams of one connection. yamux takes 256 KiB of its 1 GiB window for each; the half
-/// that is left lets single streams grow past 256 KiB in flight.
-pub(crate) const YAMUX_STREAMS: usize = 2048;
+/// yamux substreams of one connection, both sides' together.
+pub(crate) const YAMUX_STREAMS: usize = 1024;
+/// The receive windows of all yamux substreams of one connection: 256 KiB for each that there may
+/// be, as the protocol has it, and 64 MiB that busy ones share to grow beyond. A stream needs bytes a
+/// second times round trip: 64 MiB is 8 Gbit/s at 60 ms, or 64 streams at 130 Mbit/s.
+pub(crate) const YAMUX_WINDOWS: usize = (YAMUX_STREAMS << 18) + (64 << 20);
+/// Payload of a yamux frame that we send. Each frame is flushed as a message of noise, which has
+/// room for 64511 bytes; the header takes 12. Small frames cost system calls and cipher set-ups,
+/// larger ones would be split unevenly.
+pub(crate) const YAMUX_FRAME_BYTES: usize = 64_511 - 12;
+/// yamux substreams that wait for negotiation to begin; the next one is reset. yamux opens no more
+/// than this before the first is acknowledged.
+pub(crate) const YAMUX_WAITING_STREAMS: usize = 256;
+/// Read from a TCP connection at once. Noise reads 8 KiB at a time, which would be a system call
+/// each.
+pub(crate) const TCP_READ_BYTES: usize = 128 * 1024;
+/// What one QUIC stream may have unread, in bytes: 800 Mbit/s at 60 ms.
+pub(crate) const QUIC_STREAM_WINDOW: u32 = 6 << 20;
+/// The same over all streams of a connection. When it is used up the whole connection stands still,
+/// so there is room for several streams that nobody reads.
+pub(crate) const QUIC_CONNECTION_WINDOW: u32 = 32 << 20;
 /// QUIC substreams of one connection that the peer may hold open.
 pub(crate) const QUIC_STREAMS: u32 = 2048;
 

@@ -7,8 +7,9 @@ use derouter_wire::announce::SHARDS;
 use derouter_wire::gossip::{Announcement, fit_announcement};
 use derouter_wire::reqres::{Request, Response};
 use derouter_wire::rpc::network::{NetworkReport, PathReport, PeerReport, PingReport};
+use derouter_wire::stream::STREAM_PROTOCOL;
 use derouter_wire::{JobId, ProtocolId, UnixSeconds};
-use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
+use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -29,7 +30,8 @@ use crate::peer::{PeerEvent, PeerInfo};
 use crate::peer_book::{self, KnownPeer, PeerBook};
 use crate::ping::{self, PING};
 use crate::reqres::{InboundRequest, RequestServer, UNSUPPORTED};
-use crate::streams::{JOBS, OpenError, OpenRequest, REQUESTS};
+use crate::streams::{JOBS, OpenError, OpenRequest, REQUESTS, Substream};
+use crate::transport::{Meters, NodeMeter, Traffic};
 use crate::{job_stream, limits, reqres, serve, transport};
 
 /// How often a substream is tried: a connection may close while it is asked, or be dead.
@@ -49,6 +51,7 @@ struct Inner {
     chosen_listen: Vec<Multiaddr>,
     commands: mpsc::Sender<Command>,
     counters: Arc<NetCounters>,
+    meter: NodeMeter,
     sent: watch::Receiver<SentHeartbeat>,
     discovery: Inputs,
     mode: DiscoveryMode,
@@ -107,6 +110,9 @@ pub async fn start(
     // No router forwards to this machine's own loopback addresses, so none is looked for.
     let outside = |address: &Multiaddr| scope(address) > Scope::Machine;
     config.options.port_mapping &= config.options.listen.iter().any(outside);
+    let bytes_per_second = config.options.relay_server;
+    let meters = Meters::new(bytes_per_second.and_then(|limits| limits.bytes_per_second));
+    let meter = meters.node().clone();
     let options = &config.options;
     let rules = AccessRules::new(&options.allow, &options.block, &options.bootstrap);
     let blocked = rules.blocked_peers().copied().collect();
@@ -122,6 +128,7 @@ pub async fn start(
         inbound: inbound_sender,
         counters: counters.clone(),
         shards,
+        meters,
     })?;
     let discovery = Discovery::new(DiscoveryParts {
         keypair: config.keypair.clone(),
@@ -175,6 +182,7 @@ pub async fn start(
             chosen_listen,
             commands: command_sender,
             counters,
+            meter,
             sent: sent.clone(),
             discovery: discovery_sender,
             mode,
@@ -225,6 +233,12 @@ impl Net {
     /// What was refused, dropped and rejected so far.
     pub fn counters(&self) -> &NetCounters {
         &self.inner.counters
+    }
+
+    /// Bytes over all connections since the start: what their substreams carry, without the headers
+    /// of muxers, encryption and IP.
+    pub fn traffic(&self) -> Traffic {
+        self.inner.meter.traffic()
     }
 
     /// Where this node listens, with real ports. Empty when the network has stopped.
@@ -383,6 +397,9 @@ impl Net {
             .open(provider, JOBS)
             .await
             .map_err(|error| match error {
+                Unopened::Open(OpenError::Unsupported) => {
+                    OpenStreamError::Unsupported(STREAM_PROTOCOL)
+                }
                 Unopened::Open(error) => OpenStreamError::Unreachable(open_error_text(error)),
                 Unopened::Stopped => OpenStreamError::Stopped,
             })?;
@@ -416,7 +433,7 @@ impl Net {
         *self.inner.sent.borrow()
     }
 
-    async fn open(&self, peer: PeerId, protocol: StreamProtocol) -> Result<Stream, Unopened> {
+    async fn open(&self, peer: PeerId, protocol: StreamProtocol) -> Result<Substream, Unopened> {
         match timeout(limits::OPEN_DEADLINE, self.open_or_find(peer, protocol)).await {
             Ok(outcome) => outcome,
             Err(_late) => Err(unreachable("no connection in time")),
@@ -428,7 +445,7 @@ impl Net {
         &self,
         peer: PeerId,
         protocol: StreamProtocol,
-    ) -> Result<Stream, Unopened> {
+    ) -> Result<Substream, Unopened> {
         let first = self.try_open(peer, protocol.clone()).await;
         if !matches!(first, Err(Unopened::Open(OpenError::Unreachable(_)))) {
             return first;
@@ -441,7 +458,11 @@ impl Net {
         self.try_open(peer, protocol).await
     }
 
-    async fn try_open(&self, peer: PeerId, protocol: StreamProtocol) -> Result<Stream, Unopened> {
+    async fn try_open(
+        &self,
+        peer: PeerId,
+        protocol: StreamProtocol,
+    ) -> Result<Substream, Unopened> {
         let mut last = unreachable("the connection closed");
         let mut avoid = None;
         let mut learnt = false;

@@ -3,9 +3,11 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use libp2p::{Stream, StreamProtocol};
+use libp2p::StreamProtocol;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::compat::FuturesAsyncReadCompatExt;
+
+use crate::streams::Substream;
 
 /// Every libp2p node answers it, those of 0.1 too.
 pub(crate) const PING: StreamProtocol = StreamProtocol::new("/ipfs/ping/1.0.0");
@@ -17,7 +19,7 @@ const BYTES: usize = 32;
 /// upgrade version in [`crate::transport`]. (A second ping on the same substream would be more
 /// exact, but libp2p's answerer does not look for it until its connection has other work.) The
 /// caller has the deadline.
-pub(crate) async fn round_trip(stream: Stream) -> io::Result<Duration> {
+pub(crate) async fn round_trip(stream: Substream) -> io::Result<Duration> {
     let mut stream = stream.compat();
     let sent = Instant::now();
     exchange(&mut stream).await?;

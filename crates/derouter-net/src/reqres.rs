@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use derouter_wire::limits::{REQRES_REQUEST_BYTES, REQRES_RESPONSE_BYTES};
 use derouter_wire::reqres::{CreateJobResult, REQRES_PROTOCOL, Request, Response};
-use libp2p::{PeerId, Stream};
+use libp2p::PeerId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -17,7 +17,7 @@ use crate::counters::{NetCounters, count};
 use crate::error::RequestError;
 use crate::limits;
 use crate::peer_places::PeerPlaces;
-use crate::streams::InboundStream;
+use crate::streams::{InboundStream, Substream, is_unsupported};
 
 /// A request of a peer, for the node to answer.
 #[derive(Debug)]
@@ -50,13 +50,16 @@ impl Reply {
 }
 
 /// Asks on a fresh substream.
-pub(crate) async fn ask(stream: Stream, request: &Request) -> Result<Response, RequestError> {
+pub(crate) async fn ask(stream: Substream, request: &Request) -> Result<Response, RequestError> {
     let bytes = encode(request)?;
     let exchange = exchange(stream.compat(), &bytes);
     let answer = timeout(limits::REQUEST_DEADLINE, exchange)
         .await
         .map_err(|_| RequestError::Timeout)?;
-    let body = answer.map_err(|error| RequestError::Closed(error.to_string()))?;
+    let body = answer.map_err(|error| match is_unsupported(&error) {
+        true => UNSUPPORTED,
+        false => RequestError::Closed(error.to_string()),
+    })?;
     read_response(request, &body)
 }
 
@@ -70,7 +73,7 @@ fn encode(request: &Request) -> Result<Vec<u8>, RequestError> {
     Ok(encoded)
 }
 
-async fn exchange(mut stream: Compat<Stream>, request: &[u8]) -> io::Result<Vec<u8>> {
+async fn exchange(mut stream: Compat<Substream>, request: &[u8]) -> io::Result<Vec<u8>> {
     stream.write_all(request).await?;
     stream.shutdown().await?;
     let mut body = Vec::new();
@@ -213,7 +216,7 @@ fn busy(request: &Request) -> Option<Response> {
         .then_some(Response::CreateJob(CreateJobResult::Busy))
 }
 
-async fn write_response(stream: &mut Compat<Stream>, response: Response) -> io::Result<()> {
+async fn write_response(stream: &mut Compat<Substream>, response: Response) -> io::Result<()> {
     let bytes = response.encode();
     drop(response);
     stream.write_all(&bytes).await?;

@@ -1,17 +1,23 @@
 //! Substreams for requests and jobs: a libp2p behaviour that only negotiates them.
 //!
-//! Outbound: [`Behaviour::open`] picks the best connection (direct before relayed, new before old), dials when
-//! there is none, and answers on a oneshot. Inbound: negotiated substreams go to one bounded
+//! Outbound: [`Behaviour::open`] picks the best connection (see `choice`), dials when there is none,
+//! and answers on a oneshot. Inbound: negotiated substreams go to one bounded
 //! queue; what does not fit is dropped and counted. What is said on them happens elsewhere.
 
 mod behaviour;
+mod choice;
 mod handler;
+mod substream;
 
+use std::io;
+
+use libp2p::core::upgrade::NegotiationError;
 use libp2p::swarm::ConnectionId;
-use libp2p::{PeerId, Stream, StreamProtocol};
+use libp2p::{PeerId, StreamProtocol};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-pub(crate) use behaviour::Behaviour;
+pub(crate) use behaviour::{Behaviour, ConnectionUse};
+pub(crate) use substream::Substream;
 
 use crate::behaviour::MESH_PROTOCOL;
 
@@ -24,7 +30,7 @@ pub(crate) const REQUESTS: StreamProtocol =
 pub(crate) const MESH: StreamProtocol = StreamProtocol::new(MESH_PROTOCOL);
 
 /// Where the outcome of [`Behaviour::open`] goes.
-pub(crate) type OpenReply = oneshot::Sender<Result<Stream, OpenError>>;
+pub(crate) type OpenReply = oneshot::Sender<Result<Substream, OpenError>>;
 
 /// A substream that is wanted.
 #[derive(Debug)]
@@ -53,12 +59,19 @@ pub(crate) enum OpenError {
     TooMany,
 }
 
+/// Whether an exchange failed because the peer does not speak the protocol. It is proposed together
+/// with the first bytes, so that a refusal shows when the answer is read.
+pub(crate) fn is_unsupported(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(NegotiationError::Failed))
+}
+
 /// A substream that a peer opened.
 #[derive(Debug)]
 pub(crate) struct InboundStream {
     pub(crate) peer: PeerId,
     pub(crate) protocol: StreamProtocol,
-    pub(crate) stream: Stream,
+    pub(crate) stream: Substream,
     pub(crate) permit: Permit,
 }
 

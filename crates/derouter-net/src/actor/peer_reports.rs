@@ -4,13 +4,14 @@ use std::cmp::Reverse;
 
 use derouter_wire::rpc::network::{PathKind, PathReport, PeerAddress, PeerReport};
 use libp2p::PeerId;
+use libp2p::swarm::ConnectionId;
 
 use super::connections::PeerState;
 use super::{Actor, unix_now};
-use crate::address::{Scope, scope};
 use crate::limits;
 use crate::peer::PeerConnection;
 use crate::peer_book::{BAN_SCORE, Entry, Place};
+use crate::streams::ConnectionUse;
 
 impl Actor {
     /// Connected peers, then those that were connected last; at most [`limits::REPORTED_PEERS`].
@@ -29,7 +30,19 @@ impl Actor {
 
     /// The connection that a new stream with the peer would take.
     pub(super) fn best_path(&self, peer: &PeerId) -> Option<PathReport> {
-        paths(self.peers.get(peer)?).into_iter().next()
+        self.paths(*peer, self.peers.get(peer)?).into_iter().next()
+    }
+
+    /// First the one that a new stream takes, then newer before older.
+    fn paths(&self, peer: PeerId, state: &PeerState) -> Vec<PathReport> {
+        let streams = &self.swarm.behaviour().streams;
+        let best = streams.best(peer, None);
+        let mut connections: Vec<_> = state.connections.iter().rev().collect();
+        connections.sort_by_key(|(id, _)| Some(*id) != best);
+        let report = |(id, connection): &(ConnectionId, PeerConnection)| {
+            path(connection, streams.connection_use(peer, *id))
+        };
+        connections.into_iter().map(report).collect()
     }
 
     fn peer_report(&self, peer: PeerId) -> PeerReport {
@@ -51,7 +64,7 @@ impl Actor {
             peer,
             agent: agent.or_else(|| entry.and_then(|entry| entry.agent.clone())),
             version_0_1: state.and_then(|state| state.version_0_1),
-            paths: state.map_or_else(Vec::new, paths),
+            paths: state.map_or_else(Vec::new, |state| self.paths(peer, state)),
             addresses: ranked.iter().copied().chain(resting).map(told).collect(),
             score: rounded(self.book().score(&peer, now)),
             banned_until: self.book().banned_until(&peer, now),
@@ -71,35 +84,24 @@ fn told(place: &Place) -> PeerAddress {
     }
 }
 
-/// In the order in which new streams take them: direct before relayed, new before old.
-fn paths(state: &PeerState) -> Vec<PathReport> {
-    let newest_first = state.connections.iter().rev();
-    let mut connections: Vec<_> = newest_first.map(|(_, connection)| connection).collect();
-    connections.sort_by_key(|connection| connection.relayed);
-    connections.into_iter().map(path).collect()
-}
-
-fn path(connection: &PeerConnection) -> PathReport {
-    let kind = if connection.relayed {
-        PathKind::Relayed
-    } else if scope(&connection.address) < Scope::World {
-        PathKind::Lan
-    } else if connection.punched {
-        PathKind::HolePunched
-    } else {
-        PathKind::Direct
+fn path(connection: &PeerConnection, used: Option<ConnectionUse>) -> PathReport {
+    let traffic = used.map(|used| used.traffic).unwrap_or_default();
+    let by_address = match connection.relayed {
+        true => PathKind::Relayed,
+        false => PathKind::Direct,
     };
+    let open_streams = used.map_or(0, |used| used.open_streams);
     let rtt_us = connection.rtt.map(|rtt| rtt.as_micros());
     PathReport {
-        kind,
+        kind: used.map_or(by_address, |used| used.kind),
         relay: connection.relay.map(|relay| relay.to_string()),
         address: connection.address.to_string(),
         outbound: connection.outbound,
         since: connection.since,
         rtt_us: rtt_us.map(|rtt| u64::try_from(rtt).unwrap_or(u64::MAX)),
-        bytes_in: 0,
-        bytes_out: 0,
-        streams: 0,
+        bytes_in: traffic.bytes_in,
+        bytes_out: traffic.bytes_out,
+        streams: u32::try_from(open_streams).unwrap_or(u32::MAX),
     }
 }
 

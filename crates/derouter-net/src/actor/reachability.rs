@@ -279,6 +279,8 @@ impl Actor {
                 if let Some((_, known)) = connections.find(|(id, _)| *id == connection) {
                     known.punched = true;
                 }
+                let streams = &mut self.swarm.behaviour_mut().streams;
+                streams.set_punched(peer, connection);
             }
             Err(error) => tracing::debug!(%peer, %error, "no direct connection was punched"),
         }
@@ -352,16 +354,13 @@ impl Actor {
                     .filter(|(id, _)| *id != connection)
                     .count()
             });
-            if others > 0 && self.open_streams(connection) == Some(0) {
+            let streams = &self.swarm.behaviour().streams;
+            let used = streams.connection_use(peer, connection);
+            if others > 0 && used.is_some_and(|used| used.open_streams == 0) {
                 self.swarm.close_connection(connection);
                 self.reach.retiring.remove(&connection);
             }
         }
-    }
-
-    /// Requests and job streams on a connection.
-    fn open_streams(&self, _connection: ConnectionId) -> Option<usize> {
-        None
     }
 
     pub(super) fn on_reachability_connected(

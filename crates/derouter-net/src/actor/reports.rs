@@ -16,6 +16,7 @@ impl Actor {
     pub(super) fn network_report(&self) -> NetworkReport {
         let peers = self.peer_infos();
         let connections = peers.iter().map(|peer| peer.connections.len()).sum();
+        let traffic = self.swarm.behaviour().streams.traffic();
         let version_0_1 = peers.iter().filter(|peer| peer.version_0_1 == Some(true));
         let known = self.counters.announcements_known.load(Relaxed);
         let mut report = NetworkReport {
@@ -34,8 +35,8 @@ impl Actor {
             peers: count(peers.len()),
             connections: count(connections),
             peers_0_1: count(version_0_1.count()),
-            bytes_in: 0,
-            bytes_out: 0,
+            bytes_in: traffic.bytes_in,
+            bytes_out: traffic.bytes_out,
             kademlia_peers: count(self.kademlia.peers),
             kademlia_server: self.kademlia.server,
             announcements: u32::try_from(known).unwrap_or(u32::MAX),

@@ -4,14 +4,14 @@ use std::io;
 
 use derouter_wire::cbor::DecodeError;
 use derouter_wire::discovery::DiscoveryRequest;
-use libp2p::{PeerId, Stream};
+use libp2p::PeerId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
 use super::DISCOVERY;
 use crate::actor::Command;
-use crate::streams::OpenRequest;
+use crate::streams::{OpenRequest, Substream};
 
 /// Why an exchange gave nothing.
 #[derive(Debug, thiserror::Error)]
@@ -44,14 +44,14 @@ pub(super) async fn ask(
     commands: &Commands,
     peer: PeerId,
     request: &DiscoveryRequest,
-) -> Result<Compat<Stream>, ExchangeError> {
+) -> Result<Compat<Substream>, ExchangeError> {
     let mut stream = open(commands, peer).await?.compat();
     stream.write_all(&request.to_frame()).await?;
     stream.shutdown().await?;
     Ok(stream)
 }
 
-async fn open(commands: &Commands, peer: PeerId) -> Result<Stream, ExchangeError> {
+async fn open(commands: &Commands, peer: PeerId) -> Result<Substream, ExchangeError> {
     let stopped = || ExchangeError::Unreachable("the network has stopped".to_owned());
     let (reply, outcome) = oneshot::channel();
     let request = OpenRequest {

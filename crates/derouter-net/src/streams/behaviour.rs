@@ -1,10 +1,12 @@
-//! Which connection a substream is opened on.
+//! Opens substreams on the best connection of a peer, and knows what its connections carry.
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
+use derouter_wire::rpc::network::PathKind;
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
 use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished, DialFailure};
@@ -16,24 +18,47 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::Semaphore;
 
-use super::handler::{Handler, Shared};
+use super::choice::{self, Candidate};
+use super::handler::{Handler, Shared, Told};
+use super::substream::OpenStreams;
 use super::{InboundQueue, OpenError, OpenRequest};
 use crate::counters::NetCounters;
 use crate::dial_queue::DialQueue;
 use crate::limits;
 use crate::peer_places::PeerPlaces;
-use crate::transport::dial_error_text;
+use crate::transport::{ConnectionMeter, Meters, Traffic, dial_error_text};
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Connection {
-    id: ConnectionId,
-    relayed: bool,
+    choice: Candidate,
+    carried: Carried,
+}
+
+/// What is counted of a connection.
+#[derive(Debug, Clone, Default)]
+struct Carried {
+    meter: Arc<ConnectionMeter>,
+    open: OpenStreams,
+}
+
+/// How a connection is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ConnectionUse {
+    /// How it reaches the peer.
+    pub(crate) kind: PathKind,
+    /// Bytes of all its substreams.
+    pub(crate) traffic: Traffic,
+    /// Requests and job streams on it, in both directions.
+    pub(crate) open_streams: usize,
 }
 
 /// Opens and accepts substreams.
 pub(crate) struct Behaviour {
     shared: Shared,
+    meters: Meters,
     connections: HashMap<PeerId, Vec<Connection>>,
+    /// Connections that have a handler and are not yet told of as established.
+    starting: HashMap<ConnectionId, Carried>,
     /// Substreams wanted with peers that are being dialled.
     waiting: HashMap<PeerId, Vec<OpenRequest>>,
     dials: DialQueue,
@@ -42,7 +67,7 @@ pub(crate) struct Behaviour {
 }
 
 impl Behaviour {
-    pub(crate) fn new(inbound: InboundQueue, counters: Arc<NetCounters>) -> Self {
+    pub(crate) fn new(inbound: InboundQueue, counters: Arc<NetCounters>, meters: Meters) -> Self {
         Self {
             shared: Shared {
                 inbound,
@@ -50,7 +75,9 @@ impl Behaviour {
                 of_peer: Arc::new(PeerPlaces::new(limits::INBOUND_PER_PEER)),
                 counters,
             },
+            meters,
             connections: HashMap::new(),
+            starting: HashMap::new(),
             waiting: HashMap::new(),
             dials: DialQueue::default(),
             actions: VecDeque::new(),
@@ -60,9 +87,7 @@ impl Behaviour {
 
     /// Opens a substream with `peer`; the outcome goes to the request's reply.
     pub(crate) fn open(&mut self, peer: PeerId, request: OpenRequest) {
-        let connections = self.connections.get(&peer);
-        let best = connections.and_then(|known| best_connection(known, request.avoid));
-        if let Some(connection) = best {
+        if let Some(connection) = self.best(peer, request.avoid) {
             self.notify(peer, connection, request);
         } else {
             self.wait(peer, request);
@@ -70,6 +95,61 @@ impl Behaviour {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+
+    /// The connection that a new substream takes.
+    pub(crate) fn best(&self, peer: PeerId, avoid: Option<ConnectionId>) -> Option<ConnectionId> {
+        let known = self.connections.get(&peer)?;
+        let candidates = known.iter().map(|connection| connection.choice);
+        choice::best(candidates, avoid, Instant::now())
+    }
+
+    /// Bytes of all connections since the start.
+    pub(crate) fn traffic(&self) -> Traffic {
+        self.meters.node().traffic()
+    }
+
+    /// How a live connection is used.
+    pub(crate) fn connection_use(
+        &self,
+        peer: PeerId,
+        connection: ConnectionId,
+    ) -> Option<ConnectionUse> {
+        let connections = self.connections.get(&peer)?;
+        let known = connections
+            .iter()
+            .find(|known| known.choice.id == connection)?;
+        Some(ConnectionUse {
+            kind: known.choice.kind,
+            traffic: known.carried.meter.traffic(),
+            open_streams: known.carried.open.count(),
+        })
+    }
+
+    /// A connection came about by hole punching. One in the same network is no worse for it.
+    pub(crate) fn set_punched(&mut self, peer: PeerId, connection: ConnectionId) {
+        let known = self.find(peer, connection);
+        if let Some(known) = known.filter(|known| known.choice.kind == PathKind::Direct) {
+            known.choice.kind = PathKind::HolePunched;
+        }
+    }
+
+    fn find(&mut self, peer: PeerId, connection: ConnectionId) -> Option<&mut Connection> {
+        let connections = self.connections.get_mut(&peer)?;
+        connections
+            .iter_mut()
+            .find(|known| known.choice.id == connection)
+    }
+
+    /// The handler of a new connection, with what is counted of it.
+    fn handler(&mut self, id: ConnectionId, peer: PeerId, remote: &Multiaddr) -> Handler {
+        let carried = Carried {
+            meter: self.meters.claim(peer, remote),
+            open: OpenStreams::default(),
+        };
+        let handler = Handler::new(id, peer, self.shared.clone(), carried.open.clone());
+        self.starting.insert(id, carried);
+        handler
     }
 
     fn notify(&mut self, peer_id: PeerId, connection: ConnectionId, event: OpenRequest) {
@@ -107,14 +187,20 @@ impl Behaviour {
     }
 
     fn on_established(&mut self, established: ConnectionEstablished<'_>) {
+        let id = established.connection_id;
+        let remote = established.endpoint.get_remote_address();
         let connection = Connection {
-            id: established.connection_id,
-            relayed: established.endpoint.is_relayed(),
+            choice: Candidate {
+                id,
+                kind: choice::kind(remote, established.endpoint.is_relayed()),
+                suspect_until: None,
+            },
+            carried: self.starting.remove(&id).unwrap_or_default(),
         };
         let peer = established.peer_id;
         self.connections.entry(peer).or_default().push(connection);
         for request in self.waiting.remove(&peer).unwrap_or_default() {
-            self.notify(peer, connection.id, request);
+            self.notify(peer, id, request);
         }
         self.dials.ended(&peer);
         self.dial();
@@ -124,13 +210,14 @@ impl Behaviour {
         let Some(connections) = self.connections.get_mut(&closed.peer_id) else {
             return;
         };
-        connections.retain(|connection| connection.id != closed.connection_id);
+        connections.retain(|connection| connection.choice.id != closed.connection_id);
         if connections.is_empty() {
             self.connections.remove(&closed.peer_id);
         }
     }
 
     fn on_dial_failure(&mut self, failure: DialFailure<'_>) {
+        self.starting.remove(&failure.connection_id);
         if let Some(peer) = failure.peer_id {
             self.fail_waiting(peer, failure.error);
             self.dials.ended(&peer);
@@ -155,19 +242,6 @@ impl Behaviour {
     }
 }
 
-/// Direct before relayed, newer before older: when a peer changes its network, its old connection
-/// stays for a while and is dead. One that just failed comes last. `connections` are in the order
-/// in which they came.
-fn best_connection(
-    connections: &[Connection],
-    avoid: Option<ConnectionId>,
-) -> Option<ConnectionId> {
-    let newest_first = connections.iter().rev();
-    newest_first
-        .min_by_key(|connection| (avoid == Some(connection.id), connection.relayed))
-        .map(|connection| connection.id)
-}
-
 impl NetworkBehaviour for Behaviour {
     type ConnectionHandler = Handler;
     type ToSwarm = Infallible;
@@ -177,20 +251,20 @@ impl NetworkBehaviour for Behaviour {
         connection: ConnectionId,
         peer: PeerId,
         _local: &Multiaddr,
-        _remote: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(connection, peer, self.shared.clone()))
+        Ok(self.handler(connection, peer, remote))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
         connection: ConnectionId,
         peer: PeerId,
-        _address: &Multiaddr,
+        address: &Multiaddr,
         _role: Endpoint,
         _port_use: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(connection, peer, self.shared.clone()))
+        Ok(self.handler(connection, peer, address))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -198,17 +272,23 @@ impl NetworkBehaviour for Behaviour {
             FromSwarm::ConnectionEstablished(established) => self.on_established(established),
             FromSwarm::ConnectionClosed(closed) => self.on_closed(closed),
             FromSwarm::DialFailure(failure) => self.on_dial_failure(failure),
+            FromSwarm::ListenFailure(failure) => {
+                self.starting.remove(&failure.connection_id);
+            }
             _ => {}
         }
     }
 
     fn on_connection_handler_event(
         &mut self,
-        _peer: PeerId,
-        _connection: ConnectionId,
-        event: THandlerOutEvent<Self>,
+        peer: PeerId,
+        connection: ConnectionId,
+        Told::Failed: THandlerOutEvent<Self>,
     ) {
-        match event {}
+        let until = Instant::now().checked_add(limits::SUSPECT);
+        if let Some(known) = self.find(peer, connection) {
+            known.choice.suspect_until = until;
+        }
     }
 
     fn poll(
@@ -230,69 +310,83 @@ mod tests {
     use super::super::REQUESTS;
     use super::*;
 
-    fn connection(id: usize, relayed: bool) -> Connection {
+    fn connection(id: usize, kind: PathKind) -> Connection {
         Connection {
-            id: ConnectionId::new_unchecked(id),
-            relayed,
+            choice: Candidate {
+                id: ConnectionId::new_unchecked(id),
+                kind,
+                suspect_until: None,
+            },
+            carried: Carried::default(),
         }
     }
 
-    fn chosen(connections: &[Connection], avoid: Option<usize>) -> Option<ConnectionId> {
-        best_connection(connections, avoid.map(ConnectionId::new_unchecked))
+    fn behaviour() -> Behaviour {
+        let (inbound, _queue) = mpsc::channel(1);
+        Behaviour::new(inbound, Arc::default(), Meters::default())
     }
 
-    fn id(id: usize) -> Option<ConnectionId> {
-        Some(ConnectionId::new_unchecked(id))
-    }
-
-    #[test]
-    fn the_newest_direct_connection_is_taken_and_one_that_just_failed_last() {
-        let known = [
-            connection(1, false),
-            connection(2, false),
-            connection(3, true),
-        ];
-        assert_eq!(chosen(&known, None), id(2));
-        assert_eq!(chosen(&known, Some(1)), id(2));
-        assert_eq!(chosen(&known, Some(2)), id(1));
-        assert_eq!(chosen(&known[1..], Some(2)), id(3), "rather relayed");
-        assert_eq!(chosen(&known[1..2], Some(2)), id(2), "the only one");
-        assert_eq!(chosen(&[], None), None);
+    /// The connection that is asked for a substream.
+    fn asked(behaviour: &mut Behaviour, peer: PeerId, avoid: Option<ConnectionId>) -> ConnectionId {
+        let (reply, _outcome) = oneshot::channel();
+        let protocol = REQUESTS;
+        behaviour.open(
+            peer,
+            OpenRequest {
+                protocol,
+                avoid,
+                reply,
+            },
+        );
+        let Some(ToSwarm::NotifyHandler { handler, .. }) = behaviour.actions.pop_front() else {
+            panic!("nothing is asked");
+        };
+        let NotifyHandler::One(connection) = handler else {
+            panic!("no single connection is asked");
+        };
+        connection
     }
 
     #[test]
     fn a_substream_is_asked_of_another_connection_than_the_one_to_avoid() {
-        let (inbound, _queue) = mpsc::channel(1);
-        let mut behaviour = Behaviour::new(inbound, Arc::default());
+        let mut behaviour = behaviour();
         let peer = PeerId::random();
-        let known = vec![connection(1, false), connection(2, false)];
+        let [one, two] = [1, 2].map(ConnectionId::new_unchecked);
+        let known = vec![
+            connection(1, PathKind::Direct),
+            connection(2, PathKind::Direct),
+        ];
         behaviour.connections.insert(peer, known);
-        for (avoid, expected) in [(None, 2), (id(2), 1)] {
-            let (reply, _outcome) = oneshot::channel();
-            let request = OpenRequest {
-                protocol: REQUESTS,
-                avoid,
-                reply,
-            };
-            behaviour.open(peer, request);
-            let Some(ToSwarm::NotifyHandler { handler, .. }) = behaviour.actions.pop_front() else {
-                panic!("nothing is asked");
-            };
-            let NotifyHandler::One(connection) = handler else {
-                panic!("no single connection is asked");
-            };
-            assert_eq!(Some(connection), id(expected));
-        }
+        assert_eq!(asked(&mut behaviour, peer, None), two);
+        assert_eq!(asked(&mut behaviour, peer, Some(two)), one);
+    }
+
+    #[test]
+    fn new_substreams_move_to_a_better_connection_and_leave_one_that_failed() {
+        let mut behaviour = behaviour();
+        let peer = PeerId::random();
+        let [relayed, punched] = [1, 2].map(ConnectionId::new_unchecked);
+        let known = vec![connection(1, PathKind::Relayed)];
+        behaviour.connections.insert(peer, known);
+        assert_eq!(asked(&mut behaviour, peer, None), relayed);
+        let known = behaviour.connections.get_mut(&peer).unwrap();
+        known.insert(0, connection(2, PathKind::Direct));
+        behaviour.set_punched(peer, punched);
+        let kind = behaviour.connection_use(peer, punched).unwrap().kind;
+        assert_eq!(kind, PathKind::HolePunched);
+        assert_eq!(asked(&mut behaviour, peer, None), punched);
+        behaviour.on_connection_handler_event(peer, punched, Told::Failed);
+        assert_eq!(asked(&mut behaviour, peer, None), relayed);
     }
 
     #[test]
     fn the_connections_of_one_peer_share_its_places_for_unserved_substreams() {
-        let (inbound, _queue) = mpsc::channel(1);
-        let behaviour = Behaviour::new(inbound, Arc::default());
+        let mut behaviour = behaviour();
         let peer = PeerId::random();
-        let handler = |id| {
+        let address = Multiaddr::empty();
+        let mut handler = |id| {
             let id = ConnectionId::new_unchecked(id);
-            Handler::new(id, peer, behaviour.shared.clone())
+            behaviour.handler(id, peer, &address)
         };
         let (one, other) = (handler(1), handler(2));
         assert!(Arc::ptr_eq(one.unserved(), other.unserved()));

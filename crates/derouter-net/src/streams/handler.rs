@@ -1,6 +1,6 @@
 //! The part of [`super::Behaviour`] that lives on one connection.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::sync::Arc;
@@ -9,12 +9,13 @@ use std::task::{Context, Poll, Waker};
 use libp2p::core::upgrade::{InboundUpgrade, OutboundUpgrade, UpgradeInfo};
 use libp2p::swarm::handler::{
     ConnectionEvent, ConnectionHandlerEvent, DialUpgradeError, FullyNegotiatedInbound,
-    FullyNegotiatedOutbound, StreamUpgradeError,
+    FullyNegotiatedOutbound, ProtocolsChange, StreamUpgradeError,
 };
 use libp2p::swarm::{ConnectionHandler, ConnectionId, SubstreamProtocol};
 use libp2p::{PeerId, Stream, StreamProtocol};
 use tokio::sync::Semaphore;
 
+use super::substream::{OpenStreams, Substream};
 use super::{InboundQueue, InboundStream, JOBS, MESH, OpenError, OpenRequest, Permit, REQUESTS};
 use crate::counters::{NetCounters, count};
 use crate::discovery::DISCOVERY;
@@ -63,11 +64,23 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<NetCounters>,
 }
 
+/// What the behaviour is told.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// The connection failed to give a substream.
+    Failed,
+}
+
 /// Negotiates the substreams of one connection.
 pub(crate) struct Handler {
     connection: ConnectionId,
     peer: PeerId,
     shared: Shared,
+    open: OpenStreams,
+    /// What the peer speaks, once it has identified itself: as much as fits a message of identify
+    /// (4 KiB).
+    spoken: Option<HashSet<StreamProtocol>>,
+    failed: bool,
     /// Places that all connections of the peer share.
     unserved: Arc<Semaphore>,
     wanted: VecDeque<OpenRequest>,
@@ -76,10 +89,18 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    pub(crate) fn new(connection: ConnectionId, peer: PeerId, shared: Shared) -> Self {
+    pub(crate) fn new(
+        connection: ConnectionId,
+        peer: PeerId,
+        shared: Shared,
+        open: OpenStreams,
+    ) -> Self {
         Self {
             connection,
             peer,
+            open,
+            spoken: None,
+            failed: false,
             unserved: shared.of_peer.of(peer),
             shared,
             wanted: VecDeque::new(),
@@ -106,7 +127,7 @@ impl Handler {
         let inbound = InboundStream {
             peer: self.peer,
             protocol,
-            stream,
+            stream: Substream::new(stream, &self.open),
             permit: Permit {
                 _peer: peer,
                 _node: node,
@@ -115,6 +136,25 @@ impl Handler {
         if self.shared.inbound.try_send(inbound).is_err() {
             count(&self.shared.counters.substreams_dropped);
         }
+    }
+
+    fn on_protocols(&mut self, change: ProtocolsChange<'_>) {
+        let spoken = self.spoken.get_or_insert_default();
+        match change {
+            ProtocolsChange::Added(added) => {
+                spoken.extend(added.cloned());
+            }
+            ProtocolsChange::Removed(removed) => {
+                for name in removed {
+                    spoken.remove(name);
+                }
+            }
+        }
+    }
+
+    fn is_unsupported(&self, protocol: &StreamProtocol) -> bool {
+        let spoken = self.spoken.as_ref();
+        spoken.is_some_and(|spoken| !spoken.contains(protocol))
     }
 
     fn finished_one(&mut self) {
@@ -131,7 +171,7 @@ impl Handler {
 
 impl ConnectionHandler for Handler {
     type FromBehaviour = OpenRequest;
-    type ToBehaviour = Infallible;
+    type ToBehaviour = Told;
     type InboundProtocol = Bare;
     type OutboundProtocol = Bare;
     type InboundOpenInfo = ();
@@ -145,12 +185,19 @@ impl ConnectionHandler for Handler {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<ConnectionHandlerEvent<Bare, super::OpenReply, Infallible>> {
+    ) -> Poll<ConnectionHandlerEvent<Bare, super::OpenReply, Told>> {
+        if std::mem::take(&mut self.failed) {
+            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(Told::Failed));
+        }
         while self.negotiating < limits::OUTBOUND_NEGOTIATING {
             let Some(request) = self.wanted.pop_front() else {
                 break;
             };
             if request.reply.is_closed() {
+                continue;
+            }
+            if self.is_unsupported(&request.protocol) {
+                let _ = request.reply.send(Err(OpenError::Unsupported));
                 continue;
             }
             self.negotiating += 1;
@@ -186,12 +233,15 @@ impl ConnectionHandler for Handler {
                 info: reply,
             }) => {
                 self.finished_one();
-                let _ = reply.send(Ok(stream));
+                let _ = reply.send(Ok(Substream::new(stream, &self.open)));
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { error, info: reply }) => {
+                let error = upgrade_error(self.connection, error);
+                self.failed |= matches!(error, OpenError::Failed { .. });
                 self.finished_one();
-                let _ = reply.send(Err(upgrade_error(self.connection, error)));
+                let _ = reply.send(Err(error));
             }
+            ConnectionEvent::RemoteProtocolsChange(change) => self.on_protocols(change),
             _ => {}
         }
     }

@@ -4,6 +4,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stderr,
     missing_docs
 )]
 
@@ -17,5 +18,6 @@ mod raw_peer;
 mod reachability;
 mod relayed;
 mod requests;
+mod stream_bounds;
 mod support;
 mod version_0_1;
