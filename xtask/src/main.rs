@@ -24,6 +24,8 @@ Tasks:
   test --list              name the steps
   bench gateway [OPTION]...  measure the gateway; options go to the load generator
                            (--rounds N, --requests N, --quick)
+  bench streams [OPTION]...  measure job streams against raw TCP, on 127.0.0.1 and with a
+                           delay of 60 ms (--rounds N, --quick, --local, --delayed)
   lab [matrix | events]    whole nodes behind NATs, in network namespaces (needs root)
   lab --only PAIR,...      these pairs of the matrix, such as symmetric/port-restricted
 ";
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["test", options @ ..] => test::run(options),
         ["bench", "gateway", options @ ..] => bench::gateway(options),
+        ["bench", "streams", options @ ..] => bench::streams(options),
         ["lab", options @ ..] => lab::run_lab(options),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

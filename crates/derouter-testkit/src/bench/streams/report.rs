@@ -1,0 +1,155 @@
+//! Rounds, medians, and the tables.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use super::client::Client;
+use super::transfer::Window;
+use super::{Direction, Route};
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// How often the routes take turns.
+    pub rounds: usize,
+    /// For each transfer.
+    pub window: Window,
+    /// Streams opened for their time, each route and round.
+    pub opens: usize,
+}
+
+const SHAPES: [(usize, Direction); 4] = [
+    (1, Direction::Up),
+    (1, Direction::Down),
+    (64, Direction::Up),
+    (64, Direction::Down),
+];
+
+/// A cell of the table: how many streams which way on which route, and its rounds.
+#[derive(Clone, Debug)]
+struct Cell {
+    streams: usize,
+    direction: Direction,
+    /// In the order of [`Route::ALL`], bytes a second.
+    rounds: [Vec<f64>; 3],
+}
+
+/// What was measured.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    cells: Vec<Cell>,
+    opens: [Vec<Duration>; 3],
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => f64::NAN,
+        length if length % 2 == 1 => sorted[middle],
+        _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
+    }
+}
+
+/// The value below which `share` per cent of the sorted values lie (nearest rank), in ms.
+fn percentile_ms(sorted: &[Duration], share: usize) -> f64 {
+    let rank = (sorted.len() * share).div_ceil(100).max(1);
+    let value = sorted.get(rank - 1).copied().unwrap_or_default();
+    value.as_secs_f64() * 1_000.0
+}
+
+/// Measures everything. The routes take turns, each time in another order, so that what else the
+/// machine does meets them alike.
+pub async fn measure(client: &Client, plan: Plan) -> Measured {
+    let mut cells = Vec::new();
+    for (streams, direction) in SHAPES {
+        let mut rounds = [const { Vec::new() }; 3];
+        for round in 0..plan.rounds {
+            for turn in 0..Route::ALL.len() {
+                let index = (round + turn) % Route::ALL.len();
+                let route = Route::ALL[index];
+                let rate = client.throughput(route, direction, streams, plan.window);
+                rounds[index].push(rate.await);
+            }
+        }
+        cells.push(Cell {
+            streams,
+            direction,
+            rounds,
+        });
+    }
+    let mut opens = [const { Vec::new() }; 3];
+    for round in 0..plan.rounds {
+        for turn in 0..Route::ALL.len() {
+            let index = (round + turn) % Route::ALL.len();
+            let times = client.open_times(Route::ALL[index], plan.opens);
+            opens[index].extend(times.await);
+        }
+    }
+    for times in &mut opens {
+        times.sort_unstable();
+    }
+    Measured { cells, opens }
+}
+
+impl Measured {
+    /// The smallest share of raw TCP that a route reaches, over all cells; from 0.
+    pub fn least_share(&self, route: Route) -> f64 {
+        let index = Route::ALL.iter().position(|known| *known == route);
+        let shares = self.cells.iter().map(|cell| {
+            let raw = median(&cell.rounds[0]);
+            index.map_or(f64::NAN, |index| median(&cell.rounds[index]) / raw)
+        });
+        shares.fold(f64::INFINITY, f64::min)
+    }
+
+    /// The median time to open a stream, in ms.
+    pub fn open_p50_ms(&self, route: Route) -> f64 {
+        let index = Route::ALL.iter().position(|known| *known == route);
+        index.map_or(f64::NAN, |index| percentile_ms(&self.opens[index], 50))
+    }
+
+    /// As a table.
+    pub fn table(&self) -> String {
+        let mut text = String::from(
+            "streams  way   route              Mbit/s (median)   of raw   all rounds\n",
+        );
+        for cell in &self.cells {
+            let raw = median(&cell.rounds[0]);
+            let way = match cell.direction {
+                Direction::Up => "up",
+                Direction::Down => "down",
+            };
+            for (route, rounds) in Route::ALL.iter().zip(&cell.rounds) {
+                let rate = median(rounds);
+                let all: Vec<String> = rounds.iter().map(|rate| megabits(*rate)).collect();
+                let _ = writeln!(
+                    text,
+                    "{:>7}  {way:<4}  {:<17}  {:>15}  {:>6.1}%   {}",
+                    cell.streams,
+                    route.name(),
+                    megabits(rate),
+                    rate / raw * 100.0,
+                    all.join(" ")
+                );
+            }
+        }
+        text.push_str("\nopening          p50 ms   p99 ms   opened\n");
+        for (route, times) in Route::ALL.iter().zip(&self.opens) {
+            let _ = writeln!(
+                text,
+                "{:<16} {:>7.3}  {:>7.3}   {}",
+                route.name(),
+                percentile_ms(times, 50),
+                percentile_ms(times, 99),
+                times.len()
+            );
+        }
+        text
+    }
+}
+
+fn megabits(bytes_per_second: f64) -> String {
+    format!("{:.0}", bytes_per_second * 8.0 / 1_000_000.0)
+}
