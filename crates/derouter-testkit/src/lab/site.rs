@@ -100,13 +100,24 @@ impl Site {
         self.link.address6()
     }
 
-    /// Another host in the same home.
-    pub fn neighbour(&self, lab: &Lab, name: &str) -> Namespace {
+    /// Another host in the same home. Its router stays this site's.
+    pub fn neighbour(&self, lab: &Lab, name: &str) -> Site {
         let router = self.routers.last().expect("only homes have neighbours");
         let host = lab.namespace(name);
-        plug(router, &host, name);
-        host.ip(&host_steps(20));
-        host
+        join(router, "port-neighbour", &host, "eth0");
+        let private = 20;
+        host.ip(&host_steps(private));
+        Self {
+            _far: None,
+            host,
+            nat: self.nat,
+            link: self.link,
+            name: name.to_owned(),
+            public: self.public,
+            private,
+            _port_mapper: None,
+            routers: Vec::new(),
+        }
     }
 
     /// The internet provider gives the home another address; what was translated to the old one
@@ -161,12 +172,6 @@ fn router(lab: &Lab, name: &str, nat: Nat) -> Namespace {
 fn cable(router: &Namespace, to: &Namespace, interface: &str) {
     let port = format!("port-{interface}");
     join(router, &port, to, interface);
-}
-
-fn plug(router: &Namespace, host: &Namespace, name: &str) {
-    // An interface's name has 15 characters at most.
-    let short: String = name.chars().take(10).collect();
-    join(router, &format!("to-{short}"), host, "eth0");
 }
 
 fn join(router: &Namespace, port: &str, to: &Namespace, interface: &str) {

@@ -203,3 +203,92 @@ async fn a_lab_leaves_nothing_behind() {
     assert!(!Path::new(&format!("/proc/{process}/exe")).exists());
     assert!(!Path::new(&format!("/run/netns/{name}")).exists());
 }
+
+/// The first answer to a question that is asked until it comes.
+async fn ask(socket: &UdpSocket, question: &[u8], whom: (Ipv4Addr, u16)) -> Vec<u8> {
+    let mut buffer = [0; 1500];
+    for _ in 0..20 {
+        socket.send_to(question, whom).await.unwrap();
+        let answer = socket.recv(&mut buffer);
+        if let Ok(Ok(length)) = tokio::time::timeout(PATIENCE, answer).await {
+            return buffer[..length].to_vec();
+        }
+    }
+    panic!("{whom:?} never answered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_router_lets_strangers_in_on_a_port_that_nat_pmp_mapped() {
+    if Lab::skip() || !Site::available(Nat::NatPmp) {
+        return;
+    }
+    let mut lab = Lab::new();
+    let (site, stranger) = (
+        lab.site("home", Nat::NatPmp),
+        lab.site("stranger", Nat::Public),
+    );
+    let (say, mapped) = oneshot::channel();
+    let inside = site.host.handle().spawn(async move {
+        let socket = UdpSocket::bind(ANYWHERE).await.unwrap();
+        let [high, low] = socket.local_addr().unwrap().port().to_be_bytes();
+        // Version 0, map UDP, this port to any, for an hour (RFC 6886).
+        let question = [0, 1, 0, 0, high, low, 0, 0, 0, 0, 14, 16];
+        let asking = UdpSocket::bind(ANYWHERE).await.unwrap();
+        let answer = ask(&asking, &question, (Ipv4Addr::new(192, 168, 1, 1), 5351)).await;
+        assert_eq!(answer[..4], [0, 129, 0, 0], "{answer:?}");
+        say.send(u16::from_be_bytes([answer[10], answer[11]]))
+            .unwrap();
+        let mut buffer = [0; 64];
+        let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
+        (buffer[..length].to_vec(), from.ip())
+    });
+    let target = (site.public_address(), mapped.await.unwrap());
+    let sender = stranger.public_address();
+    let send = async move {
+        let socket = UdpSocket::bind(ANYWHERE).await.unwrap();
+        socket.send_to(b"stranger", target).await.unwrap();
+    };
+    stranger.host.run(send).await;
+    let heard = inside.await.unwrap();
+    assert_eq!(heard, (b"stranger".to_vec(), IpAddr::V4(sender)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_router_with_upnp_is_found() {
+    if Lab::skip() || !Site::available(Nat::Upnp) {
+        return;
+    }
+    let mut lab = Lab::new();
+    let site = lab.site("home", Nat::Upnp);
+    let look = async {
+        let socket = UdpSocket::bind(ANYWHERE).await.unwrap();
+        let question = "M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\n\
+            MAN: \"ssdp:discover\"\r\nMX: 1\r\n\
+            ST: urn:schemas-upnp-org:device:InternetGatewayDevice:1\r\n\r\n";
+        let everyone = (Ipv4Addr::new(239, 255, 255, 250), 1900);
+        ask(&socket, question.as_bytes(), everyone).await
+    };
+    let answer = site.host.run(look).await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(
+        answer.contains("200 OK") && answer.contains("http://192.168.1.1:"),
+        "{answer}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neighbours_reach_each_other_without_the_router() {
+    if Lab::skip() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let home = lab.site("home", Nat::Symmetric);
+    let neighbour = home.neighbour(&lab, "neighbour");
+    start_mirror(&home).await;
+    let look = async {
+        let socket = UdpSocket::bind(ANYWHERE).await.unwrap();
+        seen_by(&socket, Ipv4Addr::new(192, 168, 1, 10)).await
+    };
+    let seen = neighbour.host.run(look).await;
+    assert_eq!(seen.ip().to_string(), "192.168.1.20");
+}
