@@ -40,6 +40,7 @@ mod serve;
 mod streams;
 mod subnets;
 mod transport;
+mod varied;
 
 pub use access::{PeerRule, PeerRuleError};
 pub use behaviour::MESH_PROTOCOL;

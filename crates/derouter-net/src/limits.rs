@@ -188,8 +188,8 @@ pub(crate) const IDENTIFY_ADDRESSES: usize = 32;
 pub(crate) const KADEMLIA_LOOKUPS: usize = 32;
 /// Those who wait for one lookup.
 pub(crate) const KADEMLIA_WAITERS: usize = 64;
-/// A peer that was not found is not looked up again for this long.
-pub(crate) const KADEMLIA_MISSED: Duration = Duration::from_secs(15);
+/// A peer that was not found is not looked up again for this long: it may just be starting.
+pub(crate) const KADEMLIA_MISSED: Duration = Duration::from_secs(5);
 /// Peers for which that is remembered; others are looked up again.
 pub(crate) const KADEMLIA_MISSED_PEERS: usize = 1024;
 /// Searches for providers that a handle waits for; the next finds nobody.

@@ -156,8 +156,7 @@ impl Actor {
                 tracing::info!(%address, "listening for peers");
                 self.on_new_listen_address(&address);
                 if self.tells_listen_addresses {
-                    // A relay tells its clients where it is reached.
-                    self.swarm.add_external_address(address);
+                    self.tell_listen_address(address);
                 }
                 self.on_own_addresses_changed();
             }

@@ -22,6 +22,7 @@ use crate::kademlia::wanted::WantedProtocols;
 use crate::kademlia::{Event, publications};
 use crate::limits;
 use crate::peer_book::Source;
+use crate::varied::most_varied;
 
 /// Queries made for one peer: those closest to it, and what it says of itself.
 const QUERIES_OF_LOOKUP: usize = 2;
@@ -275,7 +276,7 @@ impl Actor {
         let admitted = self.meets_peers_at();
         let addresses = found.map(|info| info.addrs).unwrap_or_default();
         let addresses = addresses.into_iter().filter(|one| admitted.admits(one));
-        let addresses: Vec<_> = addresses.take(limits::KADEMLIA_ADDRESSES).collect();
+        let addresses = most_varied(addresses.collect(), limits::KADEMLIA_ADDRESSES);
         if addresses.is_empty() {
             return;
         }
@@ -354,7 +355,7 @@ impl Actor {
                 record.addresses.push(address.clone());
             }
         }
-        record.addresses.truncate(limits::KADEMLIA_ADDRESSES);
+        record.addresses = most_varied(record.addresses, limits::KADEMLIA_ADDRESSES);
         if record.addresses.is_empty() {
             return;
         }
@@ -374,7 +375,7 @@ impl Actor {
         let admitted = state.admitted();
         let listens = listens.iter().take(limits::IDENTIFY_ADDRESSES);
         let listens = listens.filter(|address| admitted.admits(address));
-        state.listens = listens.take(limits::KADEMLIA_ADDRESSES).cloned().collect();
+        state.listens = most_varied(listens.cloned().collect(), limits::KADEMLIA_ADDRESSES);
         let (speaks, listens) = (state.speaks.kademlia, state.listens.clone());
         let Some(behaviour) = self.swarm.behaviour_mut().kademlia.as_mut() else {
             return;

@@ -61,6 +61,21 @@ impl Actor {
         self.map_ports_again();
     }
 
+    /// A relay tells its clients where it is reached. Each address becomes one of theirs, and lists
+    /// of those are short: once it has a public address, it does not tell the others.
+    pub(super) fn tell_listen_address(&mut self, address: Multiaddr) {
+        let is_public = |address: &Multiaddr| place::scope(address) == Some(Scope::World);
+        let told: Vec<Multiaddr> = self.swarm.external_addresses().cloned().collect();
+        if is_public(&address) {
+            for other in told.iter().filter(|other| !is_public(other)) {
+                self.swarm.remove_external_address(other);
+            }
+        } else if told.iter().any(is_public) {
+            return;
+        }
+        self.swarm.add_external_address(address);
+    }
+
     fn test_addresses(&mut self, now: Instant) {
         let servers = self.test_servers();
         for action in self.reach.external.poll(&servers, now, rand::random()) {
