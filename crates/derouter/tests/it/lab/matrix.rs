@@ -184,14 +184,14 @@ async fn measure(provider_nat: Nat, consumer_nat: Nat, expected: Expected) -> Ro
         direct,
     };
     if row.failure().is_some() {
-        explain(&provider, &consumer).await;
+        explain(&world, &provider, &consumer).await;
     }
     row
 }
 
-/// What both nodes know, for whoever looks into a failure.
-async fn explain(provider: &Member, consumer: &Member) {
-    for member in [provider, consumer] {
+/// What all nodes know, for whoever looks into a failure.
+async fn explain(world: &World, provider: &Member, consumer: &Member) {
+    for member in world.relays.iter().chain([provider, consumer]) {
         let name = format!("{} ({})", member.site.name(), member.site.nat());
         eprintln!("---- {name}: {:#?}", member.network().await);
         let mut lines = member.process().stderr();
