@@ -151,7 +151,7 @@ fn find(world: &World, relay: PeerId) -> usize {
     found.expect("it is one of the relays")
 }
 
-#[ignore = "needs reservations on relays; run by cargo xtask lab"]
+#[ignore = "takes four minutes; run by cargo xtask lab events"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trade_goes_on_when_relays_are_killed_and_come_back() {
     if Lab::skip() {
@@ -183,7 +183,7 @@ async fn trade_goes_on_when_relays_are_killed_and_come_back() {
     wait_reservations(&provider, 2, "after the second relay came back").await;
 }
 
-#[ignore = "needs reservations on relays; run by cargo xtask lab"]
+#[ignore = "takes four minutes; run by cargo xtask lab events"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trade_goes_on_after_both_ends_slept() {
     if Lab::skip() {
@@ -223,7 +223,7 @@ async fn trade_through(
     );
 }
 
-#[ignore = "needs reservations on relays; run by cargo xtask lab"]
+#[ignore = "takes four minutes; run by cargo xtask lab events"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trade_goes_on_after_the_providers_router_gets_another_address() {
     if Lab::skip() {
@@ -234,7 +234,7 @@ async fn trade_goes_on_after_the_providers_router_gets_another_address() {
     trade_through(pair, "after the provider's public address changed", change).await;
 }
 
-#[ignore = "needs reservations on relays; run by cargo xtask lab"]
+#[ignore = "takes four minutes; run by cargo xtask lab events"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trade_goes_on_after_the_consumers_host_gets_another_address() {
     if Lab::skip() {
@@ -245,7 +245,7 @@ async fn trade_goes_on_after_the_consumers_host_gets_another_address() {
     trade_through(pair, "after the consumer's own address changed", change).await;
 }
 
-#[ignore = "needs reservations on relays; run by cargo xtask lab"]
+#[ignore = "takes four minutes; run by cargo xtask lab events"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn peers_that_know_each_other_need_no_bootstrap_nodes_also_after_restarts() {
     if Lab::skip() {

@@ -214,7 +214,6 @@ fn chosen() -> Vec<(Nat, Nat, Expected)> {
     PAIRS.iter().filter(named).copied().collect()
 }
 
-#[ignore = "needs reservations on relays; run by cargo xtask lab"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_pair_of_nats_trades_and_directly_where_a_hole_can_be_punched() {
     if Lab::skip() {
