@@ -57,6 +57,7 @@ impl Node for LocalNode {
     }
 
     async fn active_offers(&self, filter: &OfferFilter) -> Result<Vec<OfferSnapshot>, NodeError> {
+        self.shared.note_interest(filter);
         let market = self.shared.market();
         let matching = market
             .index
@@ -145,6 +146,7 @@ impl Node for LocalNode {
     }
 
     async fn watch_offers(&self, filter: OfferFilter) -> Result<Watch<OfferEvent>, NodeError> {
+        self.shared.note_interest(&filter);
         Ok(watches::offers(&self.shared, filter))
     }
 

@@ -22,6 +22,7 @@ mod records;
 pub mod rpc;
 mod shared;
 mod start;
+mod wanted;
 mod watches;
 
 pub use config::{NodeConfig, ProviderDetails};

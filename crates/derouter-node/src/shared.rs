@@ -10,6 +10,7 @@ use derouter_market::{CreditBook, OfferChange, OfferIndex, Role};
 use derouter_net::Net;
 use derouter_sdk::{JobKey, NodeError, PeerId, SnapshotId};
 use derouter_store::Store;
+use derouter_wire::ProtocolId;
 use derouter_wire::rpc::record::{JobRecord, OfferSnapshot};
 use libp2p_identity::Keypair;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
@@ -62,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) refresh: mpsc::Sender<Option<Refresh>>,
     /// A new signature waits for delivery.
     pub(crate) signed: mpsc::Sender<JobKey>,
+    /// Protocols that modules ask about.
+    pub(crate) wanted: mpsc::Sender<ProtocolId>,
     /// Ends with the node.
     pub(crate) stop: CancellationToken,
     /// Tasks that a shutdown waits for.
@@ -75,6 +78,7 @@ pub(crate) struct Shared {
 pub(crate) struct Receivers {
     pub(crate) refresh: mpsc::Receiver<Option<Refresh>>,
     pub(crate) signed: mpsc::Receiver<JobKey>,
+    pub(crate) wanted: mpsc::Receiver<ProtocolId>,
 }
 
 impl Shared {
@@ -90,6 +94,7 @@ impl Shared {
         let local = keypair.public().to_peer_id();
         let (refresh, refresh_receiver) = mpsc::channel(REFRESH_QUEUE);
         let (signed, signed_receiver) = mpsc::channel(crate::confirm::SIGNED_QUEUE);
+        let (wanted, wanted_receiver) = mpsc::channel(crate::wanted::WANTED_QUEUE);
         let market = Market {
             index: OfferIndex::new(local),
             provided: ProvidedOffers::default(),
@@ -107,6 +112,7 @@ impl Shared {
             events: broadcast::channel(EVENT_BACKLOG).0,
             refresh,
             signed,
+            wanted,
             signed_overflow: Notify::new(),
             stop,
             tasks: TaskTracker::new(),
@@ -117,6 +123,7 @@ impl Shared {
             Receivers {
                 refresh: refresh_receiver,
                 signed: signed_receiver,
+                wanted: wanted_receiver,
             },
         )
     }

@@ -118,10 +118,12 @@ impl Actor {
             external::Action::Confirm(address) => {
                 tracing::info!(%address, "others may reach this node there");
                 self.swarm.add_external_address(address);
+                self.on_own_addresses_changed();
             }
             external::Action::Expire(address) => {
                 tracing::info!(%address, "others do not reach this node there any more");
                 self.swarm.remove_external_address(&address);
+                self.on_own_addresses_changed();
             }
         }
     }
