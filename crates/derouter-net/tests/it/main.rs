@@ -16,6 +16,7 @@ mod kademlia;
 mod peer_book;
 mod raw_peer;
 mod reachability;
+mod relay_server;
 mod relayed;
 mod requests;
 mod stream_bounds;
