@@ -4,6 +4,7 @@
 mod announcements;
 mod conduct;
 mod connections;
+mod guests;
 mod heartbeats;
 mod kademlia;
 mod listening;
@@ -164,7 +165,11 @@ impl Actor {
             peers: HashMap::new(),
             peer_id: parts.config.keypair.public().to_peer_id(),
             kademlia: Kademlia::default(),
-            keeping: PeerKeeping::new(parts.known_peers, Instant::now()),
+            keeping: PeerKeeping::new(
+                parts.known_peers,
+                parts.config.options.relay_server,
+                Instant::now(),
+            ),
             reach,
             mapper: parts.config.options.port_mapping.then(Mapper::start),
             relay_tally,

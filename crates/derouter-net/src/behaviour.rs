@@ -100,7 +100,7 @@ impl Behaviour {
             .relay_server
             .map(|limits| relay::Behaviour::new(peer, relay_config(limits)));
         Ok(Self {
-            limits: connection_limits::Behaviour::new(connection_limits()),
+            limits: connection_limits::Behaviour::new(connection_limits(parts.relay_server)),
             subnets: subnets::Behaviour::default(),
             peers: parts.peers,
             identify: identify::Behaviour::new(identify),
@@ -126,12 +126,15 @@ impl Behaviour {
     }
 }
 
-fn connection_limits() -> ConnectionLimits {
+/// A relay has a place for each of its reservations beside those of other nodes.
+fn connection_limits(relay_server: Option<RelayLimits>) -> ConnectionLimits {
+    let relayed = relay_server.map_or(0, |limits| limits.reservations);
+    let relayed = u32::try_from(relayed).unwrap_or(u32::MAX);
     ConnectionLimits::default()
         .with_max_pending_incoming(Some(limits::PENDING_INCOMING))
         .with_max_pending_outgoing(Some(limits::PENDING_OUTGOING))
-        .with_max_established(Some(limits::ESTABLISHED))
-        .with_max_established_incoming(Some(limits::ESTABLISHED_INCOMING))
+        .with_max_established(Some(limits::ESTABLISHED.saturating_add(relayed)))
+        .with_max_established_incoming(Some(limits::ESTABLISHED_INCOMING.saturating_add(relayed)))
         .with_max_established_per_peer(Some(limits::ESTABLISHED_PER_PEER))
 }
 

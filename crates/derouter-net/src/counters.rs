@@ -73,6 +73,10 @@ pub struct NetCounters {
     pub streams_invalid: AtomicU64,
     /// Inbound substreams dropped because their connection or the node had too many unserved.
     pub substreams_dropped: AtomicU64,
+    /// Inbound connections closed, new ones among them, because there were too many.
+    pub inbound_closed: AtomicU64,
+    /// Bans of peers that misbehaved.
+    pub peers_banned: AtomicU64,
     /// Connect and disconnect notices that the node was too slow to take.
     pub peer_events_dropped: AtomicU64,
     /// What this node gave and refused as a relay.

@@ -21,6 +21,7 @@ mod dial_queue;
 mod directory;
 mod discovery;
 mod error;
+mod guests;
 mod heartbeat;
 mod job_stream;
 mod kademlia;

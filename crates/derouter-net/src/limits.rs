@@ -101,6 +101,9 @@ pub(crate) const DIALS_ON_REQUEST: usize = 32;
 pub(crate) const ESTABLISHED: u32 = 300;
 /// Connections that others opened; the rest is kept for those that we open.
 pub(crate) const ESTABLISHED_INCOMING: u32 = ESTABLISHED - 64;
+/// Of these, those that stay: one more closes one ([`crate::guests`]). As many under libp2p's limit
+/// as may be accepted before the actor looks.
+pub(crate) const INBOUND_PLACES: usize = 236 - 16;
 /// Connections with one peer: TCP, QUIC, one through a relay, and one that takes over or that it made
 /// to test an address.
 pub(crate) const ESTABLISHED_PER_PEER: u32 = 4;

@@ -4,6 +4,7 @@ use libp2p::PeerId;
 
 use super::{Actor, unix_now};
 use crate::address::{Scope, ip_of, scope};
+use crate::counters::count;
 use crate::peer::PeerConnection;
 
 pub(crate) use crate::peer_book::Offence;
@@ -26,6 +27,7 @@ impl Actor {
             return;
         };
         tracing::info!(%peer, ?offence, until = until.0, "a peer that misbehaves is banned for a while");
+        count(&self.counters.peers_banned);
         self.silence(peer);
         let _ = self.swarm.disconnect_peer_id(peer);
     }

@@ -191,9 +191,13 @@ impl Actor {
     fn on_established(&mut self, peer: PeerId, id: ConnectionId, connection: PeerConnection) {
         tracing::debug!(%peer, address = %connection.address, relayed = connection.relayed, "connected");
         self.on_reachability_connected(peer, id, &connection);
+        let inbound = !connection.outbound;
         let state = self.peers.entry(peer).or_default();
         if state.connect(id, connection) {
             self.tell_peer_event(PeerEvent::Connected(peer));
+        }
+        if inbound {
+            self.make_place(id);
         }
         self.on_connected_for_kademlia(peer);
         let dialled = self.bootstrap_dials.remove(&id);

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::{Actor, unix_now};
 use crate::address::Scope;
+use crate::config::RelayLimits;
 use crate::connector::Connector;
 use crate::limits;
 use crate::peer_book::{KnownPeer, PeerBook, Source};
@@ -24,17 +25,25 @@ pub(super) struct PeerKeeping {
     /// Where changes of the book go.
     changes: mpsc::Sender<Vec<KnownPeer>>,
     next_turn: Instant,
+    /// Inbound connections that may be there.
+    pub(super) inbound_places: usize,
     /// Peers whose gossip is not taken for now.
     pub(super) silenced: HashSet<PeerId>,
 }
 
 impl PeerKeeping {
-    pub(super) fn new(changes: mpsc::Sender<Vec<KnownPeer>>, now: Instant) -> Self {
+    pub(super) fn new(
+        changes: mpsc::Sender<Vec<KnownPeer>>,
+        relay_server: Option<RelayLimits>,
+        now: Instant,
+    ) -> Self {
+        let relayed = relay_server.map_or(0, |limits| limits.reservations);
         Self {
             connector: Connector::new(now),
             dials: HashSet::new(),
             changes,
             next_turn: now + limits::BOOK_INTERVAL,
+            inbound_places: limits::INBOUND_PLACES.saturating_add(relayed),
             silenced: HashSet::new(),
         }
     }
