@@ -300,7 +300,7 @@ mod tests {
         for seed in 0..2000_u32 {
             let length = usize::try_from(seed % 97).unwrap();
             let mut garbage: Vec<u8> = (0..length)
-                .map(|i| (seed.wrapping_mul(2_654_435_761) >> (i % 24)) as u8)
+                .map(|i| seed.wrapping_mul(2_654_435_761).to_be_bytes()[i % 4])
                 .collect();
             if let Some(first) = garbage.first_mut() {
                 *first = 0x61;

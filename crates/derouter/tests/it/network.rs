@@ -126,7 +126,7 @@ async fn netcheck_can_take_part_in_the_network_without_a_node() {
 async fn peers_are_told_in_a_table_in_detail_and_in_json() {
     let two = Two::connected().await;
     let (rpc, id) = (two.rpc(), two.other.ready.peer_id.clone());
-    let short = &id[id.len() - 8..];
+    let (_, short) = id.split_at(id.len() - 8);
     derouter_testkit::eventually("the other says what it is", async || {
         let peers = json_of(&["peers", "--json", "--rpc", &rpc]).await;
         assert_eq!(peers[0]["peer"], id.as_str());

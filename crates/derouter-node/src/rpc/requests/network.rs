@@ -24,7 +24,10 @@ impl Session {
         if limit == 0 || usize::try_from(limit).is_ok_and(|limit| limit > RPC_QUERY_ITEMS) {
             return Ok(QueryPeersReply::InvalidLimit);
         }
-        let (after, peer) = match (id(query.peer_id_cursor), id(query.peer_id)) {
+        let (after, peer) = match (
+            id(query.peer_id_cursor.as_ref()),
+            id(query.peer_id.as_ref()),
+        ) {
             (Ok(after), Ok(peer)) => (after, peer),
             (Err(InvalidPeerId(text)), _) | (_, Err(InvalidPeerId(text))) => {
                 return Ok(QueryPeersReply::InvalidPeerId(text));
@@ -70,6 +73,6 @@ impl Session {
     }
 }
 
-fn id(given: Option<PeerIdArg>) -> Result<Option<PeerId>, InvalidPeerId> {
-    given.as_ref().map(PeerIdArg::get).transpose()
+fn id(given: Option<&PeerIdArg>) -> Result<Option<PeerId>, InvalidPeerId> {
+    given.map(PeerIdArg::get).transpose()
 }
