@@ -28,12 +28,16 @@ fn traits(address: &Multiaddr) -> impl Iterator<Item = Trait> {
         .flatten()
 }
 
-/// At most `limit` of `addresses`: each time the first of those that bring most that is new.
+/// At most `limit` of `addresses`: each time the first of those that bring most that is new, where
+/// being direct counts as much as one thing that is new.
 pub(crate) fn most_varied(mut addresses: Vec<Multiaddr>, limit: usize) -> Vec<Multiaddr> {
     let mut known: Vec<Trait> = Vec::new();
     let mut chosen = Vec::new();
     while chosen.len() < limit {
-        let news = |address: &Multiaddr| traits(address).filter(|one| !known.contains(one)).count();
+        let news = |address: &Multiaddr| {
+            let fresh = traits(address).filter(|one| !known.contains(one));
+            fresh.count() + usize::from(!address::is_relayed(address))
+        };
         let best = addresses.iter().map(news).max();
         let best = addresses
             .iter()
