@@ -5,7 +5,7 @@
 //! [`EXPIRY`] without one. Offers of inactive providers are off the market; they are kept for a
 //! while, because one that says "nothing changed" puts them back.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use derouter_wire::announce::OfferListHash;
@@ -27,12 +27,15 @@ pub const MAX_PROVIDERS: usize = 120_000;
 /// for 100,000 providers of four ordinary offers each.
 pub const MAX_TEXT_BYTES: usize = 96 * 1024 * 1024;
 
+/// The wall clock is ahead of the monotonic one by this much more than before: the machine slept.
+const SLEEP: Duration = Duration::from_secs(20);
+
 /// Now, by both clocks: the wall clock for records, the monotonic one for expiry.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     /// Wall clock.
     pub unix: UnixSeconds,
-    /// Since the node's start; never jumps.
+    /// Since the node's start; never jumps, and may stand still while the machine sleeps.
     pub uptime: Duration,
 }
 
@@ -95,13 +98,35 @@ impl Provider {
     }
 
     /// Whether it counts as active in `QueryActiveProviders`.
-    fn counts(&self, now: Now) -> bool {
-        let silent = now.uptime.saturating_sub(self.heard);
+    fn counts(&self, now: Duration) -> bool {
+        let silent = now.saturating_sub(self.heard);
         self.active
             && match self.by {
                 Heard::Heartbeat => silent < ACTIVE_PROVIDER,
                 Heard::Announcement { lasting, .. } => silent < lasting,
             }
+    }
+
+    /// Of `offers` only what was known stays, with the details that were. All of it is taken in
+    /// anew with the next announcement: none has this hash, and the record is the old one.
+    fn without_what_is_new(
+        &self,
+        offers: &mut Vec<OfferSnapshot>,
+        by: Heard,
+    ) -> (ProviderRecord, Heard) {
+        offers.retain(|offer| {
+            let (protocol_id, offer_id) = name(offer);
+            let known = self.offer(protocol_id, offer_id);
+            known.is_some_and(|known| known.snapshot_id == offer.snapshot_id)
+        });
+        let by = match by {
+            Heard::Heartbeat => by,
+            Heard::Announcement { lasting, .. } => Heard::Announcement {
+                list: OfferListHash([0; 32]),
+                lasting,
+            },
+        };
+        (self.record.clone(), by)
     }
 
     fn offer(&self, protocol_id: &ProtocolId, offer_id: &OfferId) -> Option<&OfferSnapshot> {
@@ -123,6 +148,11 @@ pub struct OfferIndex {
     by_snapshot: HashMap<SnapshotId, PeerId>,
     /// The sum over all providers.
     text_bytes: usize,
+    /// The inactive ones, by when they were heard last.
+    idle: BTreeSet<(Duration, PeerId)>,
+    /// What the monotonic clock does not show of the time since the start.
+    slept: Duration,
+    looked: Option<Now>,
 }
 
 impl OfferIndex {
@@ -133,6 +163,9 @@ impl OfferIndex {
             providers: HashMap::new(),
             by_snapshot: HashMap::new(),
             text_bytes: 0,
+            idle: BTreeSet::new(),
+            slept: Duration::ZERO,
+            looked: None,
         }
     }
 
@@ -182,10 +215,14 @@ impl OfferIndex {
 
     /// A heartbeat or announcement without changes.
     pub fn renew(&mut self, provider: &PeerId, by: Heard, now: Now) -> Vec<OfferChange> {
+        let heard = self.awake(now);
         let Some(known) = self.providers.get_mut(provider) else {
             return Vec::new();
         };
-        known.heard = now.uptime;
+        if !known.active {
+            self.idle.remove(&(known.heard, *provider));
+        }
+        known.heard = heard;
         known.by = by;
         known.record.latest_heartbeat_at = now.unix;
         let beat = ProviderHeartbeat {
@@ -211,19 +248,25 @@ impl OfferIndex {
         self.apply_heard(record, offers, Heard::Heartbeat, now)
     }
 
-    /// A provider's details and whole set of offers, as just heard and stored.
+    /// A provider's details and whole set of offers, as just heard and stored. When there is no
+    /// room for them, those of its offers that were known already stay.
     pub fn apply_heard(
         &mut self,
-        record: ProviderRecord,
+        mut record: ProviderRecord,
         mut offers: Vec<OfferSnapshot>,
-        by: Heard,
+        mut by: Heard,
         now: Now,
     ) -> Vec<OfferChange> {
         let peer = record.peer_id;
-        let text_bytes = text_bytes(&record, &offers);
+        let mut text_bytes = bytes_of(&record, &offers);
         if peer != self.local && !self.make_room(&peer, text_bytes) {
-            return self.withdraw(&peer);
+            let Some(known) = self.providers.get(&peer) else {
+                return Vec::new();
+            };
+            (record, by) = known.without_what_is_new(&mut offers, by);
+            text_bytes = bytes_of(&record, &offers);
         }
+        record.latest_heartbeat_at = now.unix;
         let beat = ProviderHeartbeat {
             peer_id: peer,
             latest_heartbeat_at: now.unix,
@@ -257,7 +300,7 @@ impl OfferIndex {
         offers.shrink_to_fit();
         let provider = Provider {
             record,
-            heard: now.uptime,
+            heard: self.awake(now),
             by,
             active: true,
             offers,
@@ -294,15 +337,20 @@ impl OfferIndex {
         (offer.protocol_payload == payload).then_some(offer.snapshot_id)
     }
 
-    /// Takes the offers of silent providers off the market.
+    /// Takes the offers of silent providers off the market. To be called every few seconds: it
+    /// notices as well when the machine slept in between, so that what was heard before is older
+    /// than the monotonic clock says.
     pub fn expire(&mut self, now: Now) -> Vec<OfferChange> {
+        self.notice_sleep(now);
+        let awake = self.awake(now);
         let mut changes = Vec::new();
         for (peer, provider) in &mut self.providers {
-            let silent = now.uptime.saturating_sub(provider.heard);
+            let silent = awake.saturating_sub(provider.heard);
             if *peer == self.local || !provider.active || silent < provider.lasting() {
                 continue;
             }
             provider.active = false;
+            self.idle.insert((provider.heard, *peer));
             for offer in &provider.offers {
                 self.by_snapshot.remove(&offer.snapshot_id);
                 changes.push(OfferChange::OfferRemoved(removal(offer)));
@@ -340,6 +388,7 @@ impl OfferIndex {
     /// Providers whose announcement holds or that were heard within [`ACTIVE_PROVIDER`], and this
     /// node while it offers anything.
     pub fn active_providers(&self, now: Now) -> impl Iterator<Item = &ProviderRecord> {
+        let now = self.awake(now);
         let fresh = move |(peer, provider): &(&PeerId, &Provider)| {
             let own = **peer == self.local && !provider.offers.is_empty();
             own || (**peer != self.local && provider.counts(now))
@@ -364,38 +413,55 @@ impl OfferIndex {
     /// Drops the longest-silent inactive providers until this one fits. False: too much of what
     /// is kept is active.
     fn make_room(&mut self, peer: &PeerId, text_bytes: usize) -> bool {
-        loop {
-            let known = self.providers.get(peer);
-            let others = self.providers.len() - usize::from(known.is_some());
-            let own = known.map_or(0, |known| known.text_bytes);
-            let bytes = self
-                .text_bytes
-                .saturating_sub(own)
-                .saturating_add(text_bytes);
-            if others < MAX_PROVIDERS && bytes <= MAX_TEXT_BYTES {
-                return true;
-            }
-            let idle = |(other, provider): &(&PeerId, &Provider)| {
-                !provider.active && *other != peer && **other != self.local
-            };
-            let inactive = self.providers.iter().filter(idle);
-            let oldest = inactive.min_by_key(|(_, provider)| provider.heard);
-            let Some(oldest) = oldest.map(|(peer, _)| *peer) else {
+        while !self.fits(peer, text_bytes) {
+            let mut idle = self.idle.iter().map(|(_, idle)| *idle);
+            let Some(oldest) = idle.find(|idle| idle != peer) else {
                 return false;
             };
             self.remove(&oldest);
+        }
+        true
+    }
+
+    fn fits(&self, peer: &PeerId, text_bytes: usize) -> bool {
+        let known = self.providers.get(peer);
+        let others = self.providers.len() - usize::from(known.is_some());
+        let own = known.map_or(0, |known| known.text_bytes);
+        let bytes = self
+            .text_bytes
+            .saturating_sub(own)
+            .saturating_add(text_bytes);
+        others < MAX_PROVIDERS && (bytes <= MAX_TEXT_BYTES || text_bytes <= own)
+    }
+
+    /// The time since the start, sleep included.
+    fn awake(&self, now: Now) -> Duration {
+        now.uptime.saturating_add(self.slept)
+    }
+
+    fn notice_sleep(&mut self, now: Now) {
+        let Some(last) = self.looked.replace(now) else {
+            return;
+        };
+        let by_clock = Duration::from_secs(now.unix.0.saturating_sub(last.unix.0));
+        let unseen = by_clock.saturating_sub(now.uptime.saturating_sub(last.uptime));
+        if unseen > SLEEP {
+            self.slept = self.slept.saturating_add(unseen);
         }
     }
 
     fn remove(&mut self, peer: &PeerId) -> Option<Provider> {
         let gone = self.providers.remove(peer)?;
+        if !gone.active {
+            self.idle.remove(&(gone.heard, *peer));
+        }
         self.text_bytes = self.text_bytes.saturating_sub(gone.text_bytes);
         Some(gone)
     }
 }
 
 /// What a provider's texts take.
-fn text_bytes(record: &ProviderRecord, offers: &[OfferSnapshot]) -> usize {
+fn bytes_of(record: &ProviderRecord, offers: &[OfferSnapshot]) -> usize {
     let details = [&record.name, &record.teaser, &record.description];
     let details: usize = details.into_iter().flatten().map(String::len).sum();
     let offers = offers.iter().map(|offer| {

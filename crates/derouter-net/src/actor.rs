@@ -34,7 +34,7 @@ use crate::clock::unix_now;
 use crate::config::{DiscoveryMode, KnownReachability, NetConfig};
 use crate::counters::NetCounters;
 use crate::directory::Whereabouts;
-use crate::discovery::{DiscoveryPeer, Gossiped, Inputs, Judged, OwnPlace, Shards};
+use crate::discovery::{DiscoveryPeer, Gossiped, Judged, Order, OwnPlace, Published, Shards};
 use crate::error::DialError;
 use crate::heartbeat::filter::HeartbeatFilter;
 use crate::heartbeat::schedule::HeartbeatSchedule;
@@ -71,8 +71,8 @@ pub(crate) enum Command {
     BestPath(PeerId, oneshot::Sender<Option<PathReport>>),
     /// What gossipsub is told of announcements.
     Judged(Vec<Judged>),
-    /// An announcement, for this topic.
-    Publish(String, Vec<u8>),
+    /// An announcement, for this topic. Answers how that went.
+    Publish(String, Vec<u8>, Option<oneshot::Sender<Published>>),
     OwnPlace(oneshot::Sender<OwnPlace>),
     Blame(PeerId, Offence),
     Shutdown(oneshot::Sender<()>),
@@ -91,7 +91,7 @@ pub(crate) struct ActorParts {
     pub(crate) counters: Arc<NetCounters>,
     pub(crate) shards: Shards,
     pub(crate) announcements: mpsc::Sender<Gossiped>,
-    pub(crate) discovery: Inputs,
+    pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) discovery_peers: watch::Sender<Vec<DiscoveryPeer>>,
 }
 
@@ -106,7 +106,7 @@ pub(crate) struct Actor {
     counters: Arc<NetCounters>,
     shards: Shards,
     announcements: mpsc::Sender<Gossiped>,
-    discovery: Inputs,
+    orders: mpsc::Sender<Order>,
     discovery_peers: watch::Sender<Vec<DiscoveryPeer>>,
     legacy: LegacyWatch,
     always_heartbeats: bool,
@@ -147,7 +147,7 @@ impl Actor {
             counters: parts.counters,
             shards: parts.shards,
             announcements: parts.announcements,
-            discovery: parts.discovery,
+            orders: parts.orders,
             discovery_peers: parts.discovery_peers,
             legacy: LegacyWatch::default(),
             always_heartbeats: parts.config.options.discovery.mode != DiscoveryMode::Announce,
@@ -293,8 +293,11 @@ impl Actor {
                 let _ = reply.send(self.best_path(&peer));
             }
             Command::Judged(judged) => self.on_judged(judged),
-            Command::Publish(topic, data) => {
-                self.publish_announcement(topic, data);
+            Command::Publish(topic, data, reply) => {
+                let published = self.publish_announcement(topic, data);
+                if let Some(reply) = reply {
+                    let _ = reply.send(published);
+                }
             }
             Command::OwnPlace(reply) => {
                 let _ = reply.send(self.own_place());

@@ -13,10 +13,12 @@ use derouter_wire::{PeerId, UnixSeconds};
 const DEBOUNCE: Duration = Duration::from_millis(100);
 /// Never two announcements within this: receivers allow one a second.
 const MIN_GAP: Duration = Duration::from_secs(1);
-/// How often without a change.
+/// The longest time without an announcement; the shortest is four fifths of it.
 const REFRESH: Duration = Duration::from_secs(300);
-/// How long one holds: two refreshes, and a minute.
+/// How long one holds: two refreshes at their longest, and a minute.
 const LASTS: u32 = 660;
+/// What no peer took is handed out again after one to five of these.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The two clocks, and chance from 0 to 1.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +46,8 @@ pub(crate) struct OwnAnnouncements {
     sequence: u64,
     due: Option<Instant>,
     last_at: Option<Instant>,
+    /// When to hand out the last one once more: no peer took it.
+    again: Option<Instant>,
 }
 
 impl OwnAnnouncements {
@@ -56,6 +60,7 @@ impl OwnAnnouncements {
             sequence: floor,
             due: None,
             last_at: None,
+            again: None,
         }
     }
 
@@ -89,6 +94,33 @@ impl OwnAnnouncements {
         }
     }
 
+    /// The machine slept: what others knew may be over.
+    pub(crate) fn slept(&mut self, now: Instant) {
+        if self.told {
+            self.due_within(now, Duration::ZERO);
+        }
+    }
+
+    /// No peer took the last one. Where some were there but had no room (`congested`) the mesh
+    /// remembers it as sent, and a new one is made. `jitter` is from 0 to 1.
+    pub(crate) fn unpublished(&mut self, congested: bool, now: Instant, jitter: f64) {
+        let pause = RETRY.mul_f64(1.0 + 4.0 * jitter);
+        if congested {
+            self.due_within(now, pause);
+        } else {
+            self.again = Some(now + pause);
+        }
+    }
+
+    /// Whether to hand out the last one once more now.
+    pub(crate) fn take_again(&mut self, now: Instant) -> bool {
+        let again = self.again.is_some_and(|again| again <= now);
+        if again {
+            self.again = None;
+        }
+        again
+    }
+
     /// The list that is offered.
     pub(crate) fn list(&self) -> Option<Arc<[u8]>> {
         self.offered
@@ -102,8 +134,14 @@ impl OwnAnnouncements {
         offered.map_or(UnixSeconds(0), |offered| offered.updated_at)
     }
 
-    /// When the next announcement is due.
+    /// When something is to be handed out.
     pub(crate) fn due(&self) -> Option<Instant> {
+        let times = [self.new_due(), self.again];
+        times.into_iter().flatten().min()
+    }
+
+    /// When the next announcement is due.
+    fn new_due(&self) -> Option<Instant> {
         let earliest = self.last_at.map(|last| last + MIN_GAP);
         self.due.map(|due| earliest.map_or(due, |at| due.max(at)))
     }
@@ -114,7 +152,7 @@ impl OwnAnnouncements {
         moment: Moment,
         addresses: Vec<Vec<u8>>,
     ) -> Option<AnnouncementBody> {
-        if self.due()? > moment.now {
+        if self.new_due()? > moment.now {
             return None;
         }
         Some(self.next(moment, addresses))
@@ -129,9 +167,10 @@ impl OwnAnnouncements {
     fn next(&mut self, moment: Moment, addresses: Vec<Vec<u8>>) -> AnnouncementBody {
         self.sequence = moment.unix_millis.max(self.sequence.saturating_add(1));
         self.last_at = Some(moment.now);
+        self.again = None;
         self.told = self.offered.is_some();
         // Spread, so that providers that started together do not announce together.
-        let refresh = REFRESH.mul_f64(0.9 + moment.jitter / 5.0);
+        let refresh = REFRESH.mul_f64(0.8 + moment.jitter / 5.0);
         self.due = self.told.then(|| moment.now + refresh);
         let offered = self.offered.as_ref();
         AnnouncementBody {
@@ -204,12 +243,71 @@ mod tests {
         assert_eq!(first.tags.len(), 1);
         assert_eq!(first.addresses, [vec![1]]);
         let next = own.due().unwrap();
-        assert_eq!(next, start + DEBOUNCE + REFRESH);
+        assert_eq!(next, start + DEBOUNCE + REFRESH.mul_f64(0.9));
         own.announce(Some(&offers("b")), next);
         assert_eq!(own.due(), Some(next), "the same is no change");
         let again = own.take(moment(next), Vec::new()).unwrap();
         assert_eq!(again.list, first.list);
         assert!(again.sequence > first.sequence, "although the clock stood");
+    }
+
+    #[test]
+    fn one_refresh_may_be_lost_however_late_both_come() {
+        for jitter in [0.0, 1.0] {
+            let mut own = OwnAnnouncements::new(PeerId::random(), 0);
+            let start = Instant::now();
+            let at = |now| Moment {
+                jitter,
+                ..moment(now)
+            };
+            own.announce(Some(&offers("a")), start);
+            let first = start + DEBOUNCE;
+            let body = own.take(at(first), Vec::new()).unwrap();
+            let lost = own.due().unwrap();
+            own.take(at(lost), Vec::new()).unwrap();
+            let heard = own.due().unwrap();
+            let over = first + Duration::from_secs(u64::from(body.lasts));
+            assert!(heard + Duration::from_secs(60) <= over);
+            assert!(lost >= first + Duration::from_secs(240));
+        }
+    }
+
+    #[test]
+    fn what_no_peer_took_is_handed_out_again_until_one_does() {
+        let mut own = OwnAnnouncements::new(PeerId::random(), 0);
+        let start = Instant::now();
+        own.announce(Some(&offers("a")), start);
+        let first = start + DEBOUNCE;
+        own.take(moment(first), Vec::new()).unwrap();
+        assert!(!own.take_again(first + REFRESH), "it was taken");
+        for jitter in [0.0, 1.0] {
+            own.unpublished(false, first, jitter);
+            let again = own.due().unwrap();
+            assert!(again >= first + RETRY && again <= first + RETRY * 5);
+            assert_eq!(own.take(moment(again), Vec::new()), None, "it is the same");
+            assert!(!own.take_again(first) && own.take_again(again));
+        }
+        own.unpublished(true, first, 0.5);
+        let due = own.due().unwrap();
+        assert!(due <= first + RETRY * 5 && !own.take_again(due));
+        assert!(own.take(moment(due), Vec::new()).is_some(), "a new one");
+    }
+
+    #[test]
+    fn what_was_told_is_told_again_after_a_sleep_and_what_was_taken_back_is_not() {
+        let mut own = OwnAnnouncements::new(PeerId::random(), 0);
+        let start = Instant::now();
+        own.slept(start);
+        assert_eq!(own.due(), None);
+        own.announce(Some(&offers("a")), start);
+        own.take(moment(start + DEBOUNCE), Vec::new()).unwrap();
+        let woken = start + Duration::from_secs(10);
+        own.slept(woken);
+        assert_eq!(own.due(), Some(woken));
+        own.announce(None, woken);
+        own.take(moment(woken + DEBOUNCE), Vec::new()).unwrap();
+        own.slept(woken + MIN_GAP * 2);
+        assert_eq!(own.due(), None);
     }
 
     #[test]

@@ -300,6 +300,16 @@ impl Directory {
         self.floors.expire(now);
     }
 
+    /// The machine slept, and `Instant`s show nothing of `unseen` of it: everything is that much
+    /// nearer to its end.
+    pub(crate) fn slept(&mut self, unseen: Duration, now: Instant) {
+        for entry in self.entries.values_mut() {
+            let expires = entry.expires.checked_sub(unseen);
+            // None: before the first `Instant` there is.
+            entry.expires = expires.unwrap_or(now);
+        }
+    }
+
     /// What the node is told of a provider. `None` while its list is not here.
     pub(crate) fn news(&self, peer: &PeerId, now: Instant) -> Option<OfferNews> {
         let entry = self.entries.get(peer)?;
@@ -340,6 +350,15 @@ impl Directory {
     /// The announcement of a provider.
     pub(crate) fn announcement(&self, peer: &PeerId) -> Option<Arc<[u8]>> {
         self.entries.get(peer).map(|entry| Arc::clone(&entry.bytes))
+    }
+
+    /// The announcement of a provider, while more than half of its time is left: who gets it by
+    /// gossip is not told how much is, and believes it for the whole of it.
+    pub(crate) fn fresh_announcement(&self, peer: &PeerId, now: Instant) -> Option<Arc<[u8]>> {
+        let entry = self.entries.get(peer)?;
+        let lasts = SignedAnnouncement::decode(&entry.bytes).ok()?.body.lasts;
+        let left = entry.expires.saturating_duration_since(now);
+        (left * 2 > Duration::from_secs(u64::from(lasts))).then(|| Arc::clone(&entry.bytes))
     }
 
     /// Where a provider says it is reached, if it does.

@@ -11,6 +11,7 @@ mod serve;
 mod task;
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use derouter_wire::announce::{ANNOUNCE_TOPIC, SHARDS, shard_of, shard_topic};
 use derouter_wire::discovery::{Carried, DISCOVERY_PROTOCOL, Want};
@@ -18,7 +19,7 @@ use derouter_wire::gossip::Announcement;
 use libp2p::gossipsub::MessageId;
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use held::Judged;
 pub(crate) use serve::DiscoveryServer;
@@ -56,14 +57,34 @@ pub(crate) struct OwnPlace {
 /// What others ask of the task.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// What this node offers from now on.
-    Announce(Option<Arc<Announcement>>),
     /// Teach the peer book where a provider says it is reached. Answers whether it says so.
     Learn(PeerId, oneshot::Sender<bool>),
-    /// The last announcement before a stop, if there is something to take back.
-    Stop(oneshot::Sender<Option<Vec<u8>>>),
     /// A peer, or one of our own exchanges, asks; no answer when the peer asks too much.
     Ask(PeerId, Ask),
+}
+
+/// What the swarm task tells, past the questions of peers.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Asks for the last announcement before a stop, if there is something to take back.
+    Stop(oneshot::Sender<Option<Vec<u8>>>),
+    /// The machine slept; `Instant`s show nothing of this much of it.
+    Slept(Duration),
+}
+
+/// What this node offers: the latest counts. By a way of its own, so that no peer's questions can
+/// hold it up.
+pub(crate) type Offered = watch::Receiver<Option<Arc<Announcement>>>;
+
+/// How an announcement was handed to the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Published {
+    /// Some peer takes it, or has it.
+    Taken,
+    /// There is no peer to take it.
+    Nobody,
+    /// The peers had no room for it.
+    Congested,
 }
 
 /// Questions to the directory.

@@ -3,12 +3,21 @@
 
 use std::time::{Duration, Instant};
 
+use crate::heartbeat::bucket::{Bucket, Rate};
+
 /// Who is connected to a 0.1 peer says so this often, unless another just did.
 const BEACON: Duration = Duration::from_secs(60);
 /// A beacon that found nobody is tried again after this.
 const RETRY: Duration = Duration::from_secs(5);
 /// Heartbeats are sent for so long after a beacon: a few may be lost.
 const HEARD: Duration = Duration::from_secs(300);
+
+/// Beacons that are passed on: one a minute. The other one of a burst is for an honest one that
+/// comes a little early.
+const FORWARD_RATE: Rate = Rate {
+    every: BEACON,
+    burst: 2,
+};
 
 /// Knows of 0.1 peers, our own and those that others tell of.
 #[derive(Debug, Default)]
@@ -17,6 +26,7 @@ pub(crate) struct LegacyWatch {
     direct: bool,
     heard_until: Option<Instant>,
     due: Option<Instant>,
+    forwarded: Bucket,
 }
 
 impl LegacyWatch {
@@ -40,6 +50,11 @@ impl LegacyWatch {
         if self.direct {
             self.due = Some(now + BEACON);
         }
+    }
+
+    /// Whether to pass on a beacon that was heard.
+    pub(crate) fn may_forward(&mut self, now: Instant) -> bool {
+        self.forwarded.try_take(FORWARD_RATE, 1, now)
     }
 
     /// Whether heartbeats are to be sent.
@@ -85,6 +100,19 @@ mod tests {
         assert!(watch.take(now + BEACON + RETRY), "nobody heard it");
         watch.connected(false, now);
         assert!(!watch.take(now + HEARD) && !watch.wants_heartbeats(now));
+    }
+
+    #[test]
+    fn beacons_are_passed_on_once_a_minute() {
+        let mut watch = LegacyWatch::default();
+        let now = Instant::now();
+        assert!(watch.may_forward(now));
+        assert!(watch.may_forward(now + BEACON - RETRY), "a little early");
+        let mut passed = 0;
+        for second in 60..660 {
+            passed += u32::from(watch.may_forward(now + Duration::from_secs(second)));
+        }
+        assert!((9..=11).contains(&passed), "{passed}");
     }
 
     #[test]

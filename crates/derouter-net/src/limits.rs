@@ -243,6 +243,8 @@ pub(crate) const HELD_ANNOUNCEMENTS: usize = 1024;
 pub(crate) const HOLD: Duration = Duration::from_millis(2500);
 /// Requests to the task that owns the directory; those who ask wait.
 pub(crate) const DISCOVERY_QUEUE: usize = 64;
+/// What the swarm task tells that task: a sleep now and then, and one stop.
+pub(crate) const ORDER_QUEUE: usize = 8;
 /// News of providers waiting for the node. The task keeps what does not fit.
 pub(crate) const OFFER_QUEUE: usize = 64;
 /// Peers that are asked for lists at the same time.

@@ -54,6 +54,7 @@ struct Inner {
     meter: NodeMeter,
     sent: watch::Receiver<SentHeartbeat>,
     discovery: Inputs,
+    offered: watch::Sender<Option<Arc<Announcement>>>,
     mode: DiscoveryMode,
 }
 
@@ -102,6 +103,8 @@ pub async fn start(
     let (offer_sender, offers) = mpsc::channel(limits::OFFER_QUEUE);
     let (gossip_sender, gossip) = mpsc::channel(limits::ANNOUNCEMENT_QUEUE);
     let (discovery_sender, discovery_inputs) = mpsc::channel(limits::DISCOVERY_QUEUE);
+    let (order_sender, orders) = mpsc::channel(limits::ORDER_QUEUE);
+    let (offered, announced) = watch::channel(None);
     let (discovery_peers, speaking) = watch::channel(Vec::new());
     let shards = shards(&config.options);
     let mode = config.options.discovery.mode;
@@ -137,6 +140,8 @@ pub async fn start(
         commands: command_sender.downgrade(),
         gossip,
         inputs: (discovery_sender.clone(), discovery_inputs),
+        offered: announced,
+        orders,
         peers: speaking,
         offers: offer_sender,
         sent: sent_sender.clone(),
@@ -155,7 +160,7 @@ pub async fn start(
         counters: counters.clone(),
         shards,
         announcements: gossip_sender,
-        discovery: discovery_sender.clone(),
+        orders: order_sender,
         discovery_peers,
     }));
     Box::pin(actor.listen()).await?;
@@ -185,6 +190,7 @@ pub async fn start(
             meter,
             sent: sent.clone(),
             discovery: discovery_sender,
+            offered,
             mode,
         }),
     };
@@ -295,10 +301,7 @@ impl Net {
         heartbeat: Option<Announcement>,
     ) {
         if self.inner.mode != DiscoveryMode::Heartbeats {
-            let input = Input::Announce(whole.map(Arc::new));
-            let send = self.inner.discovery.send(input);
-            // Late or closed: the node is overloaded or stops.
-            let _ = timeout(limits::COMMAND_DEADLINE, send).await;
+            self.inner.offered.send_replace(whole.map(Arc::new));
         }
         self.tell(Command::Announce(heartbeat)).await;
     }

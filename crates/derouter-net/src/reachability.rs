@@ -29,7 +29,7 @@ use punching::Punching;
 use relays::{Demand, RelayManager};
 use suspects::Suspects;
 use udp::Udp;
-use wake::Wake;
+use wake::{Slept, Wake};
 
 /// How often everything is looked at.
 const TICK: Duration = Duration::from_secs(5);
@@ -119,7 +119,7 @@ impl ReachabilityState {
     }
 
     /// Everything is looked at now. Gives how long was slept before.
-    pub(crate) fn begin(&mut self, now: Instant, unix: UnixSeconds) -> Option<Duration> {
+    pub(crate) fn begin(&mut self, now: Instant, unix: UnixSeconds) -> Option<Slept> {
         self.next = now + TICK;
         self.wake.tick(now, unix)
     }

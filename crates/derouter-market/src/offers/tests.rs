@@ -184,6 +184,81 @@ fn the_bytes_of_announcements_are_bounded() {
 }
 
 #[test]
+fn a_provider_whose_list_no_longer_fits_keeps_what_was_known_of_it() {
+    let (mut index, peer) = index();
+    let large = |peer: PeerId, snapshot, name: &str, bytes| OfferSnapshot {
+        protocol_payload: "x".repeat(bytes),
+        ..offer(peer, snapshot, name)
+    };
+    let known = vec![offer(peer, 1, "a"), offer(peer, 2, "b")];
+    index.apply_heard(record(peer, 5), known, announced(1, 660), at(0));
+    let other = PeerId::random();
+    let most = large(other, 3, "a", MAX_TEXT_BYTES - 10_000);
+    index.apply_heard(record(other, 1), vec![most], announced(2, 660), at(0));
+    let grown = || vec![offer(peer, 1, "a"), large(peer, 4, "c", 20_000)];
+    let changes = index.apply_heard(record(peer, 6), grown(), announced(3, 660), at(300));
+    assert_eq!(names(&changes), ["beat", "-2"]);
+    assert!(index.is_active(SnapshotId(1)) && index.is_announced(&peer));
+    assert!(index.expire(at(700)).iter().all(|change| {
+        !matches!(change, OfferChange::OfferRemoved(gone) if gone.provider_peer_id == peer)
+    }));
+    assert!(!index.holds(&peer, &OfferListHash([3; 32])), "tried again");
+    // The other one is silent by now.
+    let changes = index.apply_heard(record(peer, 6), grown(), announced(3, 660), at(700));
+    assert_eq!(names(&changes), ["beat", "+4"]);
+    assert!(index.holds(&peer, &OfferListHash([3; 32])));
+    assert!(!index.knows(&other));
+}
+
+#[test]
+fn those_that_are_silent_for_longest_make_room_first() {
+    let (mut index, first) = index();
+    let second = PeerId::random();
+    index.apply(record(second, 1), vec![offer(second, 2, "a")], at(0));
+    index.apply(record(first, 1), vec![offer(first, 1, "a")], at(0));
+    index.expire(at(100));
+    index.heard(&second, at(100));
+    index.expire(at(200));
+    for _ in 2..MAX_PROVIDERS {
+        index.apply(record(PeerId::random(), 1), Vec::new(), at(200));
+    }
+    index.apply(record(PeerId::random(), 1), Vec::new(), at(201));
+    assert!(!index.knows(&first) && index.knows(&second));
+    assert_eq!(index.idle.len(), 1);
+    index.heard(&second, at(202));
+    assert!(index.idle.is_empty());
+    let late = PeerId::random();
+    assert!(index.apply(record(late, 1), Vec::new(), at(203)).is_empty());
+    assert!(index.knows(&second), "an active one");
+}
+
+#[test]
+fn time_that_was_slept_counts_although_the_monotonic_clock_stood_still() {
+    let (mut index, peer) = index();
+    let slept = |secs, slept| Now {
+        unix: UnixSeconds(1_000_000 + secs + slept),
+        ..at(secs)
+    };
+    index.apply_heard(
+        record(peer, 5),
+        vec![offer(peer, 1, "a")],
+        announced(1, 660),
+        at(0),
+    );
+    assert!(index.expire(at(10)).is_empty());
+    assert!(index.expire(slept(12, 600)).is_empty(), "612 s old");
+    assert!(index.expire(slept(59, 600)).is_empty());
+    assert_eq!(names(&index.expire(slept(60, 600))), ["-1"]);
+    let later = announced(1, 660);
+    assert_eq!(
+        names(&index.renew(&peer, later, slept(61, 600))),
+        ["beat", "+1"]
+    );
+    assert!(index.expire(slept(720, 600)).is_empty());
+    assert_eq!(names(&index.expire(slept(722, 3600))), ["-1"]);
+}
+
+#[test]
 fn the_number_of_providers_is_bounded_and_active_ones_are_never_pushed_out() {
     let (mut index, _) = index();
     for _ in 0..MAX_PROVIDERS {

@@ -12,10 +12,11 @@ use tokio::time::timeout;
 
 use super::{Actor, unix_now};
 use crate::counters::count;
-use crate::discovery::{DiscoveryPeer, Gossiped, Input, Judged, OwnPlace};
+use crate::discovery::{DiscoveryPeer, Gossiped, Judged, Order, OwnPlace, Published};
 
-/// How far the minute of a beacon may be from ours.
-const BEACON_MINUTES: u64 = 60;
+/// How far the minute of a beacon may be from ours: anybody can send one, so that old ones and
+/// those made ahead are worth little.
+const BEACON_MINUTES: u64 = 2;
 /// How long a stop waits for the announcement that takes the offers back.
 const LAST_WORD: Duration = Duration::from_millis(300);
 
@@ -59,18 +60,22 @@ impl Actor {
         }
     }
 
-    pub(super) fn publish_announcement(&mut self, topic: String, data: Vec<u8>) -> bool {
+    pub(super) fn publish_announcement(&mut self, topic: String, data: Vec<u8>) -> Published {
         let topic = IdentTopic::new(topic);
         let gossip = &mut self.swarm.behaviour_mut().announcements;
         match gossip.publish(topic, data) {
             Ok(_) => {
                 count(&self.counters.announcements_sent);
-                true
+                Published::Taken
             }
+            Err(gossipsub::PublishError::Duplicate) => Published::Taken,
             // Whoever connects reconciles, and learns of it then.
             Err(error) => {
                 tracing::debug!(%error, "an announcement was not spread by gossip");
-                false
+                match error {
+                    gossipsub::PublishError::NoPeersSubscribedToTopic => Published::Nobody,
+                    _ => Published::Congested,
+                }
             }
         }
     }
@@ -128,9 +133,14 @@ impl Actor {
         let ours = unix_now().0 / 60;
         let believed = minute.is_ok_and(|minute| minute.abs_diff(ours) <= BEACON_MINUTES);
         let acceptance = if believed {
-            self.legacy.heard(Instant::now());
+            let now = Instant::now();
+            self.legacy.heard(now);
             self.update_legacy();
-            MessageAcceptance::Accept
+            if self.legacy.may_forward(now) {
+                MessageAcceptance::Accept
+            } else {
+                MessageAcceptance::Ignore
+            }
         } else {
             MessageAcceptance::Ignore
         };
@@ -163,14 +173,14 @@ impl Actor {
     /// to tell.
     pub(super) async fn announce_last(&mut self) -> bool {
         let (reply, last) = oneshot::channel();
-        if self.discovery.try_send(Input::Stop(reply)).is_err() {
+        if self.orders.try_send(Order::Stop(reply)).is_err() {
             return false;
         }
         let Ok(Ok(Some(bytes))) = timeout(LAST_WORD, last).await else {
             return false;
         };
         let topic = self.shards.topic_of(&self.swarm.local_peer_id().clone());
-        self.publish_announcement(topic, bytes)
+        self.publish_announcement(topic, bytes) == Published::Taken
     }
 }
 

@@ -11,6 +11,7 @@ use libp2p::{Multiaddr, PeerId, dcutr, identify, relay};
 
 use super::{Actor, unix_now};
 use crate::autonat;
+use crate::discovery::Order;
 use crate::limits;
 use crate::peer::PeerConnection;
 use crate::reachability::external::{self, Server};
@@ -27,9 +28,11 @@ impl Actor {
         }
         if let Some(slept) = self.reach.begin(now, unix_now()) {
             tracing::info!(
-                seconds = slept.as_secs(),
+                seconds = slept.whole.as_secs(),
                 "the machine slept, connecting again"
             );
+            // Full: several sleeps in a row, whose first is not looked at yet.
+            let _ = self.orders.try_send(Order::Slept(slept.unseen));
             self.network_changed(now);
         }
         for connection in self.reach.suspects.dead(now) {

@@ -412,3 +412,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_holds_is_older_by_the_time_that_was_slept() {
+    let mut bench = Bench::new();
+    let providers = [key(1), key(2)];
+    assert!(is_new(bench.judge(&signed(&providers[0], 1, None))));
+    let given = signed(&providers[1], 1, None);
+    assert!(is_new(bench.judge_from(bench.forwarder, &given, Some(300))));
+    bench.directory.slept(Duration::from_secs(300), bench.now);
+    bench.directory.expire(bench.now);
+    let [long, short] = providers.map(|key| key.public().to_peer_id());
+    assert!(bench.directory.news(&short, bench.now).is_none());
+    let news = bench.directory.news(&long, bench.now).unwrap();
+    assert_eq!(news.lasting, Duration::from_secs(360));
+}
+
+#[test]
+fn only_what_has_more_than_half_of_its_time_left_is_spread() {
+    let mut bench = Bench::new();
+    let provider = key(1);
+    let peer = provider.public().to_peer_id();
+    let given = signed(&provider, 1, None);
+    assert!(is_new(bench.judge_from(bench.forwarder, &given, Some(331))));
+    let spread = |bench: &Bench, after| {
+        let now = bench.now + Duration::from_secs(after);
+        bench.directory.fresh_announcement(&peer, now).is_some()
+    };
+    assert!(spread(&bench, 0));
+    assert!(!spread(&bench, 1));
+    assert!(bench.directory.announcement(&peer).is_some(), "kept");
+}

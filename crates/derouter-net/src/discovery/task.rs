@@ -20,7 +20,9 @@ use super::held::{Held, Judged};
 use super::news::News;
 use super::pulls::{self, Pulled};
 use super::reconcile::{self, Ended, Snapshot};
-use super::{Ask, DiscoveryPeer, Gossiped, Input, Inputs, OwnPlace, Shards};
+use super::{
+    Ask, DiscoveryPeer, Gossiped, Input, Inputs, Offered, Order, OwnPlace, Published, Shards,
+};
 use crate::actor::{Command, Offence};
 use crate::announcing::{Moment, OwnAnnouncements};
 use crate::clock::unix_now;
@@ -71,6 +73,8 @@ pub(crate) struct DiscoveryParts {
     pub(crate) commands: Commands,
     pub(crate) gossip: mpsc::Receiver<Gossiped>,
     pub(crate) inputs: (Inputs, mpsc::Receiver<Input>),
+    pub(crate) offered: Offered,
+    pub(crate) orders: mpsc::Receiver<Order>,
     pub(crate) peers: watch::Receiver<Vec<DiscoveryPeer>>,
     pub(crate) offers: mpsc::Sender<OfferNews>,
     pub(crate) sent: Arc<watch::Sender<SentHeartbeat>>,
@@ -93,6 +97,8 @@ pub(crate) struct Discovery {
     gossip: mpsc::Receiver<Gossiped>,
     inputs: mpsc::Receiver<Input>,
     own_inputs: Inputs,
+    offered: Offered,
+    orders: mpsc::Receiver<Order>,
     peers: watch::Receiver<Vec<DiscoveryPeer>>,
     offers: mpsc::Sender<OfferNews>,
     sent: Arc<watch::Sender<SentHeartbeat>>,
@@ -132,6 +138,8 @@ impl Discovery {
             gossip: parts.gossip,
             inputs,
             own_inputs,
+            offered: parts.offered,
+            orders: parts.orders,
             peers: parts.peers,
             offers: parts.offers,
             sent: parts.sent,
@@ -161,6 +169,7 @@ impl Discovery {
         let mut gossip = Vec::with_capacity(limits::ANNOUNCEMENTS_PER_TURN);
         let offers = self.offers.clone();
         loop {
+            self.hear_own();
             self.start_pulls();
             self.start_reconciliations();
             let due = tokio::time::Instant::from_std(self.due());
@@ -172,6 +181,8 @@ impl Discovery {
                     }
                     self.judge_gossip(&mut gossip).await;
                 }
+                Some(order) = self.orders.recv() => self.on_order(order),
+                Ok(()) = self.offered.changed() => self.offered.mark_changed(),
                 Some(input) = self.inputs.recv() => self.on_input(input).await,
                 Some(Ok(done)) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     self.on_done(done).await;
@@ -291,6 +302,38 @@ impl Discovery {
 
     // What this node announces.
 
+    /// What the node itself wants goes before all that comes from peers.
+    fn hear_own(&mut self) {
+        while let Ok(order) = self.orders.try_recv() {
+            self.on_order(order);
+        }
+        if self.offered.has_changed().unwrap_or(false) {
+            let offered = self.offered.borrow_and_update().clone();
+            self.own.announce(offered.as_deref(), Instant::now());
+        }
+    }
+
+    fn on_order(&mut self, order: Order) {
+        let now = Instant::now();
+        match order {
+            Order::Stop(reply) => {
+                let last = self.own.take_last(moment(now));
+                let last = last.and_then(|body| self.sign(body, now));
+                let _ = reply.send(last.map(|bytes| bytes.to_vec()));
+            }
+            Order::Slept(unseen) => {
+                self.directory.slept(unseen, now);
+                self.directory.expire(now);
+                self.own.slept(now);
+                self.snapshots.clear();
+                self.reconciled.clear();
+                for peer in self.connected.clone() {
+                    self.reconcile_soon(peer);
+                }
+            }
+        }
+    }
+
     async fn announce_own(&mut self) {
         let now = Instant::now();
         if self.own.due().is_none_or(|due| due > now) {
@@ -303,9 +346,33 @@ impl Discovery {
         if let Some(body) = self.own.take(moment(now), addresses)
             && let Some(bytes) = self.sign(body, now)
         {
-            self.publish(self.keypair.public().to_peer_id(), bytes.to_vec())
-                .await;
+            self.publish_own(&bytes).await;
+        } else if self.own.take_again(now)
+            && let Some(bytes) = self.directory.announcement(&self.local())
+        {
+            self.publish_own(&bytes).await;
         }
+    }
+
+    fn local(&self) -> PeerId {
+        self.keypair.public().to_peer_id()
+    }
+
+    /// Hands our announcement to the mesh, and notes when nobody took it.
+    async fn publish_own(&mut self, bytes: &[u8]) {
+        let (reply, published) = oneshot::channel();
+        let topic = self.shards.topic_of(&self.local());
+        self.command(Command::Publish(topic, bytes.to_vec(), Some(reply)))
+            .await;
+        let published = timeout(limits::COMMAND_DEADLINE, published).await;
+        let congested = match published {
+            Ok(Ok(Published::Taken)) => return,
+            Ok(Ok(Published::Nobody)) => false,
+            // Late or closed: the network is overloaded, or stops.
+            Ok(Ok(Published::Congested) | Err(_)) | Err(_) => true,
+        };
+        self.own
+            .unpublished(congested, Instant::now(), rand::random());
     }
 
     fn sign(&mut self, body: AnnouncementBody, now: Instant) -> Option<Arc<[u8]>> {
@@ -324,11 +391,11 @@ impl Discovery {
         Some(self.directory.insert_own(&signed?, list, now))
     }
 
-    /// Hands an announcement to the mesh. That there is nobody yet does not matter: who connects
-    /// reconciles.
+    /// Hands an announcement of another provider to the mesh. That there is nobody yet does not
+    /// matter: who connects reconciles.
     async fn publish(&self, provider: PeerId, data: Vec<u8>) {
         let topic = self.shards.topic_of(&provider);
-        self.command(Command::Publish(topic, data)).await;
+        self.command(Command::Publish(topic, data, None)).await;
     }
 
     // What comes in.
@@ -425,18 +492,9 @@ impl Discovery {
 
     async fn on_input(&mut self, input: Input) {
         match input {
-            Input::Announce(announcement) => {
-                self.own.announce(announcement.as_deref(), Instant::now());
-            }
             Input::Learn(provider, reply) => {
                 let known = self.learn(&provider).await;
                 let _ = reply.send(known);
-            }
-            Input::Stop(reply) => {
-                let now = Instant::now();
-                let last = self.own.take_last(moment(now));
-                let last = last.and_then(|body| self.sign(body, now));
-                let _ = reply.send(last.map(|bytes| bytes.to_vec()));
             }
             Input::Ask(peer, ask) => self.on_ask(peer, ask).await,
         }
@@ -513,7 +571,8 @@ impl Discovery {
             return;
         }
         for provider in new {
-            if let Some(bytes) = self.directory.announcement(&provider) {
+            let now = Instant::now();
+            if let Some(bytes) = self.directory.fresh_announcement(&provider, now) {
                 self.publish(provider, bytes.to_vec()).await;
             }
         }
