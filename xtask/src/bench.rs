@@ -1,4 +1,4 @@
-//! `cargo xtask bench gateway` and `cargo xtask bench streams`.
+//! `cargo xtask bench`: the gateway, job streams, and a chat under attack.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,24 +7,33 @@ use crate::shell::{Failure, cargo, root, run};
 
 /// Builds node, proxy, backend and load generator for release, and runs the load generator.
 pub(crate) fn gateway(options: &[&str]) -> Result<(), Failure> {
-    let binaries = build(&[
-        "--package",
-        "derouter",
-        "--package",
-        "derouter-testkit",
-        "--bins",
-    ])?;
-    let mut bench = Command::new(binaries.join("bench_gateway"));
-    run(bench
-        .arg("--node")
-        .arg(binaries.join("derouter"))
-        .args(options))
+    on_node("bench_gateway", options)
+}
+
+/// Times a chat while peers attack both of its nodes.
+pub(crate) fn hostile(options: &[&str]) -> Result<(), Failure> {
+    on_node("bench_hostile", options)
 }
 
 /// Builds and runs the measurement of job streams against raw TCP.
 pub(crate) fn streams(options: &[&str]) -> Result<(), Failure> {
-    let binaries = build(&["--package", "derouter-testkit", "--bin", "bench_streams"])?;
-    run(Command::new(binaries.join("bench_streams")).args(options))
+    alone("bench_streams", options)
+}
+
+/// Builds and runs a program of the testkit that needs no other.
+pub(crate) fn alone(program: &str, options: &[&str]) -> Result<(), Failure> {
+    let binaries = build(&["--package", "derouter-testkit", "--bin", program])?;
+    run(Command::new(binaries.join(program)).args(options))
+}
+
+fn on_node(program: &str, options: &[&str]) -> Result<(), Failure> {
+    let packages = ["--package", "derouter", "--package", "derouter-testkit"];
+    let binaries = build(&[&packages[..], &["--bins"]].concat())?;
+    let mut bench = Command::new(binaries.join(program));
+    run(bench
+        .arg("--node")
+        .arg(binaries.join("derouter"))
+        .args(options))
 }
 
 /// Builds for release; where the binaries are.

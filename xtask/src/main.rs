@@ -10,6 +10,7 @@ mod clients;
 mod deny;
 mod lab;
 mod shell;
+mod sim;
 mod system;
 mod test;
 mod unused;
@@ -26,8 +27,11 @@ Tasks:
                            (--rounds N, --requests N, --quick)
   bench streams [OPTION]...  measure job streams against raw TCP, on 127.0.0.1 and with a
                            delay of 60 ms (--rounds N, --quick, --local, --delayed)
+  bench hostile [--chats N]  time a chat while peers attack both of its nodes
   lab [matrix | events]    whole nodes behind NATs, in network namespaces (needs root)
   lab --only PAIR,...      these pairs of the matrix, such as symmetric/port-restricted
+  sim discovery [OPTION]...  many nodes, and one node among many providers; options go to the
+                           simulation (--providers N, --nodes N, --sharding, --legacy, ...)
 ";
 
 fn main() -> ExitCode {
@@ -37,7 +41,9 @@ fn main() -> ExitCode {
         ["test", options @ ..] => test::run(options),
         ["bench", "gateway", options @ ..] => bench::gateway(options),
         ["bench", "streams", options @ ..] => bench::streams(options),
+        ["bench", "hostile", options @ ..] => bench::hostile(options),
         ["lab", options @ ..] => lab::run_lab(options),
+        ["sim", "discovery", options @ ..] => sim::discovery(options),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(())

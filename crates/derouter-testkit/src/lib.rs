@@ -18,6 +18,7 @@ pub mod backend;
 pub mod bench;
 pub mod fault;
 pub mod home;
+pub mod hostile;
 pub mod http;
 pub mod lab;
 pub mod ledger;
@@ -25,6 +26,7 @@ pub mod link;
 pub mod measure;
 pub mod pair;
 pub mod process;
+pub mod sim;
 pub mod wait;
 
 pub use backend::{Backend, BackendOptions, Outcome, SeenRequest};

@@ -1,0 +1,325 @@
+//! One real node that hears of many providers through a few real nodes, which in turn are given
+//! what the simulated providers send.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use derouter_net::{Keypair, Multiaddr, Net, NetConfig, NetEvents, RelayLimits, start};
+use derouter_wire::cbor::Bytes;
+use derouter_wire::discovery::{Carried, DISCOVERY_PROTOCOL, DiscoveryRequest, PulledList};
+use derouter_wire::limits::FETCH_IDS;
+use futures::{AsyncWriteExt, StreamExt};
+use libp2p::Stream;
+use rand::Rng;
+use tokio_util::sync::CancellationToken;
+
+use super::frames::{self, ANNOUNCEMENT_GOSSIP, HEARTBEAT_GOSSIP};
+use super::options::{Options, Wire};
+use super::providers::Providers;
+use super::raw_peer::{RawPeer, read_frame, write};
+use super::subject::Subject;
+use super::usage::{Rates, memory_mib};
+
+/// New providers that one peer may make known at once, less some room: heartbeats and
+/// announcements.
+const NEW_BY_HEARTBEAT: usize = 450;
+const NEW_BY_ANNOUNCEMENT: usize = 15_000;
+/// How often heartbeats and announcements are repeated.
+const HEARTBEAT_INTERVAL: f64 = 30.0;
+const ANNOUNCEMENT_INTERVAL: f64 = 300.0;
+/// Filling the directories of all nodes takes this at most.
+const FILL_DEADLINE: Duration = Duration::from_secs(600);
+
+/// What was measured.
+#[derive(Clone, Debug)]
+pub struct FeedFigures {
+    /// From its start until the node held all providers; `None` when it did not.
+    pub join: Option<Duration>,
+    /// What it received until then, in bytes.
+    pub join_bytes: u64,
+    /// In the steady state.
+    pub steady: Rates,
+    /// Providers on its market at the end.
+    pub providers: usize,
+    /// Announcements that it held at the end.
+    pub announcements: u32,
+    /// Resident memory, in MiB.
+    pub memory: f64,
+}
+
+/// Real nodes that pass on.
+struct Relays {
+    nodes: Vec<Net>,
+    addresses: Vec<Multiaddr>,
+    cancel: CancellationToken,
+}
+
+/// Where simulated providers put in what they send: one connection to one relay.
+struct Injector {
+    peer: RawPeer,
+    gossip: Stream,
+}
+
+fn ignore(mut events: NetEvents) {
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                Some(_) = events.heartbeats.recv() => {}
+                Some(_) = events.offers.recv() => {}
+                Some(_) = events.peers.recv() => {}
+                else => return,
+            }
+        }
+    });
+}
+
+impl Relays {
+    async fn start(count: usize, wire: Wire) -> Self {
+        let cancel = CancellationToken::new();
+        let (mut nodes, mut addresses) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let mut config = NetConfig::new(Keypair::generate_ed25519());
+            config.options = wire.net_options(Vec::new());
+            // Relays hear all shards.
+            config.options.relay_server = Some(RelayLimits::default());
+            let (net, events) = start(config, cancel.clone()).await.expect("a node starts");
+            ignore(events);
+            let address = net.listen_addresses().await.remove(0);
+            addresses.push(address.with_p2p(net.local_peer_id()).expect("no id yet"));
+            nodes.push(net);
+        }
+        Self {
+            nodes,
+            addresses,
+            cancel,
+        }
+    }
+
+    async fn join_each_other(&self) {
+        for (place, net) in self.nodes.iter().enumerate() {
+            for address in &self.addresses[place + 1..] {
+                net.dial(address.clone()).await.expect("relays connect");
+            }
+        }
+    }
+
+    /// Announcements that the relay with the fewest holds.
+    async fn announcements(&self) -> usize {
+        let mut fewest = usize::MAX;
+        for net in &self.nodes {
+            let report = net.network_report().await.expect("the node runs");
+            fewest = fewest.min(report.announcements as usize);
+        }
+        fewest
+    }
+}
+
+async fn injector(address: &Multiaddr, wire: Wire, providers: &Arc<Providers>) -> Injector {
+    let peer = RawPeer::connect(address).await.expect("a relay accepts");
+    peer.drain(HEARTBEAT_GOSSIP);
+    peer.drain(ANNOUNCEMENT_GOSSIP);
+    serve_pulls(&peer, providers.clone());
+    let protocol = match wire {
+        Wire::Heartbeats => HEARTBEAT_GOSSIP,
+        Wire::Announcements | Wire::Sharded => ANNOUNCEMENT_GOSSIP,
+    };
+    let gossip = peer.open(protocol).await.expect("a relay speaks it");
+    Injector { peer, gossip }
+}
+
+/// Gives the lists of its providers to whoever asks.
+fn serve_pulls(peer: &RawPeer, providers: Arc<Providers>) {
+    let mut streams = peer.accept(DISCOVERY_PROTOCOL);
+    tokio::spawn(async move {
+        while let Some((_, stream)) = streams.next().await {
+            tokio::spawn(answer_pull(stream, providers.clone()));
+        }
+    });
+}
+
+async fn answer_pull(mut stream: Stream, providers: Arc<Providers>) -> std::io::Result<()> {
+    let request = read_frame(&mut stream).await?;
+    let Ok(DiscoveryRequest::Pull(wants)) = DiscoveryRequest::decode(&request) else {
+        return Ok(());
+    };
+    for (index, want) in (0..).zip(&wants) {
+        let list = providers.pull(&want.peer, &want.hash).map(Bytes);
+        let answer = PulledList { index, list };
+        let frame = derouter_wire::cbor::to_framed_vec(&answer);
+        stream.write_all(&frame).await?;
+    }
+    stream.close().await
+}
+
+/// Tells a relay of many providers at once, as one node tells another that lacks them.
+async fn offer(injector: &Injector, providers: &Providers, places: std::ops::Range<usize>) {
+    for first in places.clone().step_by(FETCH_IDS) {
+        let last = (first + FETCH_IDS).min(places.end);
+        let carried = (first..last).map(|place| Carried {
+            announcement: Bytes(providers.announcement(place).encode()),
+            remaining: 660,
+        });
+        let request = DiscoveryRequest::Offer(carried.collect()).to_frame();
+        let mut stream = injector
+            .peer
+            .open(DISCOVERY_PROTOCOL)
+            .await
+            .expect("a substream");
+        write(&mut stream, &request).await.expect("a relay reads");
+        let answered = read_frame(&mut stream).await;
+        answered.expect("a relay answers");
+    }
+}
+
+/// Sends what is due, each thing at its provider's pace, until cancelled.
+async fn keep_sending(
+    mut injectors: Vec<Injector>,
+    wire: Wire,
+    providers: Arc<Providers>,
+    cancel: CancellationToken,
+) {
+    let interval = match wire {
+        Wire::Heartbeats => HEARTBEAT_INTERVAL,
+        Wire::Announcements | Wire::Sharded => ANNOUNCEMENT_INTERVAL,
+    };
+    let rate = providers.count() as f64 / interval;
+    let begin = Instant::now();
+    let mut sent = 0usize;
+    while !cancel.is_cancelled() {
+        let due = (begin.elapsed().as_secs_f64() * rate) as usize;
+        while sent < due {
+            let place = sent % providers.count();
+            let message = match wire {
+                Wire::Heartbeats => providers.heartbeat(place),
+                Wire::Announcements => providers.announcement_message(place, false),
+                Wire::Sharded => providers.announcement_message(place, true),
+            };
+            let chosen = rand::rng().random_range(0..injectors.len());
+            let frame = frames::frame(&[message]);
+            if let Err(error) = write(&mut injectors[chosen].gossip, &frame).await {
+                eprintln!("a relay no longer takes messages: {error}");
+                return;
+            }
+            sent += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Feeds one node and measures it.
+pub async fn run(options: &Options, wire: Wire) -> FeedFigures {
+    let providers = Arc::new(Providers::new(options.providers, options.offers));
+    let relays = Relays::start(options.relays, wire).await;
+    let known_by_one = match wire {
+        Wire::Heartbeats => NEW_BY_HEARTBEAT,
+        Wire::Announcements | Wire::Sharded => NEW_BY_ANNOUNCEMENT,
+    };
+    let each = options.providers.div_ceil(known_by_one);
+    let mut injectors = Vec::new();
+    for address in &relays.addresses {
+        let mut own = Vec::new();
+        for _ in 0..each {
+            own.push(injector(address, wire, &providers).await);
+        }
+        injectors.push(own);
+    }
+    fill(options, wire, &relays, &mut injectors, &providers).await;
+    let addresses: Vec<String> = relays.addresses.iter().map(ToString::to_string).collect();
+    let cancel = CancellationToken::new();
+    let injectors = injectors.into_iter().flatten().collect();
+    let sending = tokio::spawn(keep_sending(injectors, wire, providers, cancel.clone()));
+    let figures = measure(options, wire, &addresses).await;
+    cancel.cancel();
+    let _ = sending.await;
+    relays.cancel.cancel();
+    figures
+}
+
+/// Makes all providers known to the relays, and then the relays to each other.
+async fn fill(
+    options: &Options,
+    wire: Wire,
+    relays: &Relays,
+    injectors: &mut [Vec<Injector>],
+    providers: &Arc<Providers>,
+) {
+    let begin = Instant::now();
+    if wire == Wire::Heartbeats {
+        // Each relay has a share of what it may learn from each injector.
+        for own in injectors.iter_mut() {
+            for place in 0..providers.count() {
+                let chosen = place % own.len();
+                let frame = frames::frame(&[providers.heartbeat(place)]);
+                let written = write(&mut own[chosen].gossip, &frame).await;
+                written.expect("a relay reads");
+            }
+        }
+        relays.join_each_other().await;
+        eprintln!("{}: relays filled in {:?}", wire.name(), begin.elapsed());
+        return;
+    }
+    let own = &injectors[0];
+    let share = providers.count().div_ceil(own.len());
+    for (number, injector) in own.iter().enumerate() {
+        let last = ((number + 1) * share).min(providers.count());
+        offer(injector, providers, number * share..last).await;
+    }
+    // The others learn it from the first by reconciliation, as nodes do.
+    relays.join_each_other().await;
+    while relays.announcements().await < options.providers && begin.elapsed() < FILL_DEADLINE {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    eprintln!(
+        "{}: relays hold {} announcements after {:?}",
+        wire.name(),
+        relays.announcements().await,
+        begin.elapsed()
+    );
+}
+
+async fn measure(options: &Options, wire: Wire, relays: &[String]) -> FeedFigures {
+    let begin = Instant::now();
+    let mut subject = Subject::start(wire, relays);
+    let wanted = match wire {
+        Wire::Heartbeats => options.providers,
+        Wire::Announcements => options.providers,
+        // A quarter of the shards, less the luck of the draw.
+        Wire::Sharded => options.providers / 5,
+    };
+    let limit = match wire {
+        Wire::Heartbeats => Duration::from_secs(options.warm_up),
+        Wire::Announcements | Wire::Sharded => FILL_DEADLINE,
+    };
+    let mut join = None;
+    while begin.elapsed() < limit {
+        let status = subject.status().await;
+        if status.providers * 1000 >= wanted * 995 {
+            join = Some(begin.elapsed());
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let join_bytes = subject.status().await.bytes_in;
+    eprintln!(
+        "{}: {:?} after {:?}",
+        wire.name(),
+        subject.status().await,
+        begin.elapsed()
+    );
+    // What was still on its way at the join is not the steady state.
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    let first = subject.sample().await;
+    tokio::time::sleep(Duration::from_secs(options.window)).await;
+    let steady = first.to(&subject.sample().await);
+    let status = subject.status().await;
+    let memory = memory_mib(subject.pid);
+    subject.stop().await;
+    FeedFigures {
+        join,
+        join_bytes,
+        steady,
+        providers: status.providers,
+        announcements: status.announcements,
+        memory,
+    }
+}
