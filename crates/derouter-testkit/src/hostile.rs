@@ -130,11 +130,12 @@ async fn keep_on(attack: Attack, victim: Multiaddr, done: Arc<AtomicU64>, refuse
 }
 
 async fn once(attack: Attack, victim: &Multiaddr, done: &AtomicU64) -> Result<(), String> {
-    let peer = RawPeer::connect(victim).await?;
+    let spoken = [ANNOUNCEMENT_GOSSIP, DISCOVERY_PROTOCOL];
+    let mut peer = RawPeer::connect(victim, &spoken).await?;
     match attack {
-        Attack::Forged => flood(&peer, &forged(), done).await,
-        Attack::Replayed => flood(&peer, &replayed(), done).await,
-        Attack::TooManyOffers => too_many_offers(&peer, done).await,
+        Attack::Forged => flood(&mut peer, &forged(), done).await,
+        Attack::Replayed => flood(&mut peer, &replayed(), done).await,
+        Attack::TooManyOffers => too_many_offers(&mut peer, done).await,
         Attack::Sybils => {
             let messages: Vec<_> = (0..10).map(|number| announcement(number, 5)).collect();
             done.fetch_add(1, Ordering::Relaxed);
@@ -202,7 +203,7 @@ fn replayed() -> Vec<Vec<u8>> {
 }
 
 /// Sends at its share of the rate, over and over.
-async fn flood(peer: &RawPeer, messages: &[Vec<u8>], done: &AtomicU64) -> Result<(), String> {
+async fn flood(peer: &mut RawPeer, messages: &[Vec<u8>], done: &AtomicU64) -> Result<(), String> {
     peer.drain(ANNOUNCEMENT_GOSSIP);
     let mut gossip = peer.open(ANNOUNCEMENT_GOSSIP).await?;
     let begin = Instant::now();
@@ -219,7 +220,7 @@ async fn flood(peer: &RawPeer, messages: &[Vec<u8>], done: &AtomicU64) -> Result
 }
 
 /// Announces lists that are too long or not those that it gives.
-async fn too_many_offers(peer: &RawPeer, done: &AtomicU64) -> Result<(), String> {
+async fn too_many_offers(peer: &mut RawPeer, done: &AtomicU64) -> Result<(), String> {
     let mut streams = peer.accept(DISCOVERY_PROTOCOL);
     let server = tokio::spawn(async move {
         while let Some((_, mut stream)) = streams.next().await {

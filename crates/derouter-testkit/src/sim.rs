@@ -1,6 +1,7 @@
 //! Simulating discovery at scale: many real nodes in one process, and one real node that hears of
 //! as many providers as a large network has.
 
+pub mod cost;
 pub mod feed;
 pub mod frames;
 pub mod mesh;

@@ -1,6 +1,6 @@
 //! `cargo xtask bench hostile`, which builds and starts it: a chat between two nodes, timed without
 //! and with peers that attack both.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::expect_used)]
 
 use std::path::PathBuf;
 use std::process::ExitCode;

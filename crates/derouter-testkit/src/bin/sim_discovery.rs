@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use derouter_testkit::sim::options::{Options, Wire};
 use derouter_testkit::sim::usage::Rates;
-use derouter_testkit::sim::{feed, mesh, subject};
+use derouter_testkit::sim::{cost, feed, mesh, subject};
 
 const USAGE: &str = "\
 Usage: sim_discovery [OPTION]...
@@ -23,6 +23,7 @@ Usage: sim_discovery [OPTION]...
   --only WIRE         0.1, 0.2 or 0.2-sharded alone
   --no-mesh           without the mesh of real nodes
   --no-feed           without the node that hears of many
+  --cost              what one announcement costs, and nothing else
 ";
 
 fn options() -> Option<Options> {
@@ -38,6 +39,7 @@ fn options() -> Option<Options> {
         wires: vec![Wire::Announcements],
         mesh: true,
         feed: true,
+        cost: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -56,6 +58,7 @@ fn options() -> Option<Options> {
             "--only" => options.wires = vec![Wire::named(&arguments.next()?)?],
             "--no-mesh" => options.mesh = false,
             "--no-feed" => options.feed = false,
+            "--cost" => options.cost = true,
             _ => return None,
         }
     }
@@ -128,6 +131,24 @@ async fn run_feed(options: &Options) {
     }
 }
 
+async fn run_cost() {
+    let figures = cost::run().await;
+    let check = figures.check.as_secs_f64();
+    println!("\nprocessor time for one announcement, in microseconds, and in signature checks:");
+    let lines = [
+        ("a signature check alone", figures.check),
+        ("new, given in an exchange", figures.given),
+        ("given again", figures.given_again),
+        ("new, by gossip", figures.gossiped),
+        ("the same message again", figures.gossiped_again),
+        ("an older one in a new message", figures.repeated),
+    ];
+    for (name, time) in lines {
+        let seconds = time.as_secs_f64();
+        println!("{name:<32} {:>8.1} {:>8.2}", seconds * 1e6, seconds / check);
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -142,6 +163,10 @@ async fn main() -> ExitCode {
         eprint!("{USAGE}");
         return ExitCode::from(2);
     };
+    if options.cost {
+        run_cost().await;
+        return ExitCode::SUCCESS;
+    }
     if options.mesh {
         run_mesh(&options).await;
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::http;
-use crate::sim::usage::quantile;
+use crate::sim::usage::percentile;
 
 /// Between two tokens of the backend.
 const PACE: Duration = Duration::from_millis(20);
@@ -64,7 +64,7 @@ pub async fn measure(url: &str, model: &str, chats: usize) -> Lateness {
             Err(error) => eprintln!("a chat failed: {error}"),
         }
     }
-    let [median, p99, longest] = [0.5, 0.99, 1.0].map(|part| quantile(&mut all, part));
+    let [median, p99, longest] = [50, 99, 100].map(|percent| percentile(&mut all, percent));
     Lateness {
         median,
         p99,

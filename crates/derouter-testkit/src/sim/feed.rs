@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use derouter_net::{Keypair, Multiaddr, Net, NetConfig, NetEvents, RelayLimits, start};
 use derouter_wire::cbor::Bytes;
-use derouter_wire::discovery::{Carried, DISCOVERY_PROTOCOL, DiscoveryRequest, PulledList};
-use derouter_wire::limits::FETCH_IDS;
+use derouter_wire::discovery::{DISCOVERY_PROTOCOL, DiscoveryRequest, PulledList};
 use futures::{AsyncWriteExt, StreamExt};
 use libp2p::Stream;
 use rand::Rng;
@@ -25,8 +24,8 @@ use super::usage::{Rates, memory_mib};
 const NEW_BY_HEARTBEAT: usize = 450;
 const NEW_BY_ANNOUNCEMENT: usize = 15_000;
 /// How often heartbeats and announcements are repeated.
-const HEARTBEAT_INTERVAL: f64 = 30.0;
-const ANNOUNCEMENT_INTERVAL: f64 = 300.0;
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
+const ANNOUNCEMENT_INTERVAL: Duration = Duration::from_secs(300);
 /// Filling the directories of all nodes takes this at most.
 const FILL_DEADLINE: Duration = Duration::from_secs(600);
 
@@ -115,10 +114,12 @@ impl Relays {
 }
 
 async fn injector(address: &Multiaddr, wire: Wire, providers: &Arc<Providers>) -> Injector {
-    let peer = RawPeer::connect(address).await.expect("a relay accepts");
+    let spoken = [HEARTBEAT_GOSSIP, ANNOUNCEMENT_GOSSIP, DISCOVERY_PROTOCOL];
+    let peer = RawPeer::connect(address, &spoken).await;
+    let mut peer = peer.expect("a relay accepts");
     peer.drain(HEARTBEAT_GOSSIP);
     peer.drain(ANNOUNCEMENT_GOSSIP);
-    serve_pulls(&peer, providers.clone());
+    serve_pulls(&mut peer, providers.clone());
     let protocol = match wire {
         Wire::Heartbeats => HEARTBEAT_GOSSIP,
         Wire::Announcements | Wire::Sharded => ANNOUNCEMENT_GOSSIP,
@@ -128,7 +129,7 @@ async fn injector(address: &Multiaddr, wire: Wire, providers: &Arc<Providers>) -
 }
 
 /// Gives the lists of its providers to whoever asks.
-fn serve_pulls(peer: &RawPeer, providers: Arc<Providers>) {
+fn serve_pulls(peer: &mut RawPeer, providers: Arc<Providers>) {
     let mut streams = peer.accept(DISCOVERY_PROTOCOL);
     tokio::spawn(async move {
         while let Some((_, stream)) = streams.next().await {
@@ -153,22 +154,10 @@ async fn answer_pull(mut stream: Stream, providers: Arc<Providers>) -> std::io::
 
 /// Tells a relay of many providers at once, as one node tells another that lacks them.
 async fn offer(injector: &Injector, providers: &Providers, places: std::ops::Range<usize>) {
-    for first in places.clone().step_by(FETCH_IDS) {
-        let last = (first + FETCH_IDS).min(places.end);
-        let carried = (first..last).map(|place| Carried {
-            announcement: Bytes(providers.announcement(place).encode()),
-            remaining: 660,
-        });
-        let request = DiscoveryRequest::Offer(carried.collect()).to_frame();
-        let mut stream = injector
-            .peer
-            .open(DISCOVERY_PROTOCOL)
-            .await
-            .expect("a substream");
-        write(&mut stream, &request).await.expect("a relay reads");
-        let answered = read_frame(&mut stream).await;
-        answered.expect("a relay answers");
-    }
+    let announcements: Vec<_> = places
+        .map(|place| providers.announcement(place).encode())
+        .collect();
+    injector.peer.offer(&announcements).await;
 }
 
 /// Sends what is due, each thing at its provider's pace, until cancelled.
@@ -182,12 +171,12 @@ async fn keep_sending(
         Wire::Heartbeats => HEARTBEAT_INTERVAL,
         Wire::Announcements | Wire::Sharded => ANNOUNCEMENT_INTERVAL,
     };
-    let rate = providers.count() as f64 / interval;
+    let count = providers.count() as u128;
     let begin = Instant::now();
-    let mut sent = 0usize;
+    let mut sent = 0_usize;
     while !cancel.is_cancelled() {
-        let due = (begin.elapsed().as_secs_f64() * rate) as usize;
-        while sent < due {
+        let due = count * begin.elapsed().as_micros() / interval.as_micros();
+        while (sent as u128) < due {
             let place = sent % providers.count();
             let message = match wire {
                 Wire::Heartbeats => providers.heartbeat(place),

@@ -11,11 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::options::{Options, Wire};
 use super::providers::offer_list;
-use super::usage::{Rates, Sample, memory_mib, quantile};
+use super::usage::{Rates, Sample, memory_mib, percentile};
 use crate::wait::eventually;
 
 /// Earlier nodes that each node dials.
 const DIALLED: usize = 4;
+/// What nodes saw and nobody has looked at yet; they wait.
+const SEEN: usize = 65_536;
 /// Given up for a change that does not come.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(120);
 
@@ -41,7 +43,7 @@ struct Seen {
     at: Instant,
 }
 
-fn watch(node: usize, mut events: NetEvents, seen: mpsc::UnboundedSender<Seen>) {
+fn watch(node: usize, mut events: NetEvents, seen: mpsc::Sender<Seen>) {
     tokio::spawn(async move {
         loop {
             let list = tokio::select! {
@@ -56,7 +58,7 @@ fn watch(node: usize, mut events: NetEvents, seen: mpsc::UnboundedSender<Seen>) 
                 continue;
             };
             let at = Instant::now();
-            if seen.send(Seen { node, name, at }).is_err() {
+            if seen.send(Seen { node, name, at }).await.is_err() {
                 return;
             }
         }
@@ -65,12 +67,12 @@ fn watch(node: usize, mut events: NetEvents, seen: mpsc::UnboundedSender<Seen>) 
 
 struct Mesh {
     nodes: Vec<Net>,
-    seen: mpsc::UnboundedReceiver<Seen>,
+    seen: mpsc::Receiver<Seen>,
     cancel: CancellationToken,
 }
 
 async fn build(options: &Options, wire: Wire) -> Mesh {
-    let (sender, seen) = mpsc::unbounded_channel();
+    let (sender, seen) = mpsc::channel(SEEN);
     let cancel = CancellationToken::new();
     let mut nodes: Vec<Net> = Vec::new();
     let mut addresses = Vec::new();
@@ -180,6 +182,7 @@ pub async fn run(options: &Options, wire: Wire) -> MeshFigures {
     let mut change = 1000;
     while begin.elapsed() < window / 2 {
         mesh.announce(change % providers, change).await;
+        while mesh.seen.try_recv().is_ok() {}
         change += 1;
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -187,7 +190,7 @@ pub async fn run(options: &Options, wire: Wire) -> MeshFigures {
     let memory = (memory_mib(std::process::id()) - before) / options.nodes as f64;
     mesh.cancel.cancel();
     MeshFigures {
-        seen: [0.5, 0.99, 1.0].map(|part| quantile(&mut times, part)),
+        seen: [50, 99, 100].map(|percent| percentile(&mut times, percent)),
         missed,
         idle: mesh.of_one(idle),
         changing: mesh.of_one(changing),

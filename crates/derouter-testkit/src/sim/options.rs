@@ -75,4 +75,6 @@ pub struct Options {
     pub mesh: bool,
     /// Whether one real node is fed.
     pub feed: bool,
+    /// Whether only the cost of an announcement is measured.
+    pub cost: bool,
 }

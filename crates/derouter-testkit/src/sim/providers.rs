@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use derouter_net::{Keypair, PeerId};
 use derouter_wire::announce::{
-    ANNOUNCE_TOPIC, AnnouncementBody, OfferList, OfferListHash, SignedAnnouncement, protocol_tag,
-    shard_of, shard_topic,
+    ANNOUNCE_TOPIC, AnnouncementBody, ListSummary, OfferList, OfferListHash, SignedAnnouncement,
+    protocol_tag, shard_of, shard_topic,
 };
 use derouter_wire::gossip::{AnnouncedOffer, Announcement, HEARTBEAT_TOPIC, Heartbeat};
 use derouter_wire::{OfferId, ProtocolId, UnixSeconds};
@@ -125,13 +125,22 @@ impl Providers {
     pub fn announcement(&self, place: usize) -> SignedAnnouncement {
         self.refreshes[place].fetch_add(1, Ordering::Relaxed);
         let list = OfferList::encode(&self.list(place)).expect("a list fits");
+        self.sign(place, Some(list.summary))
+    }
+
+    /// The next announcement of a provider that offers nothing: there is no list to pull.
+    pub fn without_offers(&self, place: usize) -> SignedAnnouncement {
+        self.sign(place, None)
+    }
+
+    fn sign(&self, place: usize, list: Option<ListSummary>) -> SignedAnnouncement {
         let address: derouter_net::Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().expect("an address");
         let body = AnnouncementBody {
             peer: self.keys[place].public().to_peer_id(),
             sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
             issued_at: UnixSeconds(unix_seconds()),
             lasts: LASTS,
-            list: Some(list.summary),
+            list,
             tags: vec![protocol_tag(&ProtocolId::new("openai:0.1").expect("an id"))],
             addresses: vec![address.to_vec(); 2],
         };

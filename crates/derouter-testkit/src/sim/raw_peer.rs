@@ -1,18 +1,35 @@
-//! A libp2p peer without any of a node's behaviour: it says what it is told to, on substreams that
-//! it opens by name.
+//! A libp2p peer with hardly any of a node's behaviour: it tells which protocols it accepts, answers
+//! pings, and else says what it is told to, on substreams that it opens by name.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use derouter_net::{Keypair, Multiaddr, PeerId};
+use derouter_wire::cbor::Bytes;
+use derouter_wire::discovery::{Carried, DISCOVERY_PROTOCOL, DiscoveryRequest};
+use derouter_wire::limits::FETCH_IDS;
 use futures::{AsyncRead, AsyncReadExt, AsyncWriteExt, StreamExt};
-use libp2p::swarm::SwarmEvent;
-use libp2p::{Stream, StreamProtocol, Swarm, SwarmBuilder, noise, tcp, yamux};
-use libp2p_stream::{Behaviour, Control, IncomingStreams};
+use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
+use libp2p::{Stream, StreamProtocol, Swarm, SwarmBuilder, identify, noise, ping, tcp, yamux};
+use libp2p_stream::{Control, IncomingStreams};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// How long connecting and opening may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+type Accepted = HashMap<&'static str, IncomingStreams>;
+
+#[derive(NetworkBehaviour)]
+struct Behaviour {
+    streams: libp2p_stream::Behaviour,
+    identify: identify::Behaviour,
+    /// A node closes connections whose pings fail.
+    ping: ping::Behaviour,
+}
+
+/// What is left of the time of announcements that are given, in seconds.
+const OFFERED_REMAINING: u32 = 660;
 
 /// A connected raw peer. Dropping it ends its connection.
 pub struct RawPeer {
@@ -21,6 +38,7 @@ pub struct RawPeer {
     /// Whom it is connected to.
     pub remote: PeerId,
     control: Control,
+    accepted: Accepted,
     driver: JoinHandle<()>,
     deaf: watch::Sender<bool>,
 }
@@ -31,8 +49,23 @@ impl Drop for RawPeer {
     }
 }
 
-fn swarm(keypair: Keypair) -> Swarm<Behaviour> {
-    SwarmBuilder::with_existing_identity(keypair)
+fn swarm(keypair: Keypair, accepted: &[&'static str]) -> (Swarm<Behaviour>, Accepted) {
+    let streams = libp2p_stream::Behaviour::new();
+    let mut control = streams.new_control();
+    // Before it connects: identify tells once what is accepted.
+    let accept = |protocol: &&'static str| {
+        let streams = control.accept(StreamProtocol::new(protocol));
+        (*protocol, streams.expect("each protocol is accepted once"))
+    };
+    let accepted = accepted.iter().map(accept).collect();
+    let identify = identify::Config::new("/derouter/identify/0.1.0".to_owned(), keypair.public());
+    let identify = identify::Behaviour::new(identify);
+    let behaviour = Behaviour {
+        streams,
+        identify,
+        ping: ping::Behaviour::default(),
+    };
+    let swarm = SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
         .with_tcp(
             tcp::Config::new().nodelay(true),
@@ -40,21 +73,22 @@ fn swarm(keypair: Keypair) -> Swarm<Behaviour> {
             yamux::Config::default,
         )
         .expect("noise takes the key")
-        .with_behaviour(|_| Behaviour::new())
+        .with_behaviour(|_| behaviour)
         .expect("the behaviour needs nothing")
         .with_swarm_config(|config| {
             config.with_idle_connection_timeout(Duration::from_secs(24 * 3600))
         })
-        .build()
+        .build();
+    (swarm, accepted)
 }
 
 impl RawPeer {
-    /// Connects with a new identity.
-    pub async fn connect(address: &Multiaddr) -> Result<Self, String> {
+    /// Connects with a new identity, as a peer that speaks these protocols.
+    pub async fn connect(address: &Multiaddr, accepted: &[&'static str]) -> Result<Self, String> {
         let keypair = Keypair::generate_ed25519();
         let id = keypair.public().to_peer_id();
-        let mut swarm = swarm(keypair);
-        let control = swarm.behaviour().new_control();
+        let (mut swarm, accepted) = swarm(keypair, accepted);
+        let control = swarm.behaviour().streams.new_control();
         swarm
             .dial(address.clone())
             .map_err(|error| error.to_string())?;
@@ -92,6 +126,7 @@ impl RawPeer {
             id,
             remote,
             control,
+            accepted,
             driver,
             deaf,
         })
@@ -107,11 +142,26 @@ impl RawPeer {
         opened.map_err(|error| error.to_string())
     }
 
-    /// The substreams that the other opens.
-    pub fn accept(&self, protocol: &'static str) -> IncomingStreams {
-        let mut control = self.control.clone();
-        let streams = control.accept(StreamProtocol::new(protocol));
-        streams.expect("each protocol is accepted once")
+    /// The substreams that the other opens, of a protocol that it connected with.
+    pub fn accept(&mut self, protocol: &str) -> IncomingStreams {
+        let streams = self.accepted.remove(protocol);
+        streams.expect("it is accepted, and taken once")
+    }
+
+    /// Gives it announcements at once, as one node gives another those that it lacks. The other has
+    /// judged them all when this is done.
+    pub async fn offer(&self, announcements: &[Vec<u8>]) {
+        for some in announcements.chunks(FETCH_IDS) {
+            let carried = some.iter().map(|announcement| Carried {
+                announcement: Bytes(announcement.clone()),
+                remaining: OFFERED_REMAINING,
+            });
+            let request = DiscoveryRequest::Offer(carried.collect()).to_frame();
+            let stream = self.open(DISCOVERY_PROTOCOL).await;
+            let mut stream = stream.expect("it speaks the protocol");
+            write(&mut stream, &request).await.expect("it reads");
+            read_frame(&mut stream).await.expect("it answers");
+        }
     }
 
     /// Reads nothing more of its connection, or reads again.
@@ -120,7 +170,7 @@ impl RawPeer {
     }
 
     /// Reads whatever comes on a protocol, and throws it away.
-    pub fn drain(&self, protocol: &'static str) -> JoinHandle<()> {
+    pub fn drain(&mut self, protocol: &str) -> JoinHandle<()> {
         let mut streams = self.accept(protocol);
         tokio::spawn(async move {
             while let Some((_, mut stream)) = streams.next().await {

@@ -15,8 +15,10 @@ use super::options::Wire;
 use super::usage::Sample;
 
 /// What the node says of itself.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
+    /// Where it listens.
+    pub address: Option<String>,
     /// Connected peers.
     pub peers: u32,
     /// Providers whose announcement (0.2) it holds.
@@ -50,6 +52,7 @@ pub async fn serve(wire: Wire, directory: &Path, bootstrap: &[String]) {
         let network = handle.network().await.expect("the node answers");
         let providers = handle.active_providers().await.expect("the node answers");
         let status = Status {
+            address: network.listen.into_iter().next(),
             peers: network.peers,
             announcements: network.announcements,
             providers: providers.len(),

@@ -64,10 +64,10 @@ impl Sample {
     }
 }
 
-/// The value below which this part of all values is, from 0 to 1.
-pub fn quantile(values: &mut [Duration], part: f64) -> Duration {
+/// The value below which this percentage of all values is.
+pub fn percentile(values: &mut [Duration], percent: usize) -> Duration {
     values.sort_unstable();
     let last = values.len().saturating_sub(1);
-    let place = (part * last as f64).round() as usize;
+    let place = (percent * last).div_ceil(100);
     values.get(place).copied().unwrap_or_default()
 }
