@@ -2,11 +2,13 @@
 //! what the simulated providers send.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use derouter_net::{Keypair, Multiaddr, Net, NetConfig, NetEvents, RelayLimits, start};
 use derouter_wire::cbor::Bytes;
 use derouter_wire::discovery::{DISCOVERY_PROTOCOL, DiscoveryRequest, PulledList};
+use futures::future::join_all;
 use futures::{AsyncWriteExt, StreamExt};
 use libp2p::Stream;
 use rand::Rng;
@@ -102,14 +104,16 @@ impl Relays {
         }
     }
 
-    /// Announcements that the relay with the fewest holds.
-    async fn announcements(&self) -> usize {
-        let mut fewest = usize::MAX;
+    /// Announcements, and lists that were pulled, of the relay with the fewest.
+    async fn filled(&self) -> (u32, u64) {
+        let (mut announcements, mut lists) = (u32::MAX, u64::MAX);
         for net in &self.nodes {
             let report = net.network_report().await.expect("the node runs");
-            fewest = fewest.min(report.announcements as usize);
+            announcements = announcements.min(report.announcements);
+            let pulled = net.counters().lists_pulled.load(Ordering::Relaxed);
+            lists = lists.min(pulled);
         }
-        fewest
+        (announcements, lists)
     }
 }
 
@@ -150,14 +154,6 @@ async fn answer_pull(mut stream: Stream, providers: Arc<Providers>) -> std::io::
         stream.write_all(&frame).await?;
     }
     stream.close().await
-}
-
-/// Tells a relay of many providers at once, as one node tells another that lacks them.
-async fn offer(injector: &Injector, providers: &Providers, places: std::ops::Range<usize>) {
-    let announcements: Vec<_> = places
-        .map(|place| providers.announcement(place).encode())
-        .collect();
-    injector.peer.offer(&announcements).await;
 }
 
 /// Sends what is due, each thing at its provider's pace, until cancelled.
@@ -247,21 +243,27 @@ async fn fill(
         eprintln!("{}: relays filled in {:?}", wire.name(), begin.elapsed());
         return;
     }
-    let own = &injectors[0];
-    let share = providers.count().div_ceil(own.len());
-    for (number, injector) in own.iter().enumerate() {
-        let last = ((number + 1) * share).min(providers.count());
-        offer(injector, providers, number * share..last).await;
-    }
-    // The others learn it from the first by reconciliation, as nodes do.
+    let first = (0..providers.count()).map(|place| providers.announcement(place).encode());
+    let first: Vec<_> = first.collect();
+    let all = injectors.iter().map(|own| {
+        let share = first.len().div_ceil(own.len());
+        let shares = own.iter().zip(first.chunks(share));
+        join_all(shares.map(|(injector, share)| injector.peer.offer(share)))
+    });
+    join_all(all).await;
     relays.join_each_other().await;
-    while relays.announcements().await < options.providers && begin.elapsed() < FILL_DEADLINE {
+    let wanted = options.providers as u64;
+    while begin.elapsed() < FILL_DEADLINE {
+        let (announcements, lists) = relays.filled().await;
+        if u64::from(announcements) >= wanted && lists >= wanted {
+            break;
+        }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
+    let (announcements, lists) = relays.filled().await;
     eprintln!(
-        "{}: relays hold {} announcements after {:?}",
+        "{}: relays hold {announcements} announcements, {lists} lists after {:?}",
         wire.name(),
-        relays.announcements().await,
         begin.elapsed()
     );
 }
