@@ -1,6 +1,6 @@
 //! What a node pays for an announcement, next to checking its signature, and for one that it knows.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use derouter_wire::announce::SignedAnnouncement;
 use derouter_wire::discovery::DISCOVERY_PROTOCOL;
@@ -55,11 +55,12 @@ fn each(time: Duration) -> Duration {
 }
 
 fn check(announcements: &[SignedAnnouncement]) -> Duration {
-    let begin = Instant::now();
+    // This process does nothing else meanwhile, and others do not count, as they would in seconds.
+    let before = processor_time(std::process::id());
     for announcement in announcements {
         assert!(std::hint::black_box(announcement).verify());
     }
-    each(begin.elapsed())
+    each(processor_time(std::process::id()) - before)
 }
 
 async fn gossip(peer: &RawPeer, messages: &[Vec<u8>]) {
