@@ -23,6 +23,7 @@ Usage: sim_discovery [OPTION]...
   --only WIRE         0.1, 0.2 or 0.2-sharded alone
   --no-mesh           without the mesh of real nodes
   --no-feed           without the node that hears of many
+  --memory            what a node takes that holds all providers, and nothing else
   --cost              what one announcement costs, and nothing else
 ";
 
@@ -39,6 +40,7 @@ fn options() -> Option<Options> {
         wires: vec![Wire::Announcements],
         mesh: true,
         feed: true,
+        memory: false,
         cost: false,
     };
     let mut arguments = std::env::args().skip(1);
@@ -58,6 +60,7 @@ fn options() -> Option<Options> {
             "--only" => options.wires = vec![Wire::named(&arguments.next()?)?],
             "--no-mesh" => options.mesh = false,
             "--no-feed" => options.feed = false,
+            "--memory" => options.memory = true,
             "--cost" => options.cost = true,
             _ => return None,
         }
@@ -165,6 +168,11 @@ async fn main() -> ExitCode {
     };
     if options.cost {
         run_cost().await;
+        return ExitCode::SUCCESS;
+    }
+    if options.memory {
+        let (status, memory) = feed::run_direct(&options).await;
+        println!("{status:?}: {memory:.1} MiB");
         return ExitCode::SUCCESS;
     }
     if options.mesh {

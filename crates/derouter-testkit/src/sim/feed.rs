@@ -18,7 +18,7 @@ use super::frames::{self, ANNOUNCEMENT_GOSSIP, HEARTBEAT_GOSSIP};
 use super::options::{Options, Wire};
 use super::providers::Providers;
 use super::raw_peer::{RawPeer, read_frame, write};
-use super::subject::Subject;
+use super::subject::{Status, Subject};
 use super::usage::{Rates, memory_mib};
 
 /// New providers that one peer may make known at once, less some room: heartbeats and
@@ -220,6 +220,43 @@ pub async fn run(options: &Options, wire: Wire) -> FeedFigures {
     figures
 }
 
+/// Gives one node all that is announced without others between, and waits until its market has it
+/// all: what it weighs in memory. Gives its status and MiB.
+pub async fn run_direct(options: &Options) -> (Status, f64) {
+    let wire = Wire::Announcements;
+    let providers = Arc::new(Providers::new(options.providers, options.offers));
+    let mut subject = Subject::start(wire, &[]);
+    let address = subject.status().await.address.expect("it listens");
+    let address = address.parse().expect("an address");
+    let mut injectors = Vec::new();
+    for _ in 0..providers.count().div_ceil(NEW_BY_ANNOUNCEMENT) {
+        injectors.push(injector(&address, wire, &providers).await);
+    }
+    give(&injectors, &announcements(&providers)).await;
+    let begin = Instant::now();
+    let mut status = subject.status().await;
+    while status.providers < providers.count() && begin.elapsed() < FILL_DEADLINE {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        status = subject.status().await;
+    }
+    let memory = memory_mib(subject.pid);
+    subject.stop().await;
+    (status, memory)
+}
+
+fn announcements(providers: &Providers) -> Vec<Vec<u8>> {
+    let places = 0..providers.count();
+    let announcements = places.map(|place| providers.announcement(place).encode());
+    announcements.collect()
+}
+
+/// Gives each injector a share to pass on.
+async fn give(injectors: &[Injector], announcements: &[Vec<u8>]) {
+    let share = announcements.len().div_ceil(injectors.len());
+    let shares = injectors.iter().zip(announcements.chunks(share));
+    join_all(shares.map(|(injector, share)| injector.peer.offer(share))).await;
+}
+
 /// Makes all providers known to the relays, and then the relays to each other.
 async fn fill(
     options: &Options,
@@ -243,14 +280,8 @@ async fn fill(
         eprintln!("{}: relays filled in {:?}", wire.name(), begin.elapsed());
         return;
     }
-    let first = (0..providers.count()).map(|place| providers.announcement(place).encode());
-    let first: Vec<_> = first.collect();
-    let all = injectors.iter().map(|own| {
-        let share = first.len().div_ceil(own.len());
-        let shares = own.iter().zip(first.chunks(share));
-        join_all(shares.map(|(injector, share)| injector.peer.offer(share)))
-    });
-    join_all(all).await;
+    let first = announcements(providers);
+    join_all(injectors.iter().map(|own| give(own, &first))).await;
     relays.join_each_other().await;
     let wanted = options.providers as u64;
     while begin.elapsed() < FILL_DEADLINE {

@@ -75,6 +75,8 @@ pub struct Options {
     pub mesh: bool,
     /// Whether one real node is fed.
     pub feed: bool,
+    /// Whether only the memory is measured that one node takes which holds all providers.
+    pub memory: bool,
     /// Whether only the cost of an announcement is measured.
     pub cost: bool,
 }
