@@ -119,6 +119,12 @@ pub(crate) fn relay_of_connection(endpoint: &ConnectedPoint) -> Option<PeerId> {
     }
 }
 
+/// Whether whoever runs a name server decides where this leads. Such a word of others could lead into
+/// our own network; that of a relay is dialled for many.
+pub(crate) fn is_named(address: &Multiaddr) -> bool {
+    ip_of(address).is_none() && !is_relayed(address)
+}
+
 /// Without a `/p2p/<peer>` at its end, so that equal places compare equal.
 pub(crate) fn without_peer(mut address: Multiaddr, peer: PeerId) -> Multiaddr {
     if address.iter().last() == Some(Protocol::P2p(peer)) {
@@ -231,6 +237,15 @@ mod tests {
             assert_eq!(dialable(address(&bad), peer), None, "{bad}");
         }
         assert_eq!(dialable(Multiaddr::empty(), peer), None);
+    }
+
+    #[test]
+    fn names_are_told_from_ip_addresses_and_from_relays() {
+        let relay = PeerId::random();
+        assert!(is_named(&address("/dns4/example.org/tcp/1")));
+        assert!(!is_named(&address("/ip4/203.0.113.1/tcp/1")));
+        let relayed = format!("/dns4/example.org/tcp/1/p2p/{relay}/p2p-circuit");
+        assert!(!is_named(&address(&relayed)));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod wire;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
@@ -48,7 +49,22 @@ pub(crate) struct Event {
 struct Test {
     server: PeerId,
     address: Multiaddr,
+    since: Instant,
     back: Option<ConnectionId>,
+}
+
+/// A direct connection that a peer opened.
+#[derive(Clone, Copy, Debug)]
+struct Inbound {
+    peer: PeerId,
+    since: Instant,
+}
+
+/// Whether a nonce that comes in over `over` shows that the server of the test dialled: it came on a
+/// connection that the server opened for it. On one that was there before, even on that of the
+/// question, it would show nothing.
+fn proves(test: &Test, over: Option<Inbound>) -> bool {
+    over.is_some_and(|over| over.peer == test.server && over.since >= test.since)
 }
 
 /// What the tasks tell.
@@ -61,6 +77,8 @@ enum Notice {
 /// See the module's text.
 pub(crate) struct Behaviour {
     tests: HashMap<u64, Test>,
+    /// As many as libp2p's limits let in.
+    inbound: HashMap<ConnectionId, Inbound>,
     actions: VecDeque<ToSwarm<Event, handler::StreamReply>>,
     to_self: mpsc::Sender<Notice>,
     notices: mpsc::Receiver<Notice>,
@@ -73,6 +91,7 @@ impl Default for Behaviour {
         let (to_self, notices) = mpsc::channel(limits::PROBES * 2);
         Self {
             tests: HashMap::new(),
+            inbound: HashMap::new(),
             actions: VecDeque::new(),
             to_self,
             notices,
@@ -90,6 +109,7 @@ impl Behaviour {
         let test = Test {
             server,
             address: address.clone(),
+            since: Instant::now(),
             back: None,
         };
         if self.tests.len() >= limits::PROBES {
@@ -137,7 +157,9 @@ impl Behaviour {
     fn on_notice(&mut self, notice: Notice) {
         match notice {
             Notice::DialBack(nonce, connection, answer) => {
+                let over = self.inbound.get(&connection).copied();
                 let test = self.tests.get_mut(&nonce);
+                let test = test.filter(|test| proves(test, over));
                 let ours = test.is_some();
                 if let Some(test) = test {
                     test.back = Some(connection);
@@ -220,7 +242,24 @@ impl NetworkBehaviour for Behaviour {
         Ok(Handler::default())
     }
 
-    fn on_swarm_event(&mut self, _event: FromSwarm<'_>) {}
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::ConnectionEstablished(established) => {
+                let endpoint = established.endpoint;
+                if endpoint.is_listener() && !endpoint.is_relayed() {
+                    let inbound = Inbound {
+                        peer: established.peer_id,
+                        since: Instant::now(),
+                    };
+                    self.inbound.insert(established.connection_id, inbound);
+                }
+            }
+            FromSwarm::ConnectionClosed(closed) => {
+                self.inbound.remove(&closed.connection_id);
+            }
+            _ => {}
+        }
+    }
 
     fn on_connection_handler_event(
         &mut self,
@@ -229,7 +268,8 @@ impl NetworkBehaviour for Behaviour {
         stream: THandlerOutEvent<Self>,
     ) {
         // Nobody dials back who was not asked: others take no place.
-        if self.tests.is_empty() {
+        let over = self.inbound.get(&connection).copied();
+        if !self.tests.values().any(|test| proves(test, over)) {
             return;
         }
         if let Ok(place) = self.dial_backs.clone().try_acquire_owned() {
@@ -254,5 +294,33 @@ impl NetworkBehaviour for Behaviour {
         }
         self.waker = Some(cx.waker().clone());
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn only_a_connection_that_the_server_opened_after_the_question_shows_that_it_dialled() {
+        let (server, since) = (PeerId::random(), Instant::now());
+        let test = Test {
+            server,
+            address: Multiaddr::empty(),
+            since,
+            back: None,
+        };
+        let later = since + Duration::from_secs(1);
+        let over = |peer, since| Some(Inbound { peer, since });
+        assert!(proves(&test, over(server, later)));
+        assert!(!proves(&test, over(PeerId::random(), later)));
+        assert!(!proves(&test, None), "the connection of the question");
+        let test = Test {
+            since: later,
+            ..test
+        };
+        assert!(!proves(&test, over(server, since)), "one of before");
     }
 }

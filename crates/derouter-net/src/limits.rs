@@ -26,6 +26,9 @@ pub(crate) const PEER_EVENT_QUEUE: usize = 256;
 pub(crate) const INBOUND_PER_PEER: usize = 256;
 /// The same over all peers.
 pub(crate) const INBOUND_TOTAL: usize = 2048;
+/// Of these for one peer, once half are taken: as many jobs as a busy buyer begins at once, and few
+/// enough that the peers of a dozen networks can't take the other half.
+pub(crate) const INBOUND_FAIR_SHARE: usize = 16;
 /// Negotiated substreams waiting for the task that serves them; it never waits, so bursts only.
 pub(crate) const INBOUND_QUEUE: usize = 512;
 /// Requests over [`SMALL_REQUEST_BYTES`] that are held in memory at the same time.
@@ -177,6 +180,10 @@ pub(crate) const KADEMLIA_RECORD_LIFE: Duration = Duration::from_secs(24 * 3600)
 pub(crate) const KADEMLIA_RECORDS: usize = 32_768;
 /// Provider records under one key: three times what one answer tells.
 pub(crate) const KADEMLIA_RECORDS_PER_KEY: usize = 64;
+/// Of these from one /24 (IPv4) or /48 (IPv6), so that one machine does not take a key.
+pub(crate) const KADEMLIA_RECORDS_PER_SUBNET: usize = 4;
+/// Between two times that a peer is blamed for asking too much in Kademlia.
+pub(crate) const KADEMLIA_BLAME: Duration = Duration::from_secs(10);
 /// Provider records of one node: its protocols ([`PROVIDED_PROTOCOLS`]) and itself.
 pub(crate) const KADEMLIA_RECORDS_PER_PROVIDER: usize = 17;
 /// A full store looks for expired records at most this often.

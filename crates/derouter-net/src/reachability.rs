@@ -153,7 +153,12 @@ impl ReachabilityState {
     /// Whether reservations are wanted.
     pub(crate) fn demand(&self, now: Instant) -> Demand {
         let (reachability, since) = self.current;
-        relays::demand(reachability, now.duration_since(since), self.reached)
+        let demand = relays::demand(reachability, now.duration_since(since), self.reached);
+        if demand == Demand::Drop && !self.external.is_sure() {
+            // One hostile peer could say so to cut the node off.
+            return Demand::Keep;
+        }
+        demand
     }
 
     /// The machine slept or changed its network: what was learned is learned again.

@@ -11,10 +11,11 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::{Actor, unix_now};
-use crate::address::Scope;
+use crate::address::{Scope, Subnet, is_named, scope, subnet};
 use crate::config::RelayLimits;
 use crate::connector::Connector;
 use crate::limits;
+use crate::peer::PeerConnection;
 use crate::peer_book::{KnownPeer, PeerBook, Source};
 
 /// What the actor needs for keeping its peers.
@@ -63,6 +64,26 @@ impl PeerKeeping {
     }
 }
 
+/// Whom a peer that came by itself counts for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Guest {
+    /// All of its network.
+    Network(Subnet),
+    /// All that come through its relay.
+    Relayed(Option<PeerId>),
+    /// Itself, in a private network.
+    Peer(PeerId),
+}
+
+impl Guest {
+    fn of(peer: PeerId, connection: &PeerConnection) -> Self {
+        if connection.relayed {
+            return Self::Relayed(connection.relay);
+        }
+        subnet(&connection.address).map_or(Self::Peer(peer), Self::Network)
+    }
+}
+
 impl Actor {
     /// The peer book.
     pub(super) fn book(&self) -> &PeerBook {
@@ -79,8 +100,9 @@ impl Actor {
         self.swarm.behaviour().peers.refuses(peer)
     }
 
-    /// `teller` says that `peer` is there. It is believed as far as its own connection reaches: who
-    /// is connected from elsewhere knows nothing of private addresses here.
+    /// `teller` says that `peer` is there. Of itself it is believed as far as its own connection
+    /// reaches. Of others it may repeat what somebody far away made up, so that only a node that
+    /// meets nobody from afar believes it of private addresses.
     pub(super) fn learn_address(
         &mut self,
         peer: PeerId,
@@ -88,9 +110,22 @@ impl Actor {
         source: Source,
         teller: &PeerId,
     ) -> bool {
-        let near = self.book().near(teller);
+        if is_named(&address) {
+            return false;
+        }
+        let near = if *teller == peer || !self.meets_the_world() {
+            self.book().near(teller)
+        } else {
+            Scope::World
+        };
         self.book_mut()
             .learn(peer, address, source, near, unix_now())
+    }
+
+    /// Whether a peer is connected from beyond the private network.
+    fn meets_the_world(&self) -> bool {
+        let mut connections = self.peers.values().flat_map(|state| &state.connections);
+        connections.any(|(_, one)| one.relayed || scope(&one.address) == Scope::World)
     }
 
     /// `peer` is there, says somebody in the same network or on this machine, or whose word was
@@ -116,14 +151,31 @@ impl Actor {
         let book = self.book_mut();
         book.identified(peer, agent, relays);
         let near = book.near(&peer);
-        for address in listens.into_iter().take(limits::IDENTIFY_ADDRESSES) {
+        let listens = listens.into_iter().take(limits::IDENTIFY_ADDRESSES);
+        for address in listens.filter(|address| !is_named(address)) {
             book.learn(peer, address, Source::Identify, near, unix_now());
         }
     }
 
+    /// Peers that count as company: all that this node dialled itself. Of those that came by
+    /// themselves, one for each network and for each relay, for one machine can send many.
+    fn chosen_peers(&self) -> usize {
+        let mut dialled = 0usize;
+        let mut guests = HashSet::new();
+        for (peer, state) in &self.peers {
+            if state.dialled() {
+                dialled = dialled.saturating_add(1);
+                continue;
+            }
+            let connections = state.connections.iter();
+            guests.extend(connections.map(|(_, one)| Guest::of(*peer, one)).next());
+        }
+        dialled.saturating_add(guests.len())
+    }
+
     /// Dials known peers while there are few.
     pub(super) fn dial_known_peers(&mut self) {
-        let connected = self.peers.len();
+        let connected = self.chosen_peers();
         let dialling = self.keeping.dials.len();
         let chance = rand::random();
         let wanted = self

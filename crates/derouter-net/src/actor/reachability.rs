@@ -10,6 +10,7 @@ use libp2p::swarm::{self, ConnectionId};
 use libp2p::{Multiaddr, PeerId, dcutr, identify, relay};
 
 use super::{Actor, unix_now};
+use crate::address::subnet;
 use crate::autonat;
 use crate::discovery::Order;
 use crate::limits;
@@ -103,9 +104,10 @@ impl Actor {
                     .connections
                     .iter()
                     .find(usable)
-                    .map(|(connection, _)| Server {
+                    .map(|(id, connection)| Server {
                         peer: *peer,
-                        connection: *connection,
+                        connection: *id,
+                        subnet: subnet(&connection.address),
                     }),
             );
         }

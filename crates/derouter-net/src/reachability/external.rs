@@ -13,6 +13,7 @@ use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
 
 use super::place::{self, Scope};
+use crate::address::Subnet;
 use crate::config::KnownReachability;
 use crate::limits;
 
@@ -34,6 +35,21 @@ const FORGET: Duration = Duration::from_secs(3600);
 pub(crate) struct Server {
     pub(crate) peer: PeerId,
     pub(crate) connection: ConnectionId,
+    /// Its network; `None` in a private one.
+    pub(crate) subnet: Option<Subnet>,
+}
+
+/// Whom a server speaks for: all of one network are taken for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Origin {
+    Network(Subnet),
+    Peer(PeerId),
+}
+
+impl Server {
+    fn origin(&self) -> Origin {
+        self.subnet.map_or(Origin::Peer(self.peer), Origin::Network)
+    }
 }
 
 /// The outcome of a test.
@@ -68,7 +84,11 @@ struct Entry {
     /// Who failed to dial it since somebody last did.
     failed: HashSet<PeerId>,
     asked: HashSet<PeerId>,
-    testing: Option<(PeerId, Instant)>,
+    /// Who dialled it, until two did.
+    dialled: HashSet<Origin>,
+    /// Peers of two networks dialled it, or it is not one that peers only saw.
+    sure: bool,
+    testing: Option<(Server, Instant)>,
     next_test: Instant,
     seen: Instant,
     /// Whether peers are told of it.
@@ -84,6 +104,7 @@ pub(crate) struct ExternalAddresses {
     /// Since when there is somebody to ask.
     servers_since: Option<Instant>,
     servers: usize,
+    origins: HashSet<Origin>,
     /// Addresses that reach less far are neither tested nor counted.
     minimum: Scope,
 }
@@ -97,6 +118,7 @@ impl ExternalAddresses {
             started: now,
             servers_since: None,
             servers: 0,
+            origins: HashSet::new(),
             minimum,
         }
     }
@@ -131,6 +153,8 @@ impl ExternalAddresses {
             error: None,
             failed: HashSet::new(),
             asked: HashSet::new(),
+            dialled: HashSet::new(),
+            sure: false,
             testing: None,
             next_test: now,
             seen: now,
@@ -176,6 +200,7 @@ impl ExternalAddresses {
     /// What is to be done now, with these peers to ask. `chance` from 0 to 1.
     pub(crate) fn poll(&mut self, servers: &[Server], now: Instant, chance: f64) -> Vec<Action> {
         self.servers = servers.len();
+        self.origins = servers.iter().map(Server::origin).collect();
         if servers.is_empty() {
             self.servers_since = None;
         } else {
@@ -190,12 +215,12 @@ impl ExternalAddresses {
             {
                 entry.testing = None;
             }
-            busy.extend(entry.testing.map(|(peer, _)| peer));
+            busy.extend(entry.testing.map(|(server, _)| server.peer));
         }
         for entry in &mut self.entries {
             if let Some(server) = entry.next_server(servers, &busy, now, chance) {
                 busy.insert(server.peer);
-                entry.testing = Some((server.peer, now));
+                entry.testing = Some((server, now));
                 entry.asked.insert(server.peer);
                 actions.push(Action::Test(server, entry.address.clone()));
             }
@@ -235,12 +260,13 @@ impl ExternalAddresses {
             .entries
             .iter_mut()
             .find(|entry| entry.address == *address)?;
-        if entry.testing.is_none_or(|(peer, _)| peer != server) {
-            return None;
-        }
+        let (asked, _) = entry.testing.filter(|(asked, _)| asked.peer == server)?;
         entry.testing = None;
         match verdict {
-            Verdict::Reachable => entry.succeed((now, unix)),
+            Verdict::Reachable => {
+                entry.tested_at = Some(unix);
+                entry.succeed(asked.origin(), &self.origins, now);
+            }
             Verdict::Unreachable(reason) => {
                 entry.failed.insert(server);
                 entry.tested_at = Some(unix);
@@ -266,6 +292,8 @@ impl ExternalAddresses {
             entry.next_test = now;
             entry.asked.clear();
             entry.failed.clear();
+            entry.dialled.clear();
+            entry.sure = false;
             entry.testing = None;
         }
     }
@@ -301,6 +329,17 @@ impl ExternalAddresses {
         }
     }
 
+    /// Whether more than the word of one network says that others can dial this node, where there
+    /// is somebody else to ask.
+    pub(crate) fn is_sure(&self) -> bool {
+        let mut working = self
+            .entries
+            .iter()
+            .filter(|entry| entry.reachable == Some(true));
+        self.known == KnownReachability::Public
+            || working.any(|entry| !entry.wants_another(&self.origins))
+    }
+
     /// The addresses as they are told to the user.
     pub(crate) fn view(&self) -> Vec<ExternalAddress> {
         let view = |entry: &Entry| ExternalAddress {
@@ -332,14 +371,21 @@ impl Entry {
         if !servers.iter().any(|server| unasked(&self.asked, &server)) {
             // All were asked: those that are there decide, and later it begins again.
             if !self.failed.is_empty() && self.reachable != Some(false) {
-                self.settle(false, now);
+                // Where one network says so and another does not, it stays told and unsure.
+                self.settle(!self.dialled.is_empty(), now);
                 return None;
             }
             self.asked.clear();
         }
+        // Who has not dialled it yet comes first.
+        let another = self.reachable == Some(true)
+            && servers.iter().any(|server| {
+                unasked(&self.asked, &server) && !self.dialled.contains(&server.origin())
+            });
         let free = servers
             .iter()
-            .filter(|server| unasked(&self.asked, server) && !busy.contains(&server.peer));
+            .filter(|server| unasked(&self.asked, server) && !busy.contains(&server.peer))
+            .filter(|server| !another || !self.dialled.contains(&server.origin()));
         let free: Vec<&Server> = free.collect();
         #[expect(
             clippy::cast_precision_loss,
@@ -351,9 +397,25 @@ impl Entry {
         free.get(index).copied().copied()
     }
 
-    fn succeed(&mut self, (now, unix): (Instant, UnixSeconds)) {
-        self.tested_at = Some(unix);
-        self.settle(true, now);
+    /// Somebody dialled it. One that peers only saw is soon dialled by somebody of another network.
+    fn succeed(&mut self, origin: Origin, origins: &HashSet<Origin>, now: Instant) {
+        if !self.sure {
+            self.dialled.insert(origin);
+            self.sure = self.dialled.len() >= OPINIONS;
+        }
+        if self.wants_another(origins) {
+            self.reachable = Some(true);
+            self.error = None;
+            self.next_test = now + SECOND_OPINION;
+        } else {
+            self.settle(true, now);
+        }
+    }
+
+    /// Whether it works on the word of one network alone, and another could be asked.
+    fn wants_another(&self, origins: &HashSet<Origin>) -> bool {
+        let observed = self.source == AddressSource::Observed;
+        observed && !self.sure && origins.iter().any(|one| !self.dialled.contains(one))
     }
 
     fn settle(&mut self, reachable: bool, now: Instant) {
@@ -363,6 +425,9 @@ impl Entry {
         self.next_test = now + RETEST;
         if reachable {
             self.error = None;
+        } else {
+            self.dialled.clear();
+            self.sure = false;
         }
     }
 
@@ -417,6 +482,7 @@ mod tests {
         let server = |id| Server {
             peer: PeerId::random(),
             connection: ConnectionId::new_unchecked(id),
+            subnet: None,
         };
         (0..count).map(server).collect()
     }
@@ -519,6 +585,31 @@ mod tests {
         run(&mut all, &servers, later, 30, &unreachable());
         assert_eq!(all.reachability(later), Reachability::Private);
         assert!(!all.entries[0].told);
+    }
+
+    #[test]
+    fn reservations_go_on_the_word_of_two_networks_where_there_are_two() {
+        let now = Instant::now();
+        let mut all = addresses(now);
+        all.candidate(&public(1), AddressSource::Observed, now);
+        let mut servers = servers(3);
+        for (server, network) in servers.iter_mut().zip([1, 1, 2]) {
+            server.subnet = Some(Subnet::V4([1, 1, network]));
+        }
+        let (one, all_three) = (&servers[..1], &servers[..]);
+        run(&mut all, one, now, 1, &Verdict::Reachable);
+        assert!(all.is_sure(), "there is nobody else to ask");
+        all.poll(all_three, now, 0.5);
+        assert!(!all.is_sure() && all.reachability(now) == Reachability::Public);
+        all.network_changed(now);
+        let two = &servers[..2];
+        run(&mut all, two, now, 10, &Verdict::Reachable);
+        all.poll(all_three, now, 0.5);
+        assert!(!all.is_sure(), "two of one network");
+        all.network_changed(now);
+        let asked = run(&mut all, all_three, now, 10, &Verdict::Reachable);
+        assert_eq!(asked.len(), 2);
+        assert!(all.is_sure());
     }
 
     #[test]

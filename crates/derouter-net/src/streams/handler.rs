@@ -119,6 +119,10 @@ impl Handler {
         if protocol == MESH {
             return;
         }
+        let held = limits::INBOUND_PER_PEER.saturating_sub(self.unserved.available_permits());
+        if !has_place(held, self.shared.total.available_permits()) {
+            return count(&self.shared.counters.substreams_dropped);
+        }
         let peer = self.unserved.clone().try_acquire_owned();
         let node = self.shared.total.clone().try_acquire_owned();
         let (Ok(peer), Ok(node)) = (peer, node) else {
@@ -247,6 +251,12 @@ impl ConnectionHandler for Handler {
     }
 }
 
+/// Whether a peer that holds so many places gets one more, with so many free in all. Once half are
+/// taken, those who hold few go first: some that never say what they want shut nobody else out.
+fn has_place(held: usize, free: usize) -> bool {
+    held < limits::INBOUND_FAIR_SHARE || free.saturating_mul(2) >= limits::INBOUND_TOTAL
+}
+
 fn upgrade_error(connection: ConnectionId, error: StreamUpgradeError<Infallible>) -> OpenError {
     let failed = |reason: String| OpenError::Failed { connection, reason };
     match error {
@@ -254,5 +264,25 @@ fn upgrade_error(connection: ConnectionId, error: StreamUpgradeError<Infallible>
         StreamUpgradeError::Timeout => failed("negotiating a substream took too long".to_owned()),
         StreamUpgradeError::Io(error) => failed(error.to_string()),
         StreamUpgradeError::Apply(never) => match never {},
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eight_silent_peers_do_not_take_the_places_of_others() {
+        let mut free = limits::INBOUND_TOTAL;
+        for _ in 0..8 {
+            for held in 0..limits::INBOUND_PER_PEER {
+                if has_place(held, free) {
+                    free -= 1;
+                }
+            }
+        }
+        assert!(free > limits::INBOUND_TOTAL / 3);
+        assert!(has_place(0, free) && has_place(limits::INBOUND_FAIR_SHARE - 1, free));
+        assert!(!has_place(limits::INBOUND_FAIR_SHARE, free));
     }
 }
