@@ -7,7 +7,7 @@ use derouter_wire::ProtocolId;
 use derouter_wire::kademlia::{peer_key, protocol_key};
 use libp2p::kad::{
     self, GetClosestPeersError, GetClosestPeersOk, GetProvidersOk, InboundRequest, Mode,
-    ProviderRecord, QueryId, QueryResult, RecordKey, store::RecordStore,
+    ProviderRecord, QueryId, QueryResult, RecordKey,
 };
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId};
@@ -15,6 +15,8 @@ use tokio::sync::oneshot;
 
 use super::Actor;
 use super::conduct::Offence;
+use crate::address::{is_named, subnet};
+use crate::bootstrap::peer_of;
 use crate::kademlia::lookups::{Begun, Lookups};
 use crate::kademlia::publications::Publications;
 use crate::kademlia::scope::Admitted;
@@ -219,9 +221,20 @@ impl Actor {
 
     pub(super) fn on_kademlia(&mut self, event: Event) {
         match event {
+            Event::Flood(peer) if self.relies_on(&peer) => {
+                tracing::debug!(%peer, "asks more than it may");
+            }
             Event::Flood(peer) => self.blame(peer, Offence::Flood),
             Event::Kademlia(event) => self.on_kademlia_event(*event),
         }
+    }
+
+    /// Bootstrap nodes and the relays through which this node is reached are not banned for being
+    /// busy.
+    fn relies_on(&self, peer: &PeerId) -> bool {
+        let mut bootstrap = self.bootstrap.report();
+        bootstrap.any(|(address, ..)| peer_of(address) == Some(*peer))
+            || self.reach.relays.is_reserved(peer)
     }
 
     fn on_kademlia_event(&mut self, event: kad::Event) {
@@ -275,7 +288,8 @@ impl Actor {
         let found = peers.into_iter().find(|info| info.peer_id == peer);
         let admitted = self.meets_peers_at();
         let addresses = found.map(|info| info.addrs).unwrap_or_default();
-        let addresses = addresses.into_iter().filter(|one| admitted.admits(one));
+        let addresses = addresses.into_iter();
+        let addresses = addresses.filter(|one| admitted.admits(one) && !is_named(one));
         let addresses = most_varied(addresses.collect(), limits::KADEMLIA_ADDRESSES);
         if addresses.is_empty() {
             return;
@@ -348,6 +362,8 @@ impl Actor {
         let Some(state) = self.peers.get(&record.provider) else {
             return;
         };
+        let mut direct = state.connections.iter().filter(|(_, one)| !one.relayed);
+        let network = direct.find_map(|(_, one)| subnet(&one.address));
         let admitted = state.admitted();
         record.addresses.retain(|address| admitted.admits(address));
         for address in &state.listens {
@@ -362,7 +378,8 @@ impl Actor {
         let Some(behaviour) = self.swarm.behaviour_mut().kademlia.as_mut() else {
             return;
         };
-        if let Err(error) = behaviour.inner.store_mut().add_provider(record) {
+        let store = behaviour.inner.store_mut();
+        if let Err(error) = store.add(record, network, Instant::now()) {
             tracing::debug!(%error, "a provider record was not kept");
         }
     }
@@ -415,8 +432,12 @@ impl Actor {
         self.kademlia.peers = buckets.map(|bucket| bucket.num_entries()).sum();
     }
 
-    /// In which networks this node meets peers.
+    /// Of which networks strangers are believed: those in which this node meets peers, private ones
+    /// only while it meets nobody from afar.
     fn meets_peers_at(&self) -> Admitted {
+        if self.meets_the_world() {
+            return Admitted::default();
+        }
         let admitted = self
             .peers
             .values()

@@ -123,7 +123,7 @@ impl Actor {
     }
 
     /// Whether a peer is connected from beyond the private network.
-    fn meets_the_world(&self) -> bool {
+    pub(super) fn meets_the_world(&self) -> bool {
         let mut connections = self.peers.values().flat_map(|state| &state.connections);
         connections.any(|(_, one)| one.relayed || scope(&one.address) == Scope::World)
     }

@@ -17,6 +17,7 @@ use libp2p::{Multiaddr, PeerId};
 
 use super::scope::{Admitted, Scope, scope};
 use super::store::ProviderStore;
+use crate::address::is_named;
 use crate::behaviour::KADEMLIA_PROTOCOL;
 use crate::heartbeat::bucket::{Bucket, Rate};
 use crate::limits;
@@ -36,6 +37,7 @@ pub(crate) struct Behaviour {
     connections: HashMap<ConnectionId, Scope>,
     asked: HashMap<PeerId, Bucket>,
     flooding: Option<PeerId>,
+    blamed: HashMap<PeerId, Instant>,
 }
 
 /// What happened.
@@ -71,15 +73,29 @@ impl Behaviour {
             connections: HashMap::new(),
             asked: HashMap::new(),
             flooding: None,
+            blamed: HashMap::new(),
         }
+    }
+
+    /// Whether a peer is blamed again: a burst of requests is one offence.
+    fn may_blame(&mut self, peer: PeerId, now: Instant) -> bool {
+        let recent = |then: &Instant| now.duration_since(*then) < limits::KADEMLIA_BLAME;
+        if self.blamed.get(&peer).is_some_and(recent) {
+            return false;
+        }
+        self.blamed.retain(|_, then| recent(then));
+        self.blamed.insert(peer, now);
+        true
     }
 
     /// Where this node meets peers.
     fn admitted(&self) -> Admitted {
         let meets = |wanted| self.connections.values().any(|scope| *scope == wanted);
+        // Who meets strangers from afar is not led into its own network by them.
+        let near = !meets(Scope::Global);
         Admitted {
-            loopback: meets(Scope::Loopback),
-            private: meets(Scope::Private),
+            loopback: near && meets(Scope::Loopback),
+            private: near && meets(Scope::Private),
         }
     }
 }
@@ -112,7 +128,9 @@ impl NetworkBehaviour for Behaviour {
             .inner
             .handle_pending_outbound_connection(connection, peer, addresses, role)?;
         let admitted = self.admitted();
-        let known = known.into_iter().filter(|known| admitted.admits(known));
+        let known = known
+            .into_iter()
+            .filter(|known| admitted.admits(known) && !is_named(known));
         // Queries collect what everybody says of a peer.
         Ok(known.take(limits::KADEMLIA_DIALLED_ADDRESSES).collect())
     }
@@ -153,12 +171,13 @@ impl NetworkBehaviour for Behaviour {
         connection: ConnectionId,
         event: THandlerOutEvent<Self>,
     ) {
-        // Answers to our own queries count too; those are few for one peer.
+        // Answers to our own queries count too.
+        let now = Instant::now();
         let asked = self.asked.entry(peer).or_default();
-        if asked.try_take(ASKED, 1, Instant::now()) {
+        if asked.try_take(ASKED, 1, now) {
             self.inner
                 .on_connection_handler_event(peer, connection, event);
-        } else {
+        } else if self.inner.iter_queries().next().is_none() && self.may_blame(peer, now) {
             self.flooding = Some(peer);
         }
     }
@@ -172,5 +191,21 @@ impl NetworkBehaviour for Behaviour {
         }
         let action = self.inner.poll(cx);
         action.map(|action| action.map_out(|event| Event::Kademlia(Box::new(event))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_of_requests_is_one_offence() {
+        let mut behaviour = Behaviour::new(PeerId::random());
+        let (peer, now) = (PeerId::random(), Instant::now());
+        assert!(behaviour.may_blame(peer, now));
+        assert!(!behaviour.may_blame(peer, now + Duration::from_secs(9)));
+        assert!(behaviour.may_blame(PeerId::random(), now));
+        assert!(behaviour.may_blame(peer, now + limits::KADEMLIA_BLAME));
+        assert_eq!(behaviour.blamed.len(), 1);
     }
 }

@@ -12,13 +12,22 @@ use libp2p::kad::store::{Error, RecordStore, Result};
 use libp2p::kad::{ProviderRecord, Record, RecordKey};
 use rand::seq::SliceRandom;
 
+use crate::address::Subnet;
 use crate::limits;
+
+/// A record of another node.
+#[derive(Debug)]
+struct Held {
+    record: ProviderRecord,
+    /// The network that it came from; `None` from a private one or through a relay.
+    subnet: Option<Subnet>,
+}
 
 /// Provider records, bounded by key, by provider and in all. No value records.
 pub(crate) struct ProviderStore {
     local: PeerId,
     own: HashMap<RecordKey, ProviderRecord>,
-    others: HashMap<RecordKey, Vec<ProviderRecord>>,
+    others: HashMap<RecordKey, Vec<Held>>,
     /// Records of each provider, and in all.
     of_provider: HashMap<PeerId, usize>,
     records: usize,
@@ -46,8 +55,13 @@ impl ProviderStore {
         Ok(())
     }
 
-    /// Takes the record of another node, as `now` is.
-    fn add(&mut self, record: ProviderRecord, now: Instant) -> Result<()> {
+    /// Takes the record of another node, connected from `subnet`, as `now` is.
+    pub(crate) fn add(
+        &mut self,
+        record: ProviderRecord,
+        subnet: Option<Subnet>,
+        now: Instant,
+    ) -> Result<()> {
         let too_large = record.key.as_ref().len() != KEY_BYTES
             || record.addresses.len() > limits::KADEMLIA_ADDRESSES;
         if too_large {
@@ -63,38 +77,39 @@ impl ProviderStore {
         {
             return Err(Error::MaxProvidedKeys);
         }
-        self.insert(record)
+        self.insert(Held { record, subnet })
     }
 
     /// Replaces the record of the same provider.
     fn renew(&mut self, record: &ProviderRecord) -> bool {
         let known = self.others.get_mut(&record.key);
-        let known = known.and_then(|known| known.iter_mut().find(|known| *known == record));
+        let known = known.and_then(|known| known.iter_mut().find(|known| known.record == *record));
         let Some(known) = known else { return false };
-        *known = record.clone();
+        known.record = record.clone();
         true
     }
 
-    fn insert(&mut self, record: ProviderRecord) -> Result<()> {
-        let is_owners = |record: &ProviderRecord| is_of_its_peer(record);
-        let there = self.others.get(&record.key);
-        if there.is_some_and(|records| records.iter().any(is_owners)) {
+    fn insert(&mut self, held: Held) -> Result<()> {
+        let key = held.record.key.clone();
+        let there = self.others.get(&key).map_or(&[][..], Vec::as_slice);
+        if there.iter().any(|other| is_of_its_peer(&other.record)) {
             // The key of a peer is its own.
             return Err(Error::MaxProvidedKeys);
         }
-        if is_owners(&record) {
+        if is_of_its_peer(&held.record) {
             // Whoever took the place meanwhile had no right to it.
-            self.remove_key(&record.key);
-        } else if there.is_some_and(|records| records.len() >= limits::KADEMLIA_RECORDS_PER_KEY) {
-            // Those that are there stay, so that a flood of new peers drives nobody out.
+            self.remove_key(&key);
+        } else if held.subnet.is_some()
+            && of_subnet(there, held.subnet) >= limits::KADEMLIA_RECORDS_PER_SUBNET
+        {
             return Err(Error::MaxProvidedKeys);
+        } else if there.len() >= limits::KADEMLIA_RECORDS_PER_KEY {
+            let crowded = most_crowded(there, held.subnet).ok_or(Error::MaxProvidedKeys)?;
+            self.remove_one(&key, &crowded);
         }
-        *self.of_provider.entry(record.provider).or_default() += 1;
+        *self.of_provider.entry(held.record.provider).or_default() += 1;
         self.records += 1;
-        self.others
-            .entry(record.key.clone())
-            .or_default()
-            .push(record);
+        self.others.entry(key).or_default().push(held);
         Ok(())
     }
 
@@ -106,7 +121,7 @@ impl ProviderStore {
         }
         self.swept = Some(now);
         let mut expired = Vec::new();
-        for record in self.others.values().flatten() {
+        for Held { record, .. } in self.others.values().flatten() {
             if record.is_expired(now) {
                 expired.push((record.key.clone(), record.provider));
             }
@@ -117,8 +132,8 @@ impl ProviderStore {
     }
 
     fn remove_key(&mut self, key: &RecordKey) {
-        for record in self.others.remove(key).unwrap_or_default() {
-            self.forget(&record.provider);
+        for held in self.others.remove(key).unwrap_or_default() {
+            self.forget(&held.record.provider);
         }
     }
 
@@ -126,7 +141,8 @@ impl ProviderStore {
         let Some(records) = self.others.get_mut(key) else {
             return;
         };
-        let Some(place) = records.iter().position(|known| known.provider == *provider) else {
+        let of_provider = |held: &Held| held.record.provider == *provider;
+        let Some(place) = records.iter().position(of_provider) else {
             return;
         };
         records.swap_remove(place);
@@ -145,6 +161,26 @@ impl ProviderStore {
             }
         }
     }
+}
+
+fn of_subnet(records: &[Held], subnet: Option<Subnet>) -> usize {
+    let same = records.iter().filter(|held| held.subnet == subnet);
+    same.count()
+}
+
+/// A provider of the network that has most places, if that is more than the newcomer's would then
+/// have. Else those that are there stay, so that a flood of new peers drives nobody out.
+fn most_crowded(records: &[Held], newcomer: Option<Subnet>) -> Option<PeerId> {
+    let mut counts: HashMap<Option<Subnet>, usize> = HashMap::new();
+    for held in records {
+        *counts.entry(held.subnet).or_default() += 1;
+    }
+    let (subnet, most) = counts.iter().max_by_key(|(_, count)| **count)?;
+    if *most <= counts.get(&newcomer).map_or(1, |count| count + 1) {
+        return None;
+    }
+    let mut of_it = records.iter().filter(|held| held.subnet == *subnet);
+    of_it.next().map(|held| held.record.provider)
 }
 
 /// Whether this is where a peer says its own addresses.
@@ -177,12 +213,13 @@ impl RecordStore for ProviderStore {
         if record.provider == self.local {
             return self.add_own(record);
         }
-        self.add(record, Instant::now())
+        self.add(record, None, Instant::now())
     }
 
     /// In random order: the first of them are told to askers, and should not always be the same.
     fn providers(&self, key: &RecordKey) -> Vec<ProviderRecord> {
         let others = self.others.get(key).into_iter().flatten();
+        let others = others.map(|held| &held.record);
         let mut all: Vec<_> = others.chain(self.own.get(key)).cloned().collect();
         all.shuffle(&mut rand::rng());
         all
@@ -225,17 +262,49 @@ mod tests {
     fn a_provider_leaves_only_so_many_records_and_a_key_takes_only_so_many_providers() {
         let (mut store, now, later) = store();
         let greedy = PeerId::random();
-        let taken = (0..1000).filter(|key| store.add(record(*key, greedy, later), now).is_ok());
+        let taken =
+            (0..1000).filter(|key| store.add(record(*key, greedy, later), None, now).is_ok());
         assert_eq!(taken.count(), limits::KADEMLIA_RECORDS_PER_PROVIDER);
         let (mut store, ..) = self::store();
         let first = PeerId::random();
-        store.add(record(1, first, later), now).unwrap();
+        store.add(record(1, first, later), None, now).unwrap();
         for _ in 0..1000 {
-            let _ = store.add(record(1, PeerId::random(), later), now);
+            let _ = store.add(record(1, PeerId::random(), later), None, now);
         }
         let there = store.providers(&record(1, first, later).key);
         assert_eq!(there.len(), limits::KADEMLIA_RECORDS_PER_KEY);
         assert!(there.iter().any(|record| record.provider == first));
+    }
+
+    #[test]
+    fn one_machine_does_not_take_a_key_and_crowded_networks_make_place() {
+        let (mut store, now, later) = store();
+        let net = |a: usize, b: usize| {
+            Some(Subnet::V4([
+                1,
+                u8::try_from(a).unwrap(),
+                u8::try_from(b).unwrap(),
+            ]))
+        };
+        let mut add = |subnet| {
+            let record = record(1, PeerId::random(), later);
+            store.add(record, subnet, now).is_ok()
+        };
+        let taken = (0..100).filter(|_| add(net(0, 0))).count();
+        assert_eq!(taken, limits::KADEMLIA_RECORDS_PER_SUBNET);
+        // Many come from nowhere, and make place for who comes from a network of its own.
+        while add(None) {}
+        assert!(add(net(1, 1)));
+        assert!(!add(None), "the place is not taken back");
+        let newcomers = (0..200).filter(|one| add(net(2, *one))).count();
+        assert!(
+            newcomers >= limits::KADEMLIA_RECORDS_PER_KEY - 4,
+            "{newcomers}"
+        );
+        assert!(!add(net(3, 3)), "one of each is left");
+        let there = store.providers(&record(1, PeerId::random(), later).key);
+        assert_eq!(there.len(), limits::KADEMLIA_RECORDS_PER_KEY);
+        assert_eq!(store.records, limits::KADEMLIA_RECORDS_PER_KEY);
     }
 
     #[test]
@@ -245,12 +314,18 @@ mod tests {
         while store.records < limits::KADEMLIA_RECORDS {
             key += 1;
             store
-                .add(record(key, PeerId::random(), later), now)
+                .add(record(key, PeerId::random(), later), None, now)
                 .unwrap();
         }
         let late = later + Duration::from_secs(3600);
-        assert!(store.add(record(0, PeerId::random(), late), now).is_err());
-        store.add(record(0, PeerId::random(), late), later).unwrap();
+        assert!(
+            store
+                .add(record(0, PeerId::random(), late), None, now)
+                .is_err()
+        );
+        store
+            .add(record(0, PeerId::random(), late), None, later)
+            .unwrap();
         assert_eq!(store.records, 1);
         assert_eq!(store.of_provider.len(), 1);
         assert_eq!(store.others.len(), 1);
@@ -267,11 +342,11 @@ mod tests {
             record
         };
         for _ in 0..1000 {
-            let _ = store.add(of(PeerId::random()), now);
+            let _ = store.add(of(PeerId::random()), None, now);
         }
-        store.add(of(victim), now).unwrap();
-        assert!(store.add(of(PeerId::random()), now).is_err());
-        store.add(of(victim), now).unwrap();
+        store.add(of(victim), None, now).unwrap();
+        assert!(store.add(of(PeerId::random()), None, now).is_err());
+        store.add(of(victim), None, now).unwrap();
         let there = store.providers(&key);
         assert_eq!(there.len(), 1);
         assert_eq!(there[0].provider, victim);
@@ -283,11 +358,11 @@ mod tests {
         let (mut store, now, later) = store();
         let mut short = record(1, PeerId::random(), later);
         short.key = RecordKey::from(vec![1; 31]);
-        assert!(store.add(short, now).is_err());
+        assert!(store.add(short, None, now).is_err());
         let mut wordy = record(1, PeerId::random(), later);
         let address = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
         wordy.addresses = vec![address; limits::KADEMLIA_ADDRESSES + 1];
-        assert!(store.add(wordy, now).is_err());
+        assert!(store.add(wordy, None, now).is_err());
         let value = Record::new(RecordKey::from(vec![1; 32]), vec![1]);
         assert!(store.put(value).is_err());
     }
@@ -297,7 +372,7 @@ mod tests {
         let (mut store, now, later) = store();
         let provider = PeerId::random();
         for key in 0..10 {
-            store.add(record(key, provider, later), now).unwrap();
+            store.add(record(key, provider, later), None, now).unwrap();
         }
         for key in 0..10 {
             store.remove_provider(&record(key, provider, later).key, &provider);

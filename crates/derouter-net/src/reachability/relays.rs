@@ -177,6 +177,12 @@ impl RelayManager {
         }
     }
 
+    /// Whether this node has a reservation on it.
+    pub(crate) fn is_reserved(&self, peer: &PeerId) -> bool {
+        let relay = self.relays.get(peer);
+        relay.is_some_and(|relay| matches!(relay.state, State::Reserved(..)))
+    }
+
     /// The relay granted or renewed a reservation. True when it is a new one.
     pub(crate) fn accepted(&mut self, peer: &PeerId, now: Instant, unix: UnixSeconds) -> bool {
         let Some(relay) = self.relays.get_mut(peer) else {
