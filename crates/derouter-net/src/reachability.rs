@@ -2,6 +2,7 @@
 //! they ask.
 
 pub(crate) mod advice;
+pub(crate) mod claims;
 pub(crate) mod external;
 pub(crate) mod mapping;
 pub(crate) mod nat;

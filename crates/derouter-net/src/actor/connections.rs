@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use derouter_wire::rpc::network::AddressSource;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{self, ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, identify, mdns, ping, relay};
@@ -164,9 +163,7 @@ impl Actor {
                 self.on_expired_listen_address(&address);
             }
             SwarmEvent::NewExternalAddrCandidate { address } => {
-                let now = Instant::now();
-                let source = AddressSource::Observed;
-                self.reach.external.candidate(&address, source, now);
+                self.on_address_candidate(&address);
             }
             SwarmEvent::ListenerClosed {
                 listener_id,

@@ -479,12 +479,22 @@ impl Actor {
             return;
         };
         self.reach.nat.observed(transport, observer, socket, now);
-        self.reach
-            .external
-            .candidate(&seen_at, AddressSource::Observed, now);
+        self.reach.external.observed(observer, &seen_at, now);
         // libp2p puts the listening port in place of the one that was seen. Behind a router that
         // maps it to another one, holes are punched at the port that was seen.
         self.swarm.behaviour_mut().autonat_client.suggest(seen_at);
+    }
+
+    /// libp2p puts our listening port in place of the one at which a peer sees this node.
+    pub(super) fn on_address_candidate(&mut self, address: &Multiaddr) {
+        let at = |one: &Multiaddr| {
+            let port = place::socket(one).map(|socket| socket.port());
+            place::transport(one).zip(port)
+        };
+        let wanted = at(address);
+        if wanted.is_some() && self.swarm.listeners().any(|own| at(own) == wanted) {
+            self.reach.external.translated(address, Instant::now());
+        }
     }
 
     pub(super) fn on_new_listen_address(&mut self, address: &Multiaddr) {

@@ -5,6 +5,7 @@
 //! network; two peers that fail to dial it are believed, one is not.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use derouter_wire::UnixSeconds;
@@ -12,9 +13,11 @@ use derouter_wire::rpc::network::{AddressSource, ExternalAddress, Reachability};
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
 
+use super::claims::Claims;
 use super::place::{self, Scope};
 use crate::address::Subnet;
 use crate::config::KnownReachability;
+use crate::heartbeat::bucket::{Bucket, Rate};
 use crate::limits;
 
 /// Between tests of an address whose state is settled.
@@ -27,6 +30,12 @@ const NO_ANSWER: Duration = Duration::from_secs(15);
 const OPINIONS: usize = 2;
 /// A node with nobody to ask twice believes one peer after this.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Tests of addresses that no two networks agree on: at first as many as a node with one bootstrap
+/// node needs, for two transports with and without a mapped port, each with a second opinion.
+const DOUBTFUL: Rate = Rate {
+    every: Duration::from_secs(60),
+    burst: 8,
+};
 /// An observed address that nobody saw again is forgotten after this.
 const FORGET: Duration = Duration::from_secs(3600);
 
@@ -93,6 +102,10 @@ struct Entry {
     seen: Instant,
     /// Whether peers are told of it.
     told: bool,
+    /// It is at a port that this node listens on: who sees the IP address vouches for it.
+    own_port: bool,
+    /// It is not tested for now: too few see it.
+    waits: bool,
 }
 
 /// The addresses, at most [`limits::EXTERNAL_ADDRESSES`].
@@ -107,6 +120,8 @@ pub(crate) struct ExternalAddresses {
     origins: HashSet<Origin>,
     /// Addresses that reach less far are neither tested nor counted.
     minimum: Scope,
+    claims: Claims,
+    doubtful: Bucket,
 }
 
 impl ExternalAddresses {
@@ -120,6 +135,8 @@ impl ExternalAddresses {
             servers: 0,
             origins: HashSet::new(),
             minimum,
+            claims: Claims::default(),
+            doubtful: Bucket::default(),
         }
     }
 
@@ -159,7 +176,53 @@ impl ExternalAddresses {
             next_test: now,
             seen: now,
             told: false,
+            own_port: false,
+            waits: false,
         });
+    }
+
+    /// The peer at `observer` sees this node at `address`. What it said before goes, unless others
+    /// see it too or it works.
+    pub(crate) fn observed(&mut self, observer: IpAddr, address: &Multiaddr, now: Instant) {
+        let address = place::bare(address);
+        if self.claims.observed(observer, &address, now) {
+            let claims = &self.claims;
+            self.entries.retain(|entry| {
+                entry.source != AddressSource::Observed
+                    || entry.told
+                    || entry.address == address
+                    || claims.networks(&entry.address, entry.own_port) > 0
+            });
+        }
+        self.candidate(&address, AddressSource::Observed, now);
+    }
+
+    /// An address whose IP address somebody sees, at a port that this node listens on.
+    pub(crate) fn translated(&mut self, address: &Multiaddr, now: Instant) {
+        let address = place::bare(address);
+        if self.claims.networks(&address, true) == 0 {
+            return;
+        }
+        self.candidate(&address, AddressSource::Observed, now);
+        let entry = self
+            .entries
+            .iter_mut()
+            .find(|entry| entry.address == address);
+        if let Some(entry) = entry {
+            entry.own_port = true;
+        }
+    }
+
+    /// Whether more than one peer's word says that the address may be one of ours.
+    fn is_likely(&self, entry: &Entry) -> bool {
+        let known = |entry: &Entry| {
+            entry.source != AddressSource::Observed || entry.reachable == Some(true)
+        };
+        let ip = place::ip(&entry.address);
+        let at_known = |other: &Entry| known(other) && place::ip(&other.address) == ip;
+        known(entry)
+            || self.claims.networks(&entry.address, entry.own_port) >= OPINIONS
+            || (entry.own_port && self.entries.iter().any(at_known))
     }
 
     /// Forgets the least useful address, if it is less useful than one from `source`.
@@ -207,6 +270,8 @@ impl ExternalAddresses {
             self.servers_since.get_or_insert(now);
         }
         let mut actions = self.forget(now);
+        let likely = self.entries.iter().map(|entry| self.is_likely(entry));
+        let likely: Vec<bool> = likely.collect();
         let mut busy: HashSet<PeerId> = HashSet::new();
         for entry in &mut self.entries {
             if entry
@@ -217,8 +282,11 @@ impl ExternalAddresses {
             }
             busy.extend(entry.testing.map(|(server, _)| server.peer));
         }
-        for entry in &mut self.entries {
-            if let Some(server) = entry.next_server(servers, &busy, now, chance) {
+        for (entry, likely) in self.entries.iter_mut().zip(likely) {
+            let server = entry.next_server(servers, &busy, now, chance);
+            let may = |bucket: &mut Bucket| likely || bucket.try_take(DOUBTFUL, 1, now);
+            entry.waits = server.is_some() && !may(&mut self.doubtful);
+            if let Some(server) = server.filter(|_| !entry.waits) {
                 busy.insert(server.peer);
                 entry.testing = Some((server, now));
                 entry.asked.insert(server.peer);
@@ -288,6 +356,7 @@ impl ExternalAddresses {
 
     /// The machine slept or changed its network: everything is tested again.
     pub(crate) fn network_changed(&mut self, now: Instant) {
+        self.claims.clear();
         for entry in &mut self.entries {
             entry.next_test = now;
             entry.asked.clear();
@@ -315,11 +384,11 @@ impl ExternalAddresses {
         let patient = self
             .servers_since
             .is_none_or(|since| now.duration_since(since) < PATIENCE);
-        let testable = !self.entries.is_empty();
-        let all_failed = self
-            .entries
-            .iter()
-            .all(|entry| entry.reachable == Some(false));
+        // What a peer made up does not keep the node from a judgement.
+        let waits = |entry: &&Entry| entry.waits && entry.reachable.is_none();
+        let mut counted = self.entries.iter().filter(|entry| !waits(entry)).peekable();
+        let testable = counted.peek().is_some();
+        let all_failed = counted.all(|entry| entry.reachable == Some(false));
         // With peers to ask and no address that could be asked about, there is none to dial.
         let nothing_to_test = !testable && !patient && now.duration_since(self.started) >= PATIENCE;
         if (testable && all_failed) || nothing_to_test {
@@ -678,6 +747,50 @@ mod tests {
         }
         assert_eq!(all.entries.len(), limits::EXTERNAL_ADDRESSES);
         assert_eq!(all.reachability(now), Reachability::Public);
+    }
+
+    #[test]
+    fn a_peer_that_sees_ever_new_addresses_has_few_of_them_tested() {
+        let now = Instant::now();
+        let mut all = addresses(now);
+        let servers = servers(4);
+        let mut asked = 0;
+        for second in 0..600 {
+            let now = now + Duration::from_secs(second);
+            let port = u16::try_from(1000 + second).unwrap();
+            all.observed(IpAddr::from([8, 8, 8, 8]), &public(port), now);
+            assert!(all.entries.len() <= 1);
+            for (server, address) in tests(&all.poll(&servers, now, 0.5)) {
+                asked += 1;
+                all.tested(&address, server.peer, unreachable(), (now, UNIX));
+            }
+        }
+        assert!((8..=20).contains(&asked), "{asked}");
+        let later = now + Duration::from_secs(600);
+        all.candidate(&public(1), AddressSource::Interface, later);
+        run(&mut all, &servers, later, 10, &Verdict::Reachable);
+        assert_eq!(all.reachability(later), Reachability::Public);
+    }
+
+    #[test]
+    fn what_two_networks_see_is_tested_at_once_also_at_the_port_that_is_listened_on() {
+        let now = Instant::now();
+        let mut all = addresses(now);
+        while all.doubtful.try_take(DOUBTFUL, 1, now) {}
+        let servers = servers(4);
+        let observer = |network| IpAddr::from([8, 8, network, 8]);
+        all.translated(&public(9), now);
+        assert!(all.entries.is_empty(), "nobody sees this node there");
+        all.observed(observer(1), &public(1), now);
+        all.translated(&public(9), now);
+        assert_eq!(tests(&all.poll(&servers, now, 0.5)), []);
+        all.observed(observer(2), &public(2), now);
+        let tested = tests(&all.poll(&servers, now, 0.5));
+        assert_eq!(tested.len(), 1);
+        assert_eq!(tested[0].1, public(9), "both see its IP address");
+        all.observed(observer(2), &public(1), now);
+        let tested = tests(&all.poll(&servers, now, 0.5));
+        assert_eq!(tested[0].1, public(1), "both see it");
     }
 
     #[test]
