@@ -44,6 +44,7 @@ use crate::limits;
 use crate::peer::{PeerEvent, PeerInfo};
 use crate::peer_book::{KnownPeer, Source};
 use crate::reachability::ReachabilityState;
+use crate::reachability::clock_watch::OffClock;
 use crate::relay_server::RelayTally;
 use crate::streams::OpenRequest;
 pub(crate) use conduct::Offence;
@@ -60,6 +61,10 @@ pub(crate) enum Command {
     Announce(Option<Announcement>),
     AddAddress(PeerId, Multiaddr),
     Learn(Whereabouts),
+    /// An announcement of this provider is off by over an hour.
+    OffClock(PeerId, OffClock),
+    /// An announcement's time is like ours.
+    ClockIsRight,
     Dial(Multiaddr, oneshot::Sender<Result<PeerId, DialError>>),
     ListenAddresses(oneshot::Sender<Vec<Multiaddr>>),
     Peers(oneshot::Sender<Vec<PeerInfo>>),
@@ -271,6 +276,8 @@ impl Actor {
                     self.learn_address(known.peer, address, Source::Told, &known.teller);
                 }
             }
+            Command::OffClock(source, off) => self.reach.clock.off(source, off, Instant::now()),
+            Command::ClockIsRight => self.reach.clock.right(Instant::now()),
             Command::Dial(address, reply) => self.dial(address, reply),
             Command::ListenAddresses(reply) => {
                 let _ = reply.send(self.swarm.listeners().cloned().collect());

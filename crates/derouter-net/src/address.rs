@@ -23,6 +23,12 @@ pub(crate) enum Scope {
     World,
 }
 
+/// Whether the address is one that is dialled from anywhere, as far as it says itself: no address of
+/// this machine, of a private network, or of everywhere. Names count.
+pub fn is_global(address: &Multiaddr) -> bool {
+    crate::reachability::place::scope(address) == Some(Scope::World)
+}
+
 /// A /24 of IPv4 or a /48 of IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Subnet {

@@ -44,6 +44,7 @@ mod transport;
 mod varied;
 
 pub use access::{PeerRule, PeerRuleError};
+pub use address::is_global;
 pub use behaviour::MESH_PROTOCOL;
 pub use config::{
     DiscoveryMode, DiscoveryOptions, KnownReachability, NetConfig, NetOptions, RelayLimits,

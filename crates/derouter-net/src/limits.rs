@@ -214,7 +214,7 @@ pub(crate) const PROVIDED_PROTOCOLS: usize = 16;
 pub(crate) const WANTED_PROTOCOLS: usize = 16;
 
 /// Relays on which a node keeps reservations at most: more cost others places and gain little.
-pub(crate) const RELAYS: usize = 8;
+pub(crate) const RELAYS: usize = 4;
 /// Relays that are remembered to choose from.
 pub(crate) const RELAY_CANDIDATES: usize = 64;
 /// Peers behind relays that are tried directly again.

@@ -3,6 +3,7 @@
 
 pub(crate) mod advice;
 pub(crate) mod claims;
+pub(crate) mod clock_watch;
 pub(crate) mod external;
 pub(crate) mod mapping;
 pub(crate) mod nat;
@@ -23,6 +24,7 @@ use libp2p::swarm::ConnectionId;
 
 use crate::config::NetOptions;
 use crate::limits;
+use clock_watch::ClockWatch;
 use external::ExternalAddresses;
 use nat::Observations;
 use place::{Scope, Transport};
@@ -51,6 +53,7 @@ pub(crate) struct ReachabilityState {
     pub(crate) udp: Udp,
     pub(crate) wake: Wake,
     pub(crate) suspects: Suspects,
+    pub(crate) clock: ClockWatch,
     pub(crate) mapping: PortMapping,
     /// Of the two ways to ask a router (UPnP, and PCP or NAT-PMP), those that failed.
     pub(crate) mapping_failed: HashSet<&'static str>,
@@ -84,6 +87,7 @@ impl ReachabilityState {
             udp: Udp::default(),
             wake: Wake::new(now, unix),
             suspects: Suspects::default(),
+            clock: ClockWatch::default(),
             mapping: PortMapping {
                 state: if options.port_mapping {
                     PortMappingState::Searching

@@ -14,6 +14,7 @@ use super::{Actor, unix_now};
 use crate::counters::{NetCounters, count};
 use crate::heartbeat::ReceivedHeartbeat;
 use crate::heartbeat::filter::{Arrival, Verdict};
+use crate::reachability::clock_watch::OffClock;
 
 impl Actor {
     /// Publishes a heartbeat if one is due.
@@ -95,6 +96,7 @@ impl Actor {
         };
         match self.filter.judge(arrival, Instant::now(), unix_now()) {
             Verdict::Good(heartbeat) => {
+                self.reach.clock.right(Instant::now());
                 let received = ReceivedHeartbeat { source, heartbeat };
                 pass_on(&self.heartbeats, &self.counters, received)
             }
@@ -123,13 +125,15 @@ impl Actor {
         }
     }
 
-    fn on_off_clock(&self, source: PeerId, ahead: bool, first: bool) {
+    fn on_off_clock(&mut self, source: PeerId, ahead: bool, first: bool) {
         let (counter, direction) = if ahead {
             (&self.counters.heartbeats_future, "ahead")
         } else {
             (&self.counters.heartbeats_past, "behind")
         };
         count(counter);
+        let off = OffClock::new(ahead);
+        self.reach.clock.off(source, off, Instant::now());
         if first {
             tracing::warn!(
                 peer = %source,

@@ -42,7 +42,7 @@ impl Actor {
             announcements: u32::try_from(known).unwrap_or(u32::MAX),
             advice: Vec::new(),
         };
-        report.advice = advice(&report);
+        report.advice = advice(&report, self.reach.clock.suspicion(Instant::now()));
         report
     }
 

@@ -32,7 +32,18 @@ use crate::heartbeat::SentHeartbeat;
 use crate::heartbeat::bucket::{Bucket, Rate};
 use crate::limits;
 use crate::offers::OfferNews;
+use crate::reachability::clock_watch::OffClock;
 
+/// Providers whose clock is unlike ours, as the swarm task is told: it wants to know of some.
+const OFF_CLOCK_RATE: Rate = Rate {
+    every: Duration::from_secs(10),
+    burst: 16,
+};
+/// How often it is told that a provider's clock is like ours.
+const RIGHT_CLOCK_RATE: Rate = Rate {
+    every: Duration::from_secs(60),
+    burst: 1,
+};
 /// How often what is over is forgotten, and where this node is reached is looked at.
 const TICK: Duration = Duration::from_secs(2);
 /// The pause between two reconciliations with peers of chance, from half to the whole of it.
@@ -122,6 +133,8 @@ pub(crate) struct Discovery {
     complained: Option<Instant>,
     /// Providers that the peer book was told of.
     learnt: Bucket,
+    off_clock: Bucket,
+    right_clock: Bucket,
 }
 
 impl Discovery {
@@ -161,6 +174,8 @@ impl Discovery {
             askers: HashMap::new(),
             complained: None,
             learnt: Bucket::default(),
+            off_clock: Bucket::default(),
+            right_clock: Bucket::default(),
         }
     }
 
@@ -441,6 +456,10 @@ impl Discovery {
         match verdict {
             Verdict::New { provider, complete } => {
                 count(&self.counters.announcements_received);
+                let now = Instant::now();
+                if self.right_clock.try_take(RIGHT_CLOCK_RATE, 1, now) {
+                    self.command(Command::ClockIsRight).await;
+                }
                 if complete {
                     self.news.add(provider);
                 }
@@ -452,6 +471,7 @@ impl Discovery {
             Verdict::OffClock(ahead) => {
                 count(&self.counters.announcements_off_clock);
                 self.complain(ahead);
+                self.tell_off_clock(bytes, ahead).await;
             }
             Verdict::TooMany | Verdict::Full => count(&self.counters.announcements_limited),
             Verdict::Invalid => {
@@ -473,6 +493,17 @@ impl Discovery {
         };
         self.command(Command::Learn(known)).await;
         true
+    }
+
+    /// Tells for `netcheck`, whose advice it is to check the clock.
+    async fn tell_off_clock(&mut self, bytes: &[u8], ahead: bool) {
+        if !self.off_clock.try_take(OFF_CLOCK_RATE, 1, Instant::now()) {
+            return;
+        }
+        if let Ok(signed) = SignedAnnouncement::decode(bytes) {
+            let off = OffClock::new(ahead);
+            self.command(Command::OffClock(signed.body.peer, off)).await;
+        }
     }
 
     fn complain(&mut self, ahead: bool) {

@@ -1,12 +1,16 @@
-//! What the user can do about the node's network. Pure: from the report alone.
+//! What the user can do about the node's network. Pure: from the report, and what is suspected of the
+//! clock.
 
 use derouter_wire::rpc::network::{
     AddressSource, Advice, NatKind, NetworkReport, PortMappingState, Reachability, ReservationState,
 };
 
-/// The advice for a report.
-pub(crate) fn advice(report: &NetworkReport) -> Vec<Advice> {
+use super::clock_watch::OffClock;
+
+/// The advice for a report. `off` is which way everybody else's clock is off.
+pub(crate) fn advice(report: &NetworkReport, off: Option<OffClock>) -> Vec<Advice> {
     let mut all = Vec::new();
+    clock(off, &mut all);
     company(report, &mut all);
     external(report, &mut all);
     nat(report, &mut all);
@@ -18,6 +22,19 @@ fn say(all: &mut Vec<Advice>, code: &str, text: impl Into<String>) {
         code: code.to_owned(),
         text: text.into(),
     });
+}
+
+/// Whether the clock keeps the market empty.
+fn clock(off: Option<OffClock>, all: &mut Vec<Advice>) {
+    let direction = match off {
+        None => return,
+        Some(OffClock::Ahead) => "slow",
+        Some(OffClock::Behind) => "fast",
+    };
+    let text = format!(
+        "The clock of this machine seems to be over an hour {direction}: what all providers announce is of another time, and is ignored. Set the clock (time zones do not matter), best by NTP."
+    );
+    say(all, "clock", text);
 }
 
 /// Whether there is anybody.
@@ -170,7 +187,7 @@ mod tests {
     fn codes(change: impl FnOnce(&mut NetworkReport)) -> Vec<String> {
         let mut report = report();
         change(&mut report);
-        advice(&report)
+        advice(&report, None)
             .into_iter()
             .map(|advice| advice.code)
             .collect()
@@ -180,6 +197,18 @@ mod tests {
     fn a_node_that_works_needs_no_advice() {
         assert!(codes(|_| {}).is_empty());
         assert!(codes(|report| report.reachability = Reachability::Public).is_empty());
+    }
+
+    #[test]
+    fn a_wrong_clock_is_named_with_its_direction() {
+        for (off, word) in [(OffClock::Ahead, "slow"), (OffClock::Behind, "fast")] {
+            let all = advice(&report(), Some(off));
+            let [only] = all.as_slice() else {
+                panic!("{all:?}");
+            };
+            assert_eq!(only.code, "clock");
+            assert!(only.text.contains(word), "{}", only.text);
+        }
     }
 
     #[test]
@@ -197,7 +226,11 @@ mod tests {
         assert_eq!(codes(unreached), ["bootstrap_unreachable", "no_peers"]);
         let mut changed = report();
         unreached(&mut changed);
-        assert!(advice(&changed)[0].text.contains("connection refused"));
+        assert!(
+            advice(&changed, None)[0]
+                .text
+                .contains("connection refused")
+        );
     }
 
     #[test]
