@@ -31,4 +31,5 @@ pub use derouter_net::{
     RelayLimits,
 };
 pub use handle::LocalNode;
+pub use listen_ports::kept_listen;
 pub use start::{RunningNode, StartError, start};

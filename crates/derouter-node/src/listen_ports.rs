@@ -16,6 +16,11 @@ pub(crate) fn path(database: &Path) -> PathBuf {
     database.with_file_name(FILE_NAME)
 }
 
+/// Where an earlier run of the node with this database listened, for ports that are chosen once.
+pub async fn kept_listen(database: &Path) -> Vec<Multiaddr> {
+    load(path(database)).await
+}
+
 /// What an earlier run kept. A file that can't be read is as good as none.
 pub(crate) async fn load(path: PathBuf) -> Vec<Multiaddr> {
     let read = spawn_blocking(move || read(&path)).await;

@@ -59,7 +59,8 @@ pub(crate) enum Command {
         derouter netcheck\n  \
         derouter netcheck -c config.json --json\n  \
         derouter netcheck --standalone --wait 30\n\n\
-        Exit codes: 0 told, 1 failed, 2 usage, 3 configuration, 4 no node runs.")]
+        Exit codes: 0 well, 1 not (no peer, or neither dialled by others nor on a relay), 2 usage, \
+        3 configuration, 4 no node runs.")]
     Netcheck(NetcheckArgs),
     /// Measure the round trip to a peer, and say which way it goes
     #[command(after_help = "Examples:\n  \

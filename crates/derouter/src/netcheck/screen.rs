@@ -260,7 +260,7 @@ fn kademlia(report: &NetworkReport) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use derouter_sdk::PeerId;
     use derouter_sdk::wire::rpc::network::{Advice, BootstrapReport};
 
@@ -271,7 +271,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn new_node() -> NetworkReport {
+    pub(in crate::netcheck) fn new_node() -> NetworkReport {
         NetworkReport {
             peer_id: peer(),
             agent: "derouter/0.2.0".into(),
@@ -297,7 +297,7 @@ mod tests {
         }
     }
 
-    fn behind_a_nat() -> NetworkReport {
+    pub(in crate::netcheck) fn behind_a_nat() -> NetworkReport {
         NetworkReport {
             reachability: Reachability::Private,
             listen: vec!["/ip4/192.168.1.7/udp/40123/quic-v1".into(); 11],

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use derouter_net::{Keypair, Net, NetConfig, NetEvents, NetOptions};
+use derouter_net::{Keypair, Multiaddr, Net, NetConfig, NetEvents, NetOptions};
 use derouter_sdk::wire::rpc::network::NetworkReport;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,11 +16,12 @@ use crate::{drain, output, text};
 
 /// Takes part in the network until it is known how others reach this machine, or for so long.
 pub(super) async fn check(args: &NodeArgs, wait: Duration) -> Result<NetworkReport, Failure> {
-    let options = RunConfig::load(args.config.as_deref())?.node.net;
+    let node = RunConfig::load(args.config.as_deref())?.node;
+    let kept = derouter_node::kept_listen(&node.database_path).await;
     let options = NetOptions {
         mdns: false,
         relay_server: None,
-        ..options
+        ..node.net
     };
     if options.bootstrap.is_empty() {
         output::error_line(
@@ -32,7 +33,7 @@ pub(super) async fn check(args: &NodeArgs, wait: Duration) -> Result<NetworkRepo
         "checking for up to {} with a key that is thrown away ...",
         text::duration(wait)
     ));
-    let (net, events) = start(options).await?;
+    let (net, events) = start(options, kept).await?;
     let draining = tokio::spawn(drain::drain(events));
     let report = watch(&net, wait).await;
     net.shutdown().await;
@@ -40,28 +41,38 @@ pub(super) async fn check(args: &NodeArgs, wait: Duration) -> Result<NetworkRepo
     report.ok_or_else(|| Failure::failed("the network side ended by itself"))
 }
 
-/// On the ports of the configuration, whose forwarding and firewall are what is checked; on free
+/// On the ports of the configuration, or that its node keeps, whose forwarding and firewall are what is checked; on free
 /// ones when a node has those.
-async fn start(options: NetOptions) -> Result<(Net, NetEvents), Failure> {
+async fn start(options: NetOptions, kept: Vec<Multiaddr>) -> Result<(Net, NetEvents), Failure> {
     if check_ports(&options.listen).is_ok()
-        && let Ok(started) = listen(options.clone()).await
+        && check_ports(&kept).is_ok()
+        && let Ok(started) = listen(options.clone(), kept).await
     {
         return Ok(started);
     }
     output::error_line(
-        "the ports of `listen` are taken, probably by a node that runs: checking on other ports",
+        "the node's ports are taken, probably as it runs: checking on other ports, without \
+         `external_addresses`, so what a router forwards to the node is not checked (`derouter \
+         netcheck` asks the node that runs)",
     );
     let listen_on = default_listen(crate::config::node::has_ipv6());
     let options = NetOptions {
         listen: listen_on,
+        external_addresses: Vec::new(),
         ..options
     };
-    listen(options).await.map_err(Failure::environment)
+    listen(options, Vec::new())
+        .await
+        .map_err(Failure::environment)
 }
 
-async fn listen(options: NetOptions) -> Result<(Net, NetEvents), derouter_net::StartError> {
+async fn listen(
+    options: NetOptions,
+    kept_listen: Vec<Multiaddr>,
+) -> Result<(Net, NetEvents), derouter_net::StartError> {
     let config = NetConfig {
         options,
+        kept_listen,
         ..NetConfig::new(Keypair::generate_ed25519())
     };
     Box::pin(derouter_net::start(config, CancellationToken::new())).await

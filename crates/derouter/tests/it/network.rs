@@ -20,6 +20,19 @@ async fn json_of(arguments: &[&str]) -> Value {
     serde_json::from_str(&exit.stdout).unwrap()
 }
 
+/// The report of `netcheck --json`, which fails when the node is alone or nobody reaches it.
+async fn netcheck(arguments: &[&str]) -> (Exit, Value) {
+    let exit = derouter(&[&["netcheck", "--json"], arguments].concat()).await;
+    let report: Value = serde_json::from_str(&exit.stdout).unwrap();
+    let relays = report["relays"].as_array().unwrap();
+    let reserved = relays.iter().any(|relay| relay["state"] == "reserved");
+    let unreachable = report["reachability"] == "private" && !reserved;
+    let expected = i32::from(report["peers"] == 0 || unreachable);
+    assert_eq!(exit.code, Some(expected), "{exit:?}");
+    assert_eq!(exit.stderr.contains("not well"), expected == 1, "{exit:?}");
+    (exit, report)
+}
+
 struct Two {
     one: NodeProcess,
     other: NodeProcess,
@@ -40,7 +53,7 @@ impl Two {
             _homes: [one_home, other_home],
         };
         derouter_testkit::eventually("the nodes are connected", async || {
-            let report = json_of(&["netcheck", "--json", "--rpc", &two.rpc()]).await;
+            let (_, report) = netcheck(&["--rpc", &two.rpc()]).await;
             (report["peers"] == 1).then_some(())
         })
         .await;
@@ -56,12 +69,12 @@ impl Two {
 #[tokio::test]
 async fn netcheck_tells_of_a_running_node_in_words_and_in_json() {
     let two = Two::connected().await;
-    let report = json_of(&["netcheck", "--json", "--rpc", &two.rpc()]).await;
+    let (said, report) = netcheck(&["--rpc", &two.rpc()]).await;
     assert_eq!(report["peer_id"], two.one.ready.peer_id.as_str());
     assert_eq!(report["bootstrap"][0]["connected"], true);
     assert_eq!(report["port_mapping"]["state"], "off");
     let exit = derouter(&["netcheck", "--rpc", &two.rpc()]).await;
-    assert_eq!(exit.code, Some(0), "{exit:?}");
+    assert_eq!(exit.code, said.code, "{exit:?}");
     for part in [
         format!("Node          {}", two.one.ready.peer_id),
         "Peers         1 peer with 1 connection".into(),
@@ -79,8 +92,9 @@ async fn the_port_is_found_in_the_nodes_configuration() {
     let home = NodeHome::new("node", &config);
     let node = home.start(DEROUTER).await;
     let path = home.config_path();
-    let report = json_of(&["netcheck", "--json", "-c", path.to_str().unwrap()]).await;
+    let (exit, report) = netcheck(&["-c", path.to_str().unwrap()]).await;
     assert_eq!(report["peer_id"], node.ready.peer_id.as_str());
+    assert_eq!(exit.code, Some(1), "it is alone: {exit:?}");
 }
 
 #[tokio::test]
@@ -104,22 +118,34 @@ async fn netcheck_can_take_part_in_the_network_without_a_node() {
     let config = NodeConfig::default().bootstrap(node.ready.bootstrap());
     let other = NodeHome::new("checked", &config);
     let path = other.config_path();
-    let exit = derouter(&[
-        "netcheck",
-        "--standalone",
-        "--json",
-        "--wait",
-        "4",
-        "-c",
-        path.to_str().unwrap(),
-    ])
-    .await;
-    assert_eq!(exit.code, Some(0), "{exit:?}");
-    let report: Value = serde_json::from_str(&exit.stdout).unwrap();
+    let arguments = ["--standalone", "--wait", "4", "-c", path.to_str().unwrap()];
+    let (exit, report) = netcheck(&arguments).await;
     assert_eq!(report["peers"], 1, "{report}");
     assert_ne!(report["peer_id"], node.ready.peer_id.as_str());
     assert!(exit.stderr.contains("thrown away"), "{exit:?}");
     assert!(!other.data_dir().exists(), "nothing is written");
+}
+
+#[tokio::test]
+async fn netcheck_without_a_node_checks_the_ports_that_the_node_keeps() {
+    let home = NodeHome::new("node", &NodeConfig::default());
+    let node = home.start(DEROUTER).await;
+    let path = home.config_path();
+    let arguments = ["--standalone", "--wait", "0", "-c", path.to_str().unwrap()];
+    let (_, port) = node.ready.listen[0].split_once("/tcp/").unwrap();
+    let port = format!("/tcp/{}", port.split('/').next().unwrap());
+    let listens_there = |report: &Value| {
+        let listen = report["listen"].as_array().unwrap();
+        let mut texts = listen.iter().filter_map(Value::as_str);
+        texts.any(|address| address.ends_with(&port))
+    };
+    let (exit, report) = netcheck(&arguments).await;
+    assert!(exit.stderr.contains("ports are taken"), "{exit:?}");
+    assert!(!listens_there(&report), "{report}");
+    node.terminate().await;
+    let (exit, report) = netcheck(&arguments).await;
+    assert!(!exit.stderr.contains("ports are taken"), "{exit:?}");
+    assert!(listens_there(&report), "{port}: {report}");
 }
 
 #[tokio::test]
