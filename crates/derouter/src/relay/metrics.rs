@@ -104,6 +104,7 @@ fn metrics(report: &NetworkReport, counters: &NetCounters) -> Vec<Metric> {
     let mut all = of_network(report);
     all.extend(of_relay(counters));
     all.extend(of_gossip(counters));
+    all.extend(of_discovery(counters));
     all.extend(of_process());
     all
 }
@@ -220,6 +221,49 @@ fn of_gossip(counters: &NetCounters) -> Vec<Metric> {
     ]
 }
 
+/// Discovery of 0.2.
+fn of_discovery(counters: &NetCounters) -> Vec<Metric> {
+    let by_outcome = |name, help, outcome, number: &AtomicU64| Metric {
+        label: Some(("outcome", outcome)),
+        ..counter(name, help, number)
+    };
+    let judged = |outcome, number| {
+        let help = "Announcements that came in, by what became of them";
+        by_outcome("derouter_announcements_judged", help, outcome, number)
+    };
+    let lists = |outcome, number| {
+        let help = "Offer lists that were asked for, by what came";
+        by_outcome("derouter_offer_lists", help, outcome, number)
+    };
+    let requests = |outcome, number| {
+        let help = "Requests of the discovery protocol, by what became of them";
+        by_outcome("derouter_discovery_requests", help, outcome, number)
+    };
+    vec![
+        judged("received", &counters.announcements_received),
+        judged("stale", &counters.announcements_stale),
+        judged("off_clock", &counters.announcements_off_clock),
+        judged("limited", &counters.announcements_limited),
+        judged("invalid", &counters.announcements_invalid),
+        judged("forged", &counters.announcements_forged),
+        judged("dropped", &counters.announcements_dropped),
+        counter(
+            "derouter_signature_checks",
+            "Signatures of announcements that were checked",
+            &counters.signature_checks,
+        ),
+        lists("pulled", &counters.lists_pulled),
+        lists("wrong", &counters.lists_wrong),
+        counter(
+            "derouter_reconciliations",
+            "Reconciliations that this relay began and finished",
+            &counters.reconciliations,
+        ),
+        requests("served", &counters.discovery_served),
+        requests("refused", &counters.discovery_refused),
+    ]
+}
+
 fn of_process() -> Vec<Metric> {
     let files = process::open_files()
         .map(|files| gauge("process_open_fds", "Open files and sockets", files));
@@ -231,4 +275,57 @@ fn of_process() -> Vec<Metric> {
         )
     });
     files.into_iter().chain(memory).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const DOCS: &str = include_str!("../../../../docs/metrics.md");
+
+    fn of_counters() -> Vec<Metric> {
+        let counters = NetCounters::default();
+        counters.announcements_forged.store(3, Ordering::Relaxed);
+        counters.lists_wrong.store(4, Ordering::Relaxed);
+        let mut all = of_relay(&counters);
+        all.extend(of_gossip(&counters));
+        all.extend(of_discovery(&counters));
+        all
+    }
+
+    #[test]
+    fn a_scrape_tells_of_discovery() {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Scrape(of_counters())));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        for line in [
+            "derouter_announcements_judged_total{outcome=\"forged\"} 3\n",
+            "derouter_offer_lists_total{outcome=\"wrong\"} 4\n",
+            "derouter_discovery_requests_total{outcome=\"refused\"} 0\n",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn every_metric_and_label_is_described_and_values_of_one_name_are_told_together() {
+        let all = of_counters();
+        let mut seen = BTreeSet::new();
+        for same in all.chunk_by(|one, other| one.name == other.name) {
+            let name = same[0].name;
+            assert!(seen.insert(name), "{name} is told in two places");
+            let row = DOCS
+                .lines()
+                .find(|line| line.starts_with(&format!("| `{name}` |")));
+            let row = row.unwrap_or_else(|| panic!("{name} is not described"));
+            for (label, value) in same.iter().filter_map(|metric| metric.label) {
+                let told =
+                    row.contains(&format!("`{label}`")) && row.contains(&format!("`{value}`"));
+                assert!(told, "{name} {label} {value}");
+            }
+        }
+    }
 }
