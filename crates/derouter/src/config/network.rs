@@ -4,7 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use derouter_node::{KnownReachability, Multiaddr, RelayLimits};
-use serde::de::{Error, MapAccess, Visitor};
+use derouter_sdk::wire::announce::SHARDS;
+use serde::de::{Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::value::{Address, Positive};
@@ -97,6 +98,47 @@ impl<'de> Deserialize<'de> for Relays {
                 "{number} is not a number of relays from 0 to {MOST_RELAYS}"
             ))),
         }
+    }
+}
+
+/// `discovery`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct DiscoverySection {
+    pub(super) shards: Option<ShardCount>,
+}
+
+/// In how many shards of the announcements to take part: a number, or `"all"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ShardCount(pub(super) usize);
+
+impl<'de> Deserialize<'de> for ShardCount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EitherVisitor;
+        impl Visitor<'_> for EitherVisitor {
+            type Value = ShardCount;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, r#"a number of shards from 1 to {SHARDS}, or "all""#)
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<ShardCount, E> {
+                match text {
+                    "all" => Ok(ShardCount(usize::from(SHARDS))),
+                    other => Err(E::invalid_value(Unexpected::Str(other), &self)),
+                }
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<ShardCount, E> {
+                match usize::try_from(number) {
+                    Ok(shards) if (1..=usize::from(SHARDS)).contains(&shards) => {
+                        Ok(ShardCount(shards))
+                    }
+                    _ => Err(E::invalid_value(Unexpected::Unsigned(number), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(EitherVisitor)
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use derouter_node::{DiscoveryOptions, Multiaddr, NetOptions, NodeConfig, ProviderDetails};
 use serde::Deserialize;
 
-use super::network::{ExternalAddress, ReachabilityKey, RelayServer, Relays};
+use super::network::{DiscoverySection, ExternalAddress, ReachabilityKey, RelayServer, Relays};
 use super::openai::{OpenAiModules, OpenAiSection};
 use super::paths::{self, DatabasePaths};
 use super::peers::PeersSection;
@@ -38,6 +38,7 @@ struct File {
     relays: Relays,
     relay_server: RelayServer,
     kademlia: Option<bool>,
+    discovery: DiscoverySection,
     peers: PeersSection,
     log: LogSection,
     store_payloads: bool,
@@ -115,7 +116,10 @@ impl File {
                 port_mapping: self.port_mapping.unwrap_or(true),
                 relays: self.relays.0,
                 relay_server: self.relay_server.0,
-                discovery: DiscoveryOptions::default(),
+                discovery: DiscoveryOptions {
+                    shards: self.discovery.shards.map(|shards| shards.0),
+                    ..DiscoveryOptions::default()
+                },
                 kademlia: self.kademlia.unwrap_or(true),
                 allow,
                 block,

@@ -145,6 +145,15 @@ fn the_network_keys_are_read() {
 }
 
 #[test]
+fn announcements_are_sharded_only_where_that_is_asked_for() {
+    let shards = |text: &str| load(text).unwrap().node.net.discovery.shards;
+    assert_eq!(shards("{}"), None);
+    assert_eq!(shards("{discovery: {}}"), None);
+    assert_eq!(shards("{discovery: {shards: 4}}"), Some(4));
+    assert_eq!(shards(r#"{discovery: {shards: "all"}}"#), Some(16));
+}
+
+#[test]
 fn lists_of_peers_hold_peer_ids_addresses_and_networks() {
     let peer = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";
     let text =
@@ -173,6 +182,9 @@ fn network_keys_that_can_not_be_right_are_named() {
         (r#"{reachability: "open"}"#, "detect"),
         (r#"{port_mapping: "yes"}"#, "true or false"),
         (r#"{relays: 5}"#, "from 0 to 4"),
+        (r#"{discovery: {shards: 0}}"#, "from 1 to 16"),
+        (r#"{discovery: {shards: 17}}"#, "from 1 to 16"),
+        (r#"{discovery: {shards: "some"}}"#, "from 1 to 16"),
         (r#"{relay_server: "on"}"#, "relay_server"),
         (
             r#"{relay_server: {reservation: 1}}"#,
