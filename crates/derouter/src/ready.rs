@@ -82,23 +82,35 @@ impl Ready {
         self
     }
 
-    /// Tells people, in the log, what to hand out.
-    pub(crate) fn log_relay(&self) {
-        let addresses = match self.external.as_slice() {
-            [] => &self.listen,
-            _ => &self.external,
+    /// What to hand out of a relay: what was configured, else what others can dial as far as the
+    /// addresses say themselves. In a private network those of the network do.
+    fn relay_addresses(&self, private_network: bool) -> Vec<&String> {
+        if !self.external.is_empty() {
+            return self.external.iter().collect();
+        }
+        let fits = |address: &str| match private_network {
+            true => is_of_a_network(address),
+            false => is_global(address),
         };
-        let others = addresses.iter().filter(|address| is_of_a_network(address));
-        for address in others {
+        let listen = self.listen.iter();
+        listen.filter(|address| fits(address)).collect()
+    }
+
+    /// Tells people, in the log, what to hand out.
+    pub(crate) fn log_relay(&self, private_network: bool) {
+        let addresses = self.relay_addresses(private_network);
+        if addresses.is_empty() {
+            tracing::warn!(
+                listen = ?self.listen,
+                "others can't dial any address of this machine, and a relay behind a NAT (of a \
+                 cloud, of Docker) does not find out its public one: give --external-address \
+                 /ip4/PUBLIC_IP/tcp/PORT, or set `private_network` where all nodes are in this network"
+            );
+        }
+        for address in &addresses {
             tracing::info!(
                 address,
                 "hand this out: nodes put it into their `bootstrap`"
-            );
-        }
-        if self.external.is_empty() {
-            tracing::info!(
-                "these are the addresses of this machine; behind a NAT or with a name, give \
-                 --external-address"
             );
         }
         let http = self.http.map(tracing::field::display);
@@ -130,6 +142,12 @@ impl Ready {
 fn is_of_a_network(address: &str) -> bool {
     const ALONE: [&str; 3] = ["/ip4/127.", "/ip6/::1/", "/ip6/fe80:"];
     !ALONE.iter().any(|prefix| address.starts_with(prefix))
+}
+
+/// Whether any machine could dial the address.
+fn is_global(address: &str) -> bool {
+    let address: Result<Multiaddr, _> = address.parse();
+    address.is_ok_and(|address| derouter_net::is_global(&address))
 }
 
 /// The base URL of an OpenAI endpoint that listens there.
@@ -174,6 +192,27 @@ mod tests {
                 "rpc": "127.0.0.1:4269",
             })
         );
+    }
+
+    #[test]
+    fn a_relay_hands_out_what_is_configured_or_what_others_can_dial() {
+        let peer: PeerId = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"
+            .parse()
+            .unwrap();
+        let parse = |texts: &[&str]| -> Vec<Multiaddr> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let docker = ["/ip4/127.0.0.1/tcp/4001", "/ip4/172.17.0.2/tcp/4001"];
+        let ready = Ready::new(peer).listen(&parse(&docker));
+        assert!(ready.relay_addresses(false).is_empty());
+        let private = ready.relay_addresses(true);
+        assert_eq!(private, [&format!("{}/p2p/{peer}", docker[1])]);
+        let ready = ready.external(&parse(&["/dns4/relay.example.org/tcp/4001"]));
+        assert!(ready.relay_addresses(false)[0].starts_with("/dns4/relay"));
+        let own = parse(&["/ip4/10.0.0.1/tcp/1", "/ip4/1.1.1.1/tcp/1"]);
+        let ready = Ready::new(peer).listen(&own);
+        let handed = ready.relay_addresses(false);
+        assert_eq!(handed, [&format!("/ip4/1.1.1.1/tcp/1/p2p/{peer}")]);
     }
 
     #[test]

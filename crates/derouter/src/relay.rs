@@ -28,6 +28,7 @@ pub(crate) async fn relay(args: RelayArgs) -> Result<(), Failure> {
     let listener = http::bind(config.http).await?;
     check_ports(&config.net.listen)?;
     let external = config.net.external_addresses.clone();
+    let private_network = config.net.private_network;
     let net_config = NetConfig {
         options: config.net,
         ..NetConfig::new(keypair)
@@ -40,7 +41,7 @@ pub(crate) async fn relay(args: RelayArgs) -> Result<(), Failure> {
         .external(&external)
         .http(Some(listener.address));
     tokio::spawn(http::serve(listener, net.clone(), stop.clone()));
-    ready.log_relay();
+    ready.log_relay(private_network);
     if args.output.ready_json {
         ready.print();
     }

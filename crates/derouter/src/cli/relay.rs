@@ -17,7 +17,9 @@ pub(crate) struct RelayArgs {
     /// Where to listen; may be repeated [default: TCP and QUIC on port 4001 of all networks]
     #[arg(long, value_name = "MULTIADDR")]
     pub(crate) listen: Vec<Multiaddr>,
-    /// An address under which others reach this relay; may be repeated [default: found out]
+    /// An address under which others reach this relay; may be repeated. Needed behind a NAT, also that of
+    /// a cloud or of Docker, as a relay does not find out its address there [default: the addresses
+    /// of this machine]
     #[arg(long = "external-address", value_name = "MULTIADDR")]
     pub(crate) external_addresses: Vec<Multiaddr>,
     /// Another relay or node to stay connected to; may be repeated
@@ -26,8 +28,8 @@ pub(crate) struct RelayArgs {
     /// The key file, made when it is absent. DEROUTER_RELAY_KEY (64 hex digits) goes before it
     #[arg(long, value_name = "FILE")]
     pub(crate) key_file: Option<PathBuf>,
-    /// Where to serve /metrics and /healthz
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Where to serve /metrics and /healthz, and where --health asks [default: 127.0.0.1:9090]
+    #[arg(long, env = "DEROUTER_RELAY_HTTP", value_name = "HOST:PORT")]
     pub(crate) http: Option<SocketAddr>,
     /// Limits.
     #[command(flatten)]
@@ -58,7 +60,8 @@ pub(crate) struct LimitArgs {
     /// Bytes through one circuit, both directions together [default: 4294967296]
     #[arg(long, value_name = "BYTES")]
     pub(crate) circuit_bytes: Option<std::num::NonZeroU64>,
-    /// Bytes a second through all circuits [default: no limit]
+    /// Bytes a second through the whole relay, both directions together: circuits and its own traffic
+    /// with peers [default: no limit]
     #[arg(long, value_name = "BYTES")]
     pub(crate) bytes_per_second: Option<std::num::NonZeroU64>,
 }
