@@ -1,7 +1,8 @@
 //! The project's task runner.
 //!
 //! `cargo xtask test` checks everything, installing what that needs; `cargo xtask bench gateway`
-//! measures the gateway against a plain reverse-proxy chain. `.ci/run` calls the first.
+//! measures the gateway against a plain reverse-proxy chain, `cargo xtask bench streams` job streams
+//! against raw TCP, and `cargo xtask lab` runs whole nodes behind NATs. `.ci/run` calls the first.
 // What it prints is its purpose.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
