@@ -41,11 +41,13 @@ pub(super) async fn check(args: &NodeArgs, wait: Duration) -> Result<NetworkRepo
     report.ok_or_else(|| Failure::failed("the network side ended by itself"))
 }
 
-/// On the ports of the configuration, or that its node keeps, whose forwarding and firewall are what is checked; on free
-/// ones when a node has those.
+/// On the ports of the configuration, or that its node keeps, whose forwarding and firewall are what
+/// is checked; on free ones when a node has those.
 async fn start(options: NetOptions, kept: Vec<Multiaddr>) -> Result<(Net, NetEvents), Failure> {
-    if check_ports(&options.listen).is_ok()
-        && check_ports(&kept).is_ok()
+    let free = check_ports(&options.listen).is_ok();
+    let kept_are_free = check_ports(&kept).is_ok();
+    if free
+        && kept_are_free
         && let Ok(started) = listen(options.clone(), kept).await
     {
         return Ok(started);
@@ -55,7 +57,11 @@ async fn start(options: NetOptions, kept: Vec<Multiaddr>) -> Result<(Net, NetEve
          `external_addresses`, so what a router forwards to the node is not checked (`derouter \
          netcheck` asks the node that runs)",
     );
-    let listen_on = default_listen(crate::config::node::has_ipv6());
+    let listen_on = match free && !kept_are_free {
+        // Port 0 of the configuration takes a free one.
+        true => options.listen,
+        false => default_listen(crate::config::node::has_ipv6()),
+    };
     let options = NetOptions {
         listen: listen_on,
         external_addresses: Vec::new(),
