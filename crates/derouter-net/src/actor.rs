@@ -8,6 +8,7 @@ mod guests;
 mod heartbeats;
 mod kademlia;
 mod listening;
+mod liveness;
 mod peer_reports;
 mod peers;
 mod port_mapping;
@@ -25,6 +26,7 @@ use futures::{FutureExt, StreamExt};
 use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +52,7 @@ use crate::streams::OpenRequest;
 pub(crate) use conduct::Offence;
 use connections::PeerState;
 use kademlia::Kademlia;
+use liveness::Answered;
 use peers::PeerKeeping;
 use port_mapping::Mapper;
 
@@ -80,6 +83,8 @@ pub(crate) enum Command {
     Publish(String, Vec<u8>, Option<oneshot::Sender<Published>>),
     OwnPlace(oneshot::Sender<OwnPlace>),
     Blame(PeerId, Offence),
+    /// An answer on this connection is late.
+    Late(PeerId, ConnectionId),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -134,6 +139,8 @@ pub(crate) struct Actor {
     keeping: PeerKeeping,
     reach: ReachabilityState,
     mapper: Option<Mapper>,
+    /// Pings of connections that have to give a sign of life: one for each.
+    pings: JoinSet<Option<Answered>>,
     relay_tally: RelayTally,
 }
 
@@ -177,6 +184,7 @@ impl Actor {
             ),
             reach,
             mapper: parts.config.options.port_mapping.then(Mapper::start),
+            pings: JoinSet::new(),
             relay_tally,
         };
         let known_public = parts.config.options.reachability == KnownReachability::Public;
@@ -211,6 +219,11 @@ impl Actor {
                     }
                 },
                 () = &mut timer, if due.is_some() => self.on_timer(),
+                Some(answered) = self.pings.join_next() => {
+                    if let Ok(Some(answered)) = answered {
+                        self.on_answered(&answered);
+                    }
+                }
                 event = self.swarm.select_next_some() => {
                     commands_in_a_row = 0;
                     self.on_swarm_event(event);
@@ -310,6 +323,7 @@ impl Actor {
                 let _ = reply.send(self.own_place());
             }
             Command::Blame(peer, offence) => self.blame(peer, offence),
+            Command::Late(peer, connection) => self.on_late_answer(peer, connection),
             // Ends the loop in `run`.
             Command::Shutdown(_) => {}
         }
@@ -339,6 +353,7 @@ impl Actor {
             SwarmEvent::Behaviour(_) => {}
             other => self.on_connection_event(other),
         }
+        self.note_news();
     }
 
     /// Takes back what was announced, then closes everything.

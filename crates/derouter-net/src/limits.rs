@@ -119,6 +119,18 @@ pub(crate) const PENDING_PER_SUBNET: usize = 8;
 pub(crate) const IDLE_CONNECTION: Duration = Duration::from_secs(4 * 3600);
 /// How often a connection is pinged, and how long a pong may take, before it is closed.
 pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// A connection whose last pong is older is pinged once more, apart from the others: it is closed
+/// [`LIFE_SIGN`] later, where libp2p takes until the second miss.
+pub(crate) const PONG_OVERDUE: Duration = Duration::from_secs(18);
+/// An answer that takes longer has its connection looked at: most take a round trip or two, and the
+/// others cost a ping.
+pub(crate) const LATE_ANSWER: Duration = Duration::from_secs(2);
+/// In this time a connection that is looked at gives a sign of life, or it is closed: several
+/// retransmissions on a bad line. With [`LATE_ANSWER`] before a request gives up.
+pub(crate) const LIFE_SIGN: Duration = Duration::from_secs(4);
+/// After a connection died in silence the others are looked at too, at most this often: it may have
+/// been this node's own line.
+pub(crate) const LOOK_AT_ALL: Duration = Duration::from_secs(30);
 /// See [`PING_INTERVAL`].
 pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -139,6 +151,9 @@ pub(crate) const BLAMED_PEERS: usize = 4096;
 pub(crate) const MIN_PEERS: usize = 8;
 /// How often changes of the peer book are given out to be kept on disk.
 pub(crate) const BOOK_INTERVAL: Duration = Duration::from_secs(30);
+/// How soon news of good peers are given out, those of a burst together: at most four small writes a
+/// second. A node that lived for a second or two may have met all that it will ever be told of.
+pub(crate) const BOOK_NEWS_DELAY: Duration = Duration::from_millis(250);
 /// Batches of such changes that wait; at this limit they stay in the book until the next time.
 pub(crate) const BOOK_QUEUE: usize = 4;
 /// Peers in one report: those connected, then those last connected.

@@ -9,6 +9,7 @@ use derouter_wire::reqres::{Request, Response};
 use derouter_wire::rpc::network::{NetworkReport, PathReport, PeerReport, PingReport};
 use derouter_wire::stream::STREAM_PROTOCOL;
 use derouter_wire::{JobId, ProtocolId, UnixSeconds};
+use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -387,7 +388,9 @@ impl Net {
                 Unopened::Open(error) => RequestError::Unreachable(open_error_text(error)),
                 Unopened::Stopped => RequestError::Stopped,
             })?;
-        reqres::ask(stream, &request).await
+        let connection = stream.connection();
+        let answer = reqres::ask(stream, &request);
+        self.watched(peer, connection, answer).await
     }
 
     /// Connects to a job of a provider, which is dialled when it is not connected.
@@ -406,7 +409,9 @@ impl Net {
                 Unopened::Open(error) => OpenStreamError::Unreachable(open_error_text(error)),
                 Unopened::Stopped => OpenStreamError::Stopped,
             })?;
-        job_stream::connect(stream, job).await
+        let connection = stream.connection();
+        let answer = job_stream::connect(stream, job);
+        self.watched(provider, connection, answer).await
     }
 
     /// Looks up who provides offers of a protocol, and connects to a few of them, which then tell
@@ -434,6 +439,22 @@ impl Net {
             let _ = timeout(SHUTDOWN_DEADLINE, done).await;
         }
         *self.inner.sent.borrow()
+    }
+
+    /// Waits for an answer. When it is late, its connection has to show that it lives: a dead one is
+    /// closed, and with it ends the waiting.
+    async fn watched<T>(
+        &self,
+        peer: PeerId,
+        connection: ConnectionId,
+        answer: impl Future<Output = T>,
+    ) -> T {
+        let mut answer = Box::pin(answer);
+        if let Ok(answer) = timeout(limits::LATE_ANSWER, &mut answer).await {
+            return answer;
+        }
+        let (answer, _) = tokio::join!(answer, self.tell(Command::Late(peer, connection)));
+        answer
     }
 
     async fn open(&self, peer: PeerId, protocol: StreamProtocol) -> Result<Substream, Unopened> {

@@ -1,6 +1,6 @@
 //! What is known of connected peers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use derouter_wire::UnixSeconds;
 use libp2p::{Multiaddr, PeerId};
@@ -35,7 +35,9 @@ pub struct PeerConnection {
     pub rtt: Option<Duration>,
     /// Pings in a row that failed otherwise than by silence.
     pub(crate) ping_errors: u32,
-    /// Whether both sides punched a hole for it.
+    /// When it last answered a ping, or was made.
+    pub(crate) heard: Instant,
+    /// Whether both sides dialled at once for it, whether that was needed or not.
     pub punched: bool,
 }
 

@@ -29,6 +29,9 @@ use conduct::{ConductBook, Restored};
 /// A peer that was reached within this is not forgotten for one that never was: a month.
 const USEFUL_SECONDS: u64 = 30 * 86_400;
 
+/// A success that is as young as this on disk tells a next run enough.
+const OLD_NEWS_SECONDS: u64 = 3600;
+
 /// A connection that the book is told of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Met<'a> {
@@ -51,6 +54,8 @@ pub(crate) struct PeerBook {
     conduct: ConductBook,
     /// Peers whose entry is to be kept on disk anew.
     changed: HashSet<PeerId>,
+    /// Whether a peer or one of its addresses turned out to be good that the disk knows nothing of.
+    news: bool,
 }
 
 impl PeerBook {
@@ -88,9 +93,11 @@ impl PeerBook {
             return false;
         }
         let entry = self.peers.entry(peer).or_insert_with(|| Entry::new(now));
+        let new = entry.place(&address).is_none();
         let kept = entry.learn(&address, source, now);
         if entry.last_connected.is_some() {
             self.changed.insert(peer);
+            self.news |= new && kept;
         }
         kept
     }
@@ -102,10 +109,13 @@ impl PeerBook {
             self.evict(false, now);
         }
         let entry = self.peers.entry(peer).or_insert_with(|| Entry::new(now));
+        self.news |= entry.last_connected.is_none();
         entry.connected(met.connection, met.near, now);
         if met.outbound {
             if let Some(address) = dialable(met.address.clone(), peer) {
                 entry.learn(&address, Source::Dialled, now);
+                let known = entry.place(&address).and_then(|place| place.last_success);
+                self.news |= known.is_none_or(|at| now.0.saturating_sub(at.0) > OLD_NEWS_SECONDS);
                 entry.worked(&address, now);
             }
             entry.reached = true;
@@ -255,6 +265,12 @@ impl PeerBook {
         self.conduct.peers().filter(banned).copied()
     }
 
+    /// Whether something of what changed should be on disk soon: a node that is killed may have
+    /// nothing else to start from.
+    pub(crate) fn has_news(&self) -> bool {
+        self.news
+    }
+
     /// Whether there is something to keep on disk.
     pub(crate) fn has_changes(&self) -> bool {
         !self.changed.is_empty()
@@ -263,6 +279,7 @@ impl PeerBook {
     /// What to keep on disk of the peers that changed since this was called last: of those that
     /// were connected once, and of those that misbehaved.
     pub(crate) fn take_changes(&mut self, now: UnixSeconds) -> Vec<KnownPeer> {
+        self.news = false;
         let changed = std::mem::take(&mut self.changed);
         let known = changed.into_iter().filter_map(|peer| self.known(peer, now));
         known.collect()

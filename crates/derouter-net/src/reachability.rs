@@ -8,6 +8,7 @@ pub(crate) mod external;
 pub(crate) mod mapping;
 pub(crate) mod nat;
 pub(crate) mod place;
+pub(crate) mod punched;
 pub(crate) mod punching;
 pub(crate) mod relays;
 pub(crate) mod suspects;

@@ -18,6 +18,7 @@ use crate::kademlia::scope::Admitted;
 use crate::limits;
 use crate::peer::{PeerConnection, PeerEvent, PeerInfo};
 use crate::peer_book::Source;
+use crate::reachability::punched::Told;
 use crate::streams::{MESH, REQUESTS};
 use crate::transport::{dial_error_text, innermost};
 
@@ -34,6 +35,8 @@ pub(super) struct PeerState {
     pub(super) speaks: Speaks,
     /// Where it says that it listens, as far as others may be told.
     pub(super) listens: Vec<Multiaddr>,
+    /// From where it says that it is reached.
+    pub(super) told: Told,
     /// At most [`limits::ESTABLISHED_PER_PEER`].
     pub(super) connections: Vec<(ConnectionId, PeerConnection)>,
 }
@@ -132,6 +135,7 @@ impl Actor {
                     since: unix_now(),
                     rtt: None,
                     ping_errors: 0,
+                    heard: Instant::now(),
                     punched: false,
                 };
                 self.on_established(peer_id, connection_id, connection);
@@ -325,6 +329,8 @@ impl Actor {
         let relays = new.relay;
         let version_0_1 = info.protocols.contains(&REQUESTS) && !info.protocols.contains(&MESH);
         let known = state.version_0_1.replace(version_0_1);
+        state.told = Told::of(&info.listen_addrs);
+        self.judge_punched(Some(peer_id));
         self.on_peer_listens(peer_id, &info.listen_addrs);
         self.on_reachability_identify(peer_id, connection_id, &info);
         self.learn_identity(peer_id, &agent, relays, info.listen_addrs);
@@ -355,6 +361,7 @@ impl Actor {
         let error = match &event.result {
             Ok(rtt) => {
                 self.reach.suspects.clear(&event.connection);
+                connection.heard = Instant::now();
                 connection.rtt = Some(*rtt);
                 connection.ping_errors = 0;
                 return;
@@ -423,6 +430,7 @@ mod tests {
             since: unix_now(),
             rtt: None,
             ping_errors: 0,
+            heard: Instant::now(),
             punched: false,
         }
     }

@@ -26,6 +26,8 @@ pub(super) struct PeerKeeping {
     /// Where changes of the book go.
     changes: mpsc::Sender<Vec<KnownPeer>>,
     next_turn: Instant,
+    /// When news of the book are given out before that.
+    news_due: Option<Instant>,
     /// Inbound connections that may be there.
     pub(super) inbound_places: usize,
     /// Peers whose gossip is not taken for now.
@@ -44,14 +46,15 @@ impl PeerKeeping {
             dials: HashSet::new(),
             changes,
             next_turn: now + limits::BOOK_INTERVAL,
+            news_due: None,
             inbound_places: limits::INBOUND_PLACES.saturating_add(relayed),
             silenced: HashSet::new(),
         }
     }
 
     pub(super) fn due(&self) -> Option<Instant> {
-        let next = self.connector.due();
-        Some(next.map_or(self.next_turn, |due| due.min(self.next_turn)))
+        let due = [self.connector.due(), self.news_due, Some(self.next_turn)];
+        due.into_iter().flatten().min()
     }
 
     /// A dial has ended.
@@ -198,9 +201,20 @@ impl Actor {
         }
     }
 
-    /// What is done every [`limits::BOOK_INTERVAL`].
+    /// Good news are kept soon, those of a burst together.
+    pub(super) fn note_news(&mut self) {
+        if self.keeping.news_due.is_none() && self.book().has_news() {
+            self.keeping.news_due = Some(Instant::now() + limits::BOOK_NEWS_DELAY);
+        }
+    }
+
+    /// What is done every [`limits::BOOK_INTERVAL`], and what is done soon.
     pub(super) fn keep_peers(&mut self) {
         let now = Instant::now();
+        if self.keeping.news_due.is_some_and(|due| due <= now) {
+            self.keeping.news_due = None;
+            self.give_out_changes();
+        }
         if now < self.keeping.next_turn {
             return;
         }

@@ -36,15 +36,14 @@ impl Actor {
             let _ = self.orders.try_send(Order::Slept(slept.unseen));
             self.network_changed(now);
         }
-        for connection in self.reach.suspects.dead(now) {
-            tracing::info!(%connection, "a connection did not survive, closing");
-            self.swarm.close_connection(connection);
-        }
+        self.close_dead(now);
+        self.look_at_silent(now);
         self.map_ports(now);
         self.test_addresses(now);
         if let Some(reachability) = self.reach.judge(now) {
             tracing::info!(?reachability, "whether others can dial this node");
             self.set_kademlia_server(self.relay_server || reachability == Reachability::Public);
+            self.judge_punched(None);
         }
         self.keep_reservations(now);
         self.punch(now);
@@ -58,9 +57,7 @@ impl Actor {
     /// What is dead is found out, what was lost is built again, what was known is learned anew.
     pub(super) fn network_changed(&mut self, now: Instant) {
         self.reach.network_changed(now);
-        let connections = self.peers.values().flat_map(|state| &state.connections);
-        let connections = connections.map(|(id, _)| *id);
-        self.reach.suspects.suspect(connections, now);
+        self.look_at_all(now);
         self.bootstrap.hurry(now, rand::random());
         self.map_ports_again();
     }
@@ -301,8 +298,7 @@ impl Actor {
                 if let Some((_, known)) = connections.find(|(id, _)| *id == connection) {
                     known.punched = true;
                 }
-                let streams = &mut self.swarm.behaviour_mut().streams;
-                streams.set_punched(peer, connection);
+                self.judge_punched(Some(peer));
             }
             Err(error) => tracing::debug!(%peer, %error, "no direct connection was punched"),
         }

@@ -198,7 +198,7 @@ impl Entry {
         ranked.iter().copied().chain(resting).map(known).collect()
     }
 
-    fn place(&mut self, address: &Multiaddr) -> Option<&mut Place> {
+    pub(super) fn place(&mut self, address: &Multiaddr) -> Option<&mut Place> {
         self.places
             .iter_mut()
             .find(|place| place.address == *address)

@@ -1,34 +1,42 @@
-//! Connections that may have died while the machine slept or changed its network. Pure.
+//! Connections that have to give a sign of life, because an answer on them is late or the machine
+//! slept or changed its network. Pure.
 //!
 //! TCP and QUIC notice by themselves, but only after half a minute of silence or more.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
 
 use crate::limits;
 
-/// A living connection answers a ping in this time: pings go at an interval, and take a round trip.
-const LIFE_SIGN: Duration = limits::PING_INTERVAL.saturating_add(Duration::from_secs(3));
+/// A connection that is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Suspect {
+    pub(crate) connection: ConnectionId,
+    pub(crate) peer: PeerId,
+    /// What it had received when that began, in bytes.
+    pub(crate) received: u64,
+}
 
-/// Connections that have to show that they live.
+/// Connections that have to show that they live: at most as many as there are.
 #[derive(Debug, Default)]
 pub(crate) struct Suspects {
-    until: HashMap<ConnectionId, Instant>,
+    until: HashMap<ConnectionId, (Suspect, Instant)>,
+    all_looked_at: Option<Instant>,
 }
 
 impl Suspects {
-    /// All of these have to give a sign of life from now on.
-    pub(crate) fn suspect(
-        &mut self,
-        connections: impl Iterator<Item = ConnectionId>,
-        now: Instant,
-    ) {
-        for connection in connections {
-            // The first change counts: a second one must not give more time.
-            self.until.entry(connection).or_insert(now + LIFE_SIGN);
+    /// This one has to give a sign of life from now on, and is to be pinged. False when that is so
+    /// already: a second reason must not give more time.
+    pub(crate) fn suspect(&mut self, suspect: Suspect, now: Instant) -> bool {
+        if self.until.contains_key(&suspect.connection) {
+            return false;
         }
+        let until = now + limits::LIFE_SIGN;
+        self.until.insert(suspect.connection, (suspect, until));
+        true
     }
 
     /// The connection answered a ping, or is gone.
@@ -36,42 +44,74 @@ impl Suspects {
         self.until.remove(connection);
     }
 
-    /// Those that gave no sign in time.
-    pub(crate) fn dead(&mut self, now: Instant) -> Vec<ConnectionId> {
-        let late = self.until.iter().filter(|(_, until)| **until <= now);
-        let dead: Vec<ConnectionId> = late.map(|(connection, _)| *connection).collect();
-        for connection in &dead {
-            self.until.remove(connection);
+    /// Those that answered nothing in time.
+    pub(crate) fn late(&mut self, now: Instant) -> Vec<Suspect> {
+        let late = self.until.values().filter(|(_, until)| *until <= now);
+        let late: Vec<Suspect> = late.map(|(suspect, _)| *suspect).collect();
+        for suspect in &late {
+            self.until.remove(&suspect.connection);
         }
-        dead
+        late
+    }
+
+    /// One died in silence: whether all others are to be looked at.
+    pub(crate) fn look_at_all(&mut self, now: Instant) -> bool {
+        let lately = |at: Instant| now.duration_since(at) < limits::LOOK_AT_ALL;
+        if self.all_looked_at.is_some_and(lately) {
+            return false;
+        }
+        self.all_looked_at = Some(now);
+        true
     }
 
     /// When the next one is late.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.until.values().min().copied()
+        self.until.values().map(|(_, until)| *until).min()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
+    fn suspect(id: usize) -> Suspect {
+        Suspect {
+            connection: ConnectionId::new_unchecked(id),
+            peer: PeerId::random(),
+            received: 0,
+        }
+    }
+
     #[test]
-    fn a_connection_that_answers_no_ping_after_a_change_is_dead_and_one_that_does_is_not() {
+    fn a_connection_that_answers_no_ping_is_late_once_and_one_that_does_is_not() {
         let now = Instant::now();
-        let ids: Vec<ConnectionId> = (1..=3).map(ConnectionId::new_unchecked).collect();
+        let [one, two, three] = [1, 2, 3].map(suspect);
         let mut suspects = Suspects::default();
-        suspects.suspect(ids.iter().copied(), now);
-        suspects.clear(&ids[0]);
-        let later = now + Duration::from_secs(5);
-        suspects.suspect(std::iter::once(ids[1]), later);
-        assert!(suspects.dead(later).is_empty());
+        for one in [one, two, three] {
+            assert!(suspects.suspect(one, now));
+        }
+        suspects.clear(&one.connection);
+        let later = now + Duration::from_secs(2);
+        assert!(!suspects.suspect(two, later), "it is pinged already");
+        assert!(suspects.late(later).is_empty());
         let due = suspects.due().unwrap();
-        assert_eq!(due, now + LIFE_SIGN, "a second change gives no more time");
-        let mut dead = suspects.dead(due);
-        dead.sort();
-        assert_eq!(dead, ids[1..]);
-        assert!(suspects.dead(due).is_empty());
+        assert_eq!(due, now + limits::LIFE_SIGN, "not more time");
+        let mut late = suspects.late(due);
+        late.sort_by_key(|suspect| suspect.connection);
+        assert_eq!(late, [two, three]);
+        assert!(suspects.late(due).is_empty());
         assert_eq!(suspects.due(), None);
+        assert!(suspects.suspect(two, due));
+    }
+
+    #[test]
+    fn many_deaths_have_the_others_looked_at_once_in_a_while() {
+        let now = Instant::now();
+        let mut suspects = Suspects::default();
+        assert!(suspects.look_at_all(now));
+        assert!(!suspects.look_at_all(now + Duration::from_secs(29)));
+        assert!(suspects.look_at_all(now + limits::LOOK_AT_ALL));
     }
 }

@@ -97,6 +97,25 @@ impl Behaviour {
         }
     }
 
+    /// Opens a substream on this connection, good or bad. When it is gone, the reply is dropped.
+    pub(crate) fn open_on(&mut self, peer: PeerId, connection: ConnectionId, request: OpenRequest) {
+        if self.find(peer, connection).is_none() {
+            return;
+        }
+        self.notify(peer, connection, request);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// New substreams take another connection for a while, if there is one.
+    fn suspect(&mut self, peer: PeerId, connection: ConnectionId) {
+        let until = Instant::now().checked_add(limits::SUSPECT);
+        if let Some(known) = self.find(peer, connection) {
+            known.choice.suspect_until = until;
+        }
+    }
+
     /// The connection that a new substream takes.
     pub(crate) fn best(&self, peer: PeerId, avoid: Option<ConnectionId>) -> Option<ConnectionId> {
         let known = self.connections.get(&peer)?;
@@ -126,12 +145,17 @@ impl Behaviour {
         })
     }
 
-    /// A connection came about by hole punching. One in the same network is no worse for it.
-    pub(crate) fn set_punched(&mut self, peer: PeerId, connection: ConnectionId) {
-        let known = self.find(peer, connection);
-        if let Some(known) = known.filter(|known| known.choice.kind == PathKind::Direct) {
-            known.choice.kind = PathKind::HolePunched;
-        }
+    /// Whether a direct connection exists only because of hole punching. One in the same network is
+    /// no worse for it.
+    pub(crate) fn set_punched(&mut self, peer: PeerId, connection: ConnectionId, punched: bool) {
+        let Some(known) = self.find(peer, connection) else {
+            return;
+        };
+        known.choice.kind = match (known.choice.kind, punched) {
+            (PathKind::Direct, true) => PathKind::HolePunched,
+            (PathKind::HolePunched, false) => PathKind::Direct,
+            (kind, _) => kind,
+        };
     }
 
     fn find(&mut self, peer: PeerId, connection: ConnectionId) -> Option<&mut Connection> {
@@ -285,10 +309,7 @@ impl NetworkBehaviour for Behaviour {
         connection: ConnectionId,
         Told::Failed: THandlerOutEvent<Self>,
     ) {
-        let until = Instant::now().checked_add(limits::SUSPECT);
-        if let Some(known) = self.find(peer, connection) {
-            known.choice.suspect_until = until;
-        }
+        self.suspect(peer, connection);
     }
 
     fn poll(
@@ -371,9 +392,11 @@ mod tests {
         assert_eq!(asked(&mut behaviour, peer, None), relayed);
         let known = behaviour.connections.get_mut(&peer).unwrap();
         known.insert(0, connection(2, PathKind::Direct));
-        behaviour.set_punched(peer, punched);
-        let kind = behaviour.connection_use(peer, punched).unwrap().kind;
-        assert_eq!(kind, PathKind::HolePunched);
+        for (is_punched, kind) in [(false, PathKind::Direct), (true, PathKind::HolePunched)] {
+            behaviour.set_punched(peer, punched, is_punched);
+            let told = behaviour.connection_use(peer, punched).unwrap().kind;
+            assert_eq!(told, kind);
+        }
         assert_eq!(asked(&mut behaviour, peer, None), punched);
         behaviour.on_connection_handler_event(peer, punched, Told::Failed);
         assert_eq!(asked(&mut behaviour, peer, None), relayed);

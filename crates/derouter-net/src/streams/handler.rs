@@ -131,7 +131,7 @@ impl Handler {
         let inbound = InboundStream {
             peer: self.peer,
             protocol,
-            stream: Substream::new(stream, &self.open),
+            stream: Substream::new(stream, self.connection, &self.open),
             permit: Permit {
                 _peer: peer,
                 _node: node,
@@ -237,7 +237,8 @@ impl ConnectionHandler for Handler {
                 info: reply,
             }) => {
                 self.finished_one();
-                let _ = reply.send(Ok(Substream::new(stream, &self.open)));
+                let stream = Substream::new(stream, self.connection, &self.open);
+                let _ = reply.send(Ok(stream));
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { error, info: reply }) => {
                 let error = upgrade_error(self.connection, error);

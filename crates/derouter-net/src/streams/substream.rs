@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::Stream;
+use libp2p::swarm::ConnectionId;
 
 /// How many requests and job streams of one connection are held, in both directions.
 #[derive(Clone, Debug, Default)]
@@ -37,15 +38,22 @@ impl Drop for OpenGuard {
 #[derive(Debug)]
 pub(crate) struct Substream {
     stream: Stream,
+    connection: ConnectionId,
     _open: OpenGuard,
 }
 
 impl Substream {
-    pub(super) fn new(stream: Stream, open: &OpenStreams) -> Self {
+    pub(super) fn new(stream: Stream, connection: ConnectionId, open: &OpenStreams) -> Self {
         Self {
             stream,
+            connection,
             _open: open.enter(),
         }
+    }
+
+    /// The connection that it is on.
+    pub(crate) fn connection(&self) -> ConnectionId {
+        self.connection
     }
 }
 

@@ -13,6 +13,7 @@ mod connections;
 mod heartbeats;
 mod job_streams;
 mod kademlia;
+mod liveness;
 mod peer_book;
 mod raw_peer;
 mod reachability;

@@ -38,6 +38,38 @@ async fn a_node_without_bootstrap_nodes_finds_the_peers_of_its_last_run() {
     assert_eq!(event, Some(PeerEvent::Connected(other.id())));
 }
 
+/// Well before the turn at which all changes are given out.
+const NEWS_LIMIT: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// What is given out of this peer until it is known where it was reached.
+async fn news_of(node: &mut Node, peer: PeerId) -> KnownPeer {
+    let reached = |known: &KnownPeer| {
+        let mut addresses = known.addresses.iter();
+        known.peer == peer && addresses.any(|known| known.last_success.is_some())
+    };
+    within(NEWS_LIMIT, async {
+        loop {
+            let told = node.events.known_peers.recv().await.unwrap();
+            if let Some(known) = told.into_iter().find(reached) {
+                return known;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_node_that_is_killed_soon_after_its_first_connection_finds_its_peer_again() {
+    let (mut one, other) = pair(TCP).await;
+    let known = news_of(&mut one, other.id()).await;
+    // What it has not given out by now is lost.
+    let mut restarted = config(TCP);
+    restarted.known_peers = vec![known];
+    let mut restarted = node_with(restarted).await;
+    let event = soon(restarted.events.peers.recv()).await;
+    assert_eq!(event, Some(PeerEvent::Connected(other.id())));
+}
+
 #[tokio::test]
 async fn a_remembered_peer_behind_a_relay_is_reached_although_the_relay_is_not_connected() {
     let mut relay_config = config(TCP);

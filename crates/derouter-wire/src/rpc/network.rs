@@ -202,7 +202,8 @@ pub enum PathKind {
     Lan,
     /// Directly.
     Direct,
-    /// Directly, after both sides punched holes into their NATs.
+    /// Directly, after both sides punched holes into their NATs, and as far as is known neither could
+    /// have dialled the other.
     HolePunched,
     /// Through a relay.
     Relayed,
