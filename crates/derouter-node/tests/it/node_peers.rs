@@ -83,7 +83,8 @@ async fn remembers(image: &TempDir, peer: PeerId) -> bool {
 async fn a_node_that_is_killed_soon_after_its_first_connection_finds_peer_and_offers_again() {
     show_logs();
     let pair = Pair::start().await;
-    let provision = pair.provider.handle().provide(
+    let desk = pair.provider.handle();
+    let provision = desk.provide(
         vec![offer("first", "payload")],
         ProvideOptions::default(),
         Echo::new(None),
