@@ -90,6 +90,7 @@ async fn a_node_that_is_killed_soon_after_its_first_connection_finds_peer_and_of
         Echo::new(None),
     );
     let _provision = provision.await.unwrap();
+    see_offer(&pair.consumer.handle(), "first").await;
     let provider = pair.provider.peer_id();
     let image = tokio::time::timeout(NEWS_LIMIT, async {
         loop {
