@@ -54,6 +54,9 @@ const RECONCILE_ALONE: Duration = Duration::from_secs(2);
 const RECONCILE_PAUSE: Duration = Duration::from_secs(10);
 /// How long a snapshot serves reconciliations. Making one of 100,000 takes some 20 ms.
 const SNAPSHOT_AGE: Duration = Duration::from_secs(2);
+/// Up to this many announcements a snapshot is made anew each time, which takes under a millisecond:
+/// whoever joins just behind a change learns of it too.
+const SNAPSHOT_AT_ONCE: usize = 2000;
 /// Snapshots that are kept: the shards of others are not ours.
 const SNAPSHOTS: usize = 8;
 /// Announcements of one exchange that are spread by gossip when they are no more than this: those
@@ -571,6 +574,9 @@ impl Discovery {
     }
 
     fn snapshot(&mut self, shards: u16, now: Instant) -> Option<Arc<Snapshot>> {
+        if self.directory.len() <= SNAPSHOT_AT_ONCE {
+            return Snapshot::new(shards, self.directory.items(shards), now).map(Arc::new);
+        }
         self.snapshots
             .retain(|snapshot| now.duration_since(snapshot.made) < SNAPSHOT_AGE);
         let known = self.snapshots.iter().find(|known| known.shards == shards);

@@ -68,11 +68,16 @@ fn get_job() -> Request {
 }
 
 /// Answers all requests; gives the node's address.
-async fn serving(mut provider: Node) -> SocketAddr {
+async fn serving(provider: Node) -> SocketAddr {
     let address = provider.net.listen_addresses().await[0].to_string();
     let port = address.rsplit('/').next().unwrap().parse().unwrap();
     tokio::spawn(async move {
-        while let Some(request) = provider.events.requests.recv().await {
+        // Whole, as the node ends with its last handle.
+        let Node {
+            net: _net,
+            mut events,
+        } = provider;
+        while let Some(request) = events.requests.recv().await {
             let _ = request
                 .reply
                 .send(Response::GetJob(GetJobResult::JobNotFound));
