@@ -34,7 +34,7 @@ enum Expected {
 }
 
 /// Provider, consumer, and what they must reach.
-const PAIRS: [(Nat, Nat, Expected); 20] = {
+const PAIRS: [(Nat, Nat, Expected); 19] = {
     use Expected::{Any, Direct};
     [
         (Nat::Public, Nat::Public, Direct),
@@ -52,7 +52,6 @@ const PAIRS: [(Nat, Nat, Expected); 20] = {
         (Nat::Symmetric, Nat::Symmetric, Any),
         (Nat::Double, Nat::PortRestricted, Direct),
         (Nat::NoUdp, Nat::PortRestricted, Any),
-        (Nat::Ipv6Only, Nat::PortRestricted, Any),
         (Nat::Lossy, Nat::PortRestricted, Direct),
         (Nat::Far, Nat::PortRestricted, Direct),
         (Nat::Upnp, Nat::Symmetric, Direct),
