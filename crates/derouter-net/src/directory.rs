@@ -2,12 +2,18 @@
 //!
 //! Cheap checks come before the signature check, so that a duplicate, an old announcement or one
 //! over a limit costs none. What is stored is bounded in announcements and in bytes of lists; at
-//! the limit newcomers are refused, and nothing that is known is pushed out.
+//! the limit whoever brought most makes room for what others bring.
+//!
+//! How long an announcement holds is what its givers say, at most its whole time from when it was
+//! first heard. The longest word counts: one that says too little hides nobody.
 
 mod floors;
 mod lists;
 mod senders;
+mod shares;
+mod wanted;
 
+use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,10 +27,13 @@ use libp2p::{Multiaddr, PeerId};
 use crate::heartbeat::bucket::{Bucket, Rate};
 use crate::limits;
 use crate::offers::{AnnouncedList, OfferNews};
-use floors::Floors;
-use lists::{ListState, Wanted};
-pub(crate) use lists::{PullOutcome, PullPlan};
+use floors::{Floor, Floors};
+use lists::ListState;
+pub(crate) use lists::PullOutcome;
 use senders::Senders;
+use shares::{Bringer, Shares};
+pub(crate) use wanted::PullPlan;
+use wanted::Wanted;
 
 /// How far a provider's clock may be off, either way.
 const MAX_SKEW_SECONDS: u64 = 3600;
@@ -34,6 +43,11 @@ const SOURCE_RATE: Rate = Rate {
     every: Duration::from_secs(1),
     burst: 5,
 };
+
+/// Room is looked for this often at most: it takes a look at all.
+const ROOM_PAUSE: Duration = Duration::from_secs(1);
+/// Of all announcements or bytes, what is made room for at once, so that it is worth that look.
+const ROOM_PART: usize = 64;
 
 /// An announcement that came in.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +70,15 @@ pub(crate) enum Verdict {
         /// Whether its list is here, or there is none: else it is being pulled.
         complete: bool,
     },
+    /// Known and now heard to hold longer, or heard by gossip for the first time.
+    Again {
+        /// Whose.
+        provider: PeerId,
+        /// Whether it holds longer than was known.
+        longer: bool,
+        /// Whether it is to be spread: it came by gossip, which others may not have heard.
+        spread: bool,
+    },
     /// Not newer than what is known, or over.
     Old,
     /// From over an hour ahead (`true`) or ago.
@@ -75,14 +98,61 @@ struct Entry {
     bytes: Arc<[u8]>,
     sequence: u64,
     issued_at: UnixSeconds,
+    /// Its whole time, in seconds.
+    lasts: u32,
     expires: Instant,
+    /// What anybody says about `expires` counts up to here: its whole time from when it was heard.
+    latest: Instant,
+    /// Whether it came by gossip, and so was spread.
+    gossiped: bool,
     id: [u8; 32],
     shard: u8,
     /// Who gave it to us, who is believed as to where the provider is.
-    forwarder: PeerId,
+    bringer: Bringer,
     summary: Option<ListSummary>,
     list: ListState,
     rate: Bucket,
+}
+
+impl Entry {
+    /// Whether more than half of its time is left, by what was heard of it.
+    fn has_time(&self, now: Instant) -> bool {
+        let left = self.expires.saturating_duration_since(now);
+        left * 2 > Duration::from_secs(u64::from(self.lasts))
+    }
+
+    /// Whether more than half of its time is left, by what was heard of it or by the clocks.
+    fn is_fresh(&self, now: Instant, clock: UnixSeconds) -> bool {
+        let age = self.issued_at.0.abs_diff(clock.0);
+        self.has_time(now) || age.saturating_mul(2) < u64::from(self.lasts)
+    }
+}
+
+/// Until when an announcement holds, see [`Entry`].
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    expires: Instant,
+    latest: Instant,
+}
+
+impl Times {
+    fn within(self, latest: Instant) -> Self {
+        Self {
+            expires: self.expires.min(latest),
+            latest: self.latest.min(latest),
+        }
+    }
+}
+
+/// How an announcement stands to what was heard of its provider.
+#[derive(Debug, Clone, Copy)]
+enum Standing {
+    Newer,
+    /// It is the one that holds.
+    Known,
+    /// It held, and nobody said that it still does; until this time somebody may.
+    Over(Instant),
+    Older,
 }
 
 /// Where a provider announces that it is reached.
@@ -94,19 +164,32 @@ pub(crate) struct Whereabouts {
     pub(crate) addresses: Vec<Multiaddr>,
 }
 
+/// What a directory holds at most.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    announcements: usize,
+    list_bytes: usize,
+}
+
 /// What is announced now.
 #[derive(Debug)]
 pub(crate) struct Directory {
     local: PeerId,
+    room: Room,
     /// Providers whose announcements are not taken, whoever forwards them: the operator's list.
     blocked: HashSet<PeerId>,
     entries: HashMap<PeerId, Entry>,
     by_id: HashMap<[u8; 32], PeerId>,
     floors: Floors,
     senders: Senders,
+    shares: Shares,
     wanted: Wanted,
     /// Bytes of the lists that are here.
     list_bytes: usize,
+    /// No room for announcements is looked for before.
+    next_room: Option<Instant>,
+    /// No room for lists is looked for before.
+    next_list_room: Option<Instant>,
     signature_checks: u64,
 }
 
@@ -114,13 +197,20 @@ impl Directory {
     pub(crate) fn new(local: PeerId) -> Self {
         Self {
             local,
+            room: Room {
+                announcements: limits::ANNOUNCEMENTS,
+                list_bytes: limits::LIST_BYTES_TOTAL,
+            },
             blocked: HashSet::new(),
             entries: HashMap::new(),
             by_id: HashMap::new(),
             floors: Floors::default(),
             senders: Senders::default(),
+            shares: Shares::default(),
             wanted: Wanted::default(),
             list_bytes: 0,
+            next_room: None,
+            next_list_room: None,
             signature_checks: 0,
         }
     }
@@ -152,14 +242,26 @@ impl Directory {
             return Verdict::Invalid;
         };
         let peer = signed.body.peer;
-        let unwanted = peer == self.local || self.blocked.contains(&peer);
-        if unwanted || !self.is_newer(&signed) {
+        if peer == self.local || self.blocked.contains(&peer) {
+            return Verdict::Old;
+        }
+        let standing = self.standing(&signed);
+        if matches!(standing, Standing::Older) {
             return Verdict::Old;
         }
         let Some(lasting) = lasting(&signed, arrival.remaining, clock) else {
             return Verdict::OffClock(signed.body.issued_at > clock);
         };
-        if lasting.is_zero() {
+        let mut times = Times {
+            expires: now + lasting,
+            latest: now + Duration::from_secs(u64::from(signed.body.lasts)),
+        };
+        match standing {
+            Standing::Known => return self.hear_again(arrival, &signed, times.expires, now, clock),
+            Standing::Over(latest) => times = times.within(latest),
+            Standing::Newer | Standing::Older => {}
+        }
+        if times.expires <= now {
             return Verdict::Old;
         }
         if let Some(refusal) = self.refuse(&arrival, &peer, now) {
@@ -169,32 +271,116 @@ impl Directory {
         if !signed.verify() {
             return Verdict::Forged;
         }
-        let complete = self.store(&signed, arrival, now + lasting, now);
+        let complete = self.store(&signed, arrival, times, now);
         Verdict::New {
             provider: peer,
             complete,
         }
     }
 
-    fn is_newer(&self, signed: &SignedAnnouncement) -> bool {
-        let peer = &signed.body.peer;
-        let known = self.entries.get(peer).map(|entry| entry.sequence);
-        let floor = known.max(self.floors.get(peer));
-        floor.is_none_or(|floor| signed.body.sequence > floor)
+    fn standing(&self, signed: &SignedAnnouncement) -> Standing {
+        let (peer, sequence) = (&signed.body.peer, signed.body.sequence);
+        if let Some(entry) = self.entries.get(peer) {
+            return match sequence.cmp(&entry.sequence) {
+                Ordering::Greater => Standing::Newer,
+                Ordering::Equal => Standing::Known,
+                Ordering::Less => Standing::Older,
+            };
+        }
+        let Some(floor) = self.floors.get(peer) else {
+            return Standing::Newer;
+        };
+        match sequence.cmp(&floor.sequence) {
+            Ordering::Greater => Standing::Newer,
+            Ordering::Equal => Standing::Over(floor.latest),
+            Ordering::Less => Standing::Older,
+        }
+    }
+
+    /// The announcement that is known, from whomever. Equal bytes need no signature check.
+    fn hear_again(
+        &mut self,
+        arrival: Arrival<'_>,
+        signed: &SignedAnnouncement,
+        expires: Instant,
+        now: Instant,
+        clock: UnixSeconds,
+    ) -> Verdict {
+        let provider = signed.body.peer;
+        let known = self.entries.get_mut(&provider);
+        let Some(entry) = known.filter(|entry| *entry.bytes == *arrival.bytes) else {
+            return Verdict::Old;
+        };
+        let by_gossip = arrival.remaining.is_none();
+        // A recording that is gossiped is nothing that others have to hear.
+        let spread = by_gossip && !entry.gossiped && entry.is_fresh(now, clock);
+        entry.gossiped |= spread;
+        let expires = expires.min(entry.latest);
+        let longer = expires > entry.expires;
+        entry.expires = entry.expires.max(expires);
+        if !longer && !spread {
+            return Verdict::Old;
+        }
+        Verdict::Again {
+            provider,
+            longer,
+            spread,
+        }
     }
 
     /// Rates and room, before the signature is looked at.
     fn refuse(&mut self, arrival: &Arrival<'_>, peer: &PeerId, now: Instant) -> Option<Verdict> {
         let is_new = !self.entries.contains_key(peer);
-        if is_new && self.entries.len() >= limits::ANNOUNCEMENTS {
-            return Some(Verdict::Full);
-        }
         if !self.senders.may_send(arrival.forwarder, is_new, now) {
             return Some(Verdict::TooMany);
+        }
+        if is_new && !self.has_room(&arrival.forwarder, now) {
+            return Some(Verdict::Full);
         }
         let entry = self.entries.get(peer)?;
         let ready = entry.rate.ready_at(SOURCE_RATE, 1, now) <= now;
         (!ready).then_some(Verdict::TooMany)
+    }
+
+    /// Whether there is room for an announcement that this peer brings. Where there is none,
+    /// whoever brought more makes some.
+    fn has_room(&mut self, forwarder: &PeerId, now: Instant) -> bool {
+        if self.entries.len() < self.room.announcements {
+            return true;
+        }
+        if self.next_room.is_some_and(|next| next > now) {
+            return false;
+        }
+        self.next_room = Some(now + ROOM_PAUSE);
+        let Some((largest, share)) = self.shares.largest(|share| share.entries) else {
+            return false;
+        };
+        let more = share
+            .entries
+            .saturating_sub(self.shares.of(forwarder).entries);
+        if more < 2 {
+            return false;
+        }
+        // Not below the share of who takes the room.
+        let count = (self.room.announcements / ROOM_PART).max(1);
+        self.drop_of(largest, count.min(more / 2));
+        true
+    }
+
+    /// Drops so many announcements that a peer brought: first those without their list, then those
+    /// that end first.
+    fn drop_of(&mut self, bringer: Bringer, count: usize) {
+        let local = self.local;
+        let of_bringer = self.entries.iter();
+        let of_bringer =
+            of_bringer.filter(|(peer, entry)| entry.bringer == bringer && **peer != local);
+        let mut worst: Vec<(bool, Instant, PeerId)> = of_bringer
+            .map(|(peer, entry)| (entry.list.is_settled(), entry.expires, *peer))
+            .collect();
+        worst.sort_unstable();
+        for (_, _, peer) in worst.into_iter().take(count) {
+            self.end(&peer);
+        }
     }
 
     /// Whether there is nothing left to pull.
@@ -202,53 +388,33 @@ impl Directory {
         &mut self,
         signed: &SignedAnnouncement,
         arrival: Arrival<'_>,
-        expires: Instant,
+        times: Times,
         now: Instant,
     ) -> bool {
         let peer = signed.body.peer;
         let mut rate = Bucket::default();
         let mut held = None;
+        // Before the old entry goes, so that a share is not forgotten in between.
+        let bringer = self.shares.add(arrival.forwarder);
         if let Some(old) = self.remove(&peer) {
             rate = old.rate;
             if let (Some(summary), ListState::Here(list)) = (old.summary, old.list) {
                 held = Some((summary, list));
             }
         }
+        self.floors.forget(&peer);
         rate.take(SOURCE_RATE, 1, now);
-        let list = self.list_state(signed.body.list, held, arrival.forwarder, peer, now);
-        let complete = !matches!(list, ListState::Wanted);
+        let summary = signed.body.list;
+        let list = self.list_state(summary, held, arrival.forwarder, bringer, peer, now);
+        let complete = list.is_settled();
+        let gossiped = arrival.remaining.is_none();
         let entry = Entry {
-            forwarder: arrival.forwarder,
+            gossiped,
             rate,
-            ..entry(signed, arrival.bytes, expires, list)
+            ..entry(signed, arrival.bytes, times, bringer, list)
         };
         self.insert(peer, entry);
         complete
-    }
-
-    /// What is known of a list when its announcement comes in.
-    fn list_state(
-        &mut self,
-        summary: Option<ListSummary>,
-        held: Option<(ListSummary, Arc<[u8]>)>,
-        forwarder: PeerId,
-        peer: PeerId,
-        now: Instant,
-    ) -> ListState {
-        let Some(summary) = summary else {
-            return ListState::None;
-        };
-        if let Some((known, list)) = held
-            && known == summary
-        {
-            return ListState::Here(list);
-        }
-        let bytes = usize::try_from(summary.bytes).unwrap_or(usize::MAX);
-        if self.list_bytes.saturating_add(bytes) > limits::LIST_BYTES_TOTAL {
-            return ListState::NoRoom;
-        }
-        self.wanted.want(peer, summary, forwarder, now);
-        ListState::Wanted
     }
 
     /// Takes in what this node announces itself, so that others get it from here like any other.
@@ -259,19 +425,22 @@ impl Directory {
         now: Instant,
     ) -> Arc<[u8]> {
         self.remove(&self.local.clone());
-        let lasting = Duration::from_secs(u64::from(signed.body.lasts));
+        let latest = now + Duration::from_secs(u64::from(signed.body.lasts));
+        let times = Times {
+            expires: latest,
+            latest,
+        };
         let list = list.map_or(ListState::None, ListState::Here);
         let bytes = signed.encode();
-        let own = entry(signed, &bytes, now + lasting, list);
+        let bringer = self.shares.add(self.local);
+        let own = entry(signed, &bytes, times, bringer, list);
         let bytes = Arc::clone(&own.bytes);
         self.insert(self.local, own);
         bytes
     }
 
     fn insert(&mut self, peer: PeerId, entry: Entry) {
-        if let ListState::Here(list) = &entry.list {
-            self.list_bytes = self.list_bytes.saturating_add(list.len());
-        }
+        self.count_list_bytes(entry.bringer, entry.list.bytes(), 0);
         self.by_id.insert(entry.id, peer);
         self.entries.insert(peer, entry);
     }
@@ -280,10 +449,20 @@ impl Directory {
         let old = self.entries.remove(peer)?;
         self.by_id.remove(&old.id);
         self.wanted.forget(peer);
-        if let ListState::Here(list) = &old.list {
-            self.list_bytes = self.list_bytes.saturating_sub(list.len());
-        }
+        self.count_list_bytes(old.bringer, 0, old.list.bytes());
+        self.shares.remove(old.bringer);
         Some(old)
+    }
+
+    /// Removes an announcement; its sequence number stays known.
+    fn end(&mut self, peer: &PeerId) {
+        if let Some(entry) = self.remove(peer) {
+            let floor = Floor {
+                sequence: entry.sequence,
+                latest: entry.latest,
+            };
+            self.floors.keep(*peer, floor);
+        }
     }
 
     /// Forgets what no longer holds; the sequence numbers stay known until a replay would be
@@ -292,22 +471,22 @@ impl Directory {
         let over = |(peer, entry): (&PeerId, &Entry)| (entry.expires <= now).then_some(*peer);
         let gone: Vec<PeerId> = self.entries.iter().filter_map(over).collect();
         for peer in gone {
-            if let Some(entry) = self.remove(&peer) {
-                let until = entry.expires + Duration::from_secs(2 * MAX_SKEW_SECONDS);
-                self.floors.keep(peer, entry.sequence, until);
-            }
+            self.end(&peer);
         }
-        self.floors.expire(now);
+        let recorded = Duration::from_secs(2 * MAX_SKEW_SECONDS);
+        self.floors.expire(recorded, now);
     }
 
     /// The machine slept, and `Instant`s show nothing of `unseen` of it: everything is that much
     /// nearer to its end.
     pub(crate) fn slept(&mut self, unseen: Duration, now: Instant) {
         for entry in self.entries.values_mut() {
-            let expires = entry.expires.checked_sub(unseen);
             // None: before the first `Instant` there is.
-            entry.expires = expires.unwrap_or(now);
+            let earlier = |time: Instant| time.checked_sub(unseen).unwrap_or(now);
+            entry.expires = earlier(entry.expires);
+            entry.latest = earlier(entry.latest);
         }
+        self.floors.slept(unseen, now);
     }
 
     /// What the node is told of a provider. `None` while its list is not here.
@@ -356,9 +535,7 @@ impl Directory {
     /// gossip is not told how much is, and believes it for the whole of it.
     pub(crate) fn fresh_announcement(&self, peer: &PeerId, now: Instant) -> Option<Arc<[u8]>> {
         let entry = self.entries.get(peer)?;
-        let lasts = SignedAnnouncement::decode(&entry.bytes).ok()?.body.lasts;
-        let left = entry.expires.saturating_duration_since(now);
-        (left * 2 > Duration::from_secs(u64::from(lasts))).then(|| Arc::clone(&entry.bytes))
+        entry.has_time(now).then(|| Arc::clone(&entry.bytes))
     }
 
     /// Where a provider says it is reached, if it does.
@@ -369,22 +546,31 @@ impl Directory {
         let addresses = addresses.filter_map(|bytes| Multiaddr::try_from(bytes).ok());
         let whereabouts = Whereabouts {
             peer: *peer,
-            teller: entry.forwarder,
+            teller: self.shares.get(entry.bringer)?.peer,
             addresses: addresses.collect(),
         };
         (!whereabouts.addresses.is_empty()).then_some(whereabouts)
     }
 }
 
-fn entry(signed: &SignedAnnouncement, bytes: &[u8], expires: Instant, list: ListState) -> Entry {
+fn entry(
+    signed: &SignedAnnouncement,
+    bytes: &[u8],
+    times: Times,
+    bringer: Bringer,
+    list: ListState,
+) -> Entry {
     Entry {
         bytes: Arc::from(bytes),
         sequence: signed.body.sequence,
         issued_at: signed.body.issued_at,
-        expires,
+        lasts: signed.body.lasts,
+        expires: times.expires,
+        latest: times.latest,
+        gossiped: true,
         id: signed.id(),
         shard: shard_of(&signed.body.peer),
-        forwarder: signed.body.peer,
+        bringer,
         summary: signed.body.list,
         list,
         rate: Bucket::default(),

@@ -8,6 +8,7 @@ mod news;
 mod pulls;
 mod reconcile;
 mod serve;
+mod snapshots;
 mod task;
 
 use std::collections::HashSet;

@@ -269,10 +269,21 @@ pub(crate) const DISCOVERY_QUEUE: usize = 64;
 pub(crate) const ORDER_QUEUE: usize = 8;
 /// News of providers waiting for the node. The task keeps what does not fit.
 pub(crate) const OFFER_QUEUE: usize = 64;
-/// Peers that are asked for lists at the same time.
-pub(crate) const PULLS: usize = 8;
+/// Requests for lists at the same time.
+pub(crate) const PULLS: usize = 16;
+/// Of these to one peer, so that those that stall leave places to others.
+pub(crate) const PULLS_PER_PEER: usize = 2;
+/// Of these to providers that are not connected: each is a dial.
+pub(crate) const STRANGER_PULLS: usize = 4;
+/// A connected peer begins to give a list within this, or others are asked: a change is to reach
+/// everybody within 5 s also past one who stalls.
+pub(crate) const PULL_BEGINS: Duration = Duration::from_secs(2);
+/// Bytes a second at which a list must come, once it has begun.
+pub(crate) const PULL_PACE: u64 = 64 * 1024;
 /// Reconciliations that this node has under way.
 pub(crate) const RECONCILIATIONS: usize = 4;
+/// One reconciliation: a hundred thousand announcements over 2 Mbit/s. What came stays.
+pub(crate) const RECONCILE_DEADLINE: Duration = Duration::from_secs(120);
 /// Peers that wait for the reconciliation at their connection. Beyond it, the periodic one comes.
 pub(crate) const RECONCILE_QUEUE: usize = 512;
 /// Round trips of one reconciliation; each halves what is left at least sixteenfold, or moves 8000

@@ -1,25 +1,14 @@
-//! The offer lists that announcements stand for: which are here, and from whom the others are
-//! pulled next.
+//! The offer lists that announcements stand for: which are here, and what becomes of those that are
+//! asked for.
 
-use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use derouter_wire::announce::{ListSummary, OfferListHash};
-use derouter_wire::limits::{PULL_LISTS, PULL_RESPONSE_BYTES};
 use libp2p::PeerId;
 
-use super::Directory;
-use crate::limits;
-
-/// The pause before a list is asked for again, doubled with each try.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest such pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(20);
-/// How often one list is asked for; the next announcement begins anew.
-const TRIES: u32 = 9;
-/// Wants that are looked at for one request.
-const LOOKED_AT: usize = 1024;
+use super::shares::Bringer;
+use super::{Directory, PullPlan, ROOM_PART, ROOM_PAUSE};
 
 /// What is known of a list.
 #[derive(Debug)]
@@ -32,34 +21,23 @@ pub(super) enum ListState {
     Wanted,
     /// Nobody gave it.
     Missing,
-    /// It would go beyond [`limits::LIST_BYTES_TOTAL`].
+    /// It would go beyond [`crate::limits::LIST_BYTES_TOTAL`].
     NoRoom,
 }
 
-#[derive(Debug)]
-struct Want {
-    summary: ListSummary,
-    /// Who gave us the announcement.
-    forwarder: PeerId,
-    tries: u32,
-    /// When it is asked for next; `None` while it is being asked for.
-    next: Option<Instant>,
-}
+impl ListState {
+    /// Bytes of it that are here.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Here(list) => list.len(),
+            _ => 0,
+        }
+    }
 
-/// The lists that are wanted.
-#[derive(Debug, Default)]
-pub(super) struct Wanted {
-    wants: HashMap<PeerId, Want>,
-    due: BTreeSet<(Instant, PeerId)>,
-}
-
-/// Lists to ask one peer for.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct PullPlan {
-    /// Whom to ask.
-    pub(crate) source: PeerId,
-    /// Whose lists, and which.
-    pub(crate) wants: Vec<(PeerId, ListSummary)>,
+    /// Whether nothing is left to pull.
+    pub(super) fn is_settled(&self) -> bool {
+        matches!(self, Self::None | Self::Here(_))
+    }
 }
 
 /// How asking for one list ended.
@@ -71,107 +49,28 @@ pub(crate) enum PullOutcome {
     Nothing,
 }
 
-impl Wanted {
-    pub(super) fn want(
-        &mut self,
-        peer: PeerId,
-        summary: ListSummary,
-        forwarder: PeerId,
-        now: Instant,
-    ) {
-        self.forget(&peer);
-        self.due.insert((now, peer));
-        let want = Want {
-            summary,
-            forwarder,
-            tries: 0,
-            next: Some(now),
-        };
-        self.wants.insert(peer, want);
-    }
-
-    pub(super) fn forget(&mut self, peer: &PeerId) {
-        if let Some(want) = self.wants.remove(peer)
-            && let Some(next) = want.next
-        {
-            self.due.remove(&(next, *peer));
-        }
-    }
-}
-
-impl Want {
-    /// First who announced it, then anybody, then the provider itself: it must not be asked by
-    /// everyone at once.
-    fn source(&self, provider: PeerId, connected: &[PeerId], pick: usize) -> PeerId {
-        let anybody = || {
-            pick.checked_rem(connected.len())
-                .and_then(|i| connected.get(i))
-        };
-        let is_there = connected.contains(&self.forwarder);
-        match self.tries % 4 {
-            0 | 1 if is_there => self.forwarder,
-            3 => provider,
-            _ => anybody().copied().unwrap_or(provider),
-        }
-    }
-
-    fn pause(&self, jitter: f64) -> Duration {
-        let doubled = FIRST_PAUSE.saturating_mul(1 << self.tries.min(16));
-        doubled.min(LONGEST_PAUSE).mul_f64(0.75 + jitter / 2.0)
-    }
-}
-
 impl Directory {
+    /// The peers that can be asked for lists.
+    pub(crate) fn set_connected(&mut self, peers: &[PeerId], now: Instant) {
+        self.wanted.set_connected(peers, now);
+    }
+
     /// When a list is to be asked for next.
-    pub(crate) fn next_pull(&self) -> Option<Instant> {
-        self.wanted.due.first().map(|(due, _)| *due)
+    pub(crate) fn next_pull(&self, now: Instant) -> Option<Instant> {
+        self.wanted.next(now)
     }
 
-    /// The next lists to ask for, all of one peer. `connected` are peers that speak the protocol,
-    /// `pick` is random.
-    pub(crate) fn take_pull(
-        &mut self,
-        connected: &[PeerId],
-        pick: usize,
-        now: Instant,
-    ) -> Option<PullPlan> {
-        let mut plan: Option<PullPlan> = None;
-        let mut bytes = 0_usize;
-        let mut taken = Vec::new();
-        for (due, provider) in self.wanted.due.iter().take(LOOKED_AT) {
-            if *due > now {
-                break;
-            }
-            let Some(want) = self.wanted.wants.get(provider) else {
-                continue;
-            };
-            let source = want.source(*provider, connected, pick);
-            let plan = plan.get_or_insert_with(|| PullPlan {
-                source,
-                wants: Vec::new(),
-            });
-            let more = usize::try_from(want.summary.bytes).unwrap_or(usize::MAX);
-            let fits = bytes.saturating_add(more) <= PULL_RESPONSE_BYTES / 2 || bytes == 0;
-            if plan.source != source || !fits {
-                continue;
-            }
-            bytes = bytes.saturating_add(more);
-            plan.wants.push((*provider, want.summary));
-            taken.push((*due, *provider));
-            if plan.wants.len() >= PULL_LISTS {
-                break;
-            }
-        }
-        for place in taken {
-            self.wanted.due.remove(&place);
-            if let Some(want) = self.wanted.wants.get_mut(&place.1) {
-                want.next = None;
-            }
-        }
-        plan
+    /// The next lists to ask for, all of one peer.
+    pub(crate) fn take_pull(&mut self, now: Instant) -> Option<PullPlan> {
+        self.wanted.take(now)
     }
 
-    /// Notes how asking ended. True when the list is here now. `jitter` is from 0 to 1.
+    /// Notes that asking a peer, by a plan for it, has ended; `failed` when it did not answer.
+    pub(crate) fn asked(&mut self, peer: PeerId, stranger: bool, failed: bool, now: Instant) {
+        self.wanted.asked(peer, stranger, failed, now);
+    }
+
+    /// Notes how asking for one list ended. True when the list is here now. `jitter` is from 0 to 1.
     pub(crate) fn pulled(
         &mut self,
         provider: &PeerId,
@@ -180,45 +79,89 @@ impl Directory {
         now: Instant,
         jitter: f64,
     ) -> bool {
-        let Some(want) = self.wanted.wants.get_mut(provider) else {
-            return false;
-        };
-        if want.summary.hash != hash {
+        if self.wanted.hash(provider) != Some(hash) {
             // Another list has been announced meanwhile.
             return false;
         }
         if let PullOutcome::List(list) = outcome {
             self.wanted.forget(provider);
-            return self.put_list(provider, list);
+            return self.put_list(provider, list, now);
         }
-        want.tries += 1;
-        if want.tries >= TRIES {
-            self.wanted.forget(provider);
+        if !self.wanted.again(provider, now, jitter) {
             self.set_list(provider, ListState::Missing);
-            return false;
         }
-        let next = now + want.pause(jitter);
-        if let Some(old) = want.next.replace(next) {
-            self.wanted.due.remove(&(old, *provider));
-        }
-        self.wanted.due.insert((next, *provider));
         false
     }
 
-    fn put_list(&mut self, provider: &PeerId, list: Arc<[u8]>) -> bool {
-        let total = self.list_bytes.saturating_add(list.len());
-        if total > limits::LIST_BYTES_TOTAL {
+    fn put_list(&mut self, provider: &PeerId, list: Arc<[u8]>, now: Instant) -> bool {
+        let Some(bringer) = self.entries.get(provider).map(|entry| entry.bringer) else {
+            return false;
+        };
+        if !self.has_room_for(list.len(), bringer, now) {
             self.set_list(provider, ListState::NoRoom);
             return false;
         }
-        self.list_bytes = total;
         self.set_list(provider, ListState::Here(list));
         true
     }
 
     fn set_list(&mut self, provider: &PeerId, list: ListState) {
-        if let Some(entry) = self.entries.get_mut(provider) {
-            entry.list = list;
+        let Some(entry) = self.entries.get_mut(provider) else {
+            return;
+        };
+        let (came, went) = (list.bytes(), entry.list.bytes());
+        entry.list = list;
+        let bringer = entry.bringer;
+        self.count_list_bytes(bringer, came, went);
+    }
+
+    pub(super) fn count_list_bytes(&mut self, bringer: Bringer, came: usize, went: usize) {
+        self.list_bytes = self.list_bytes.saturating_add(came).saturating_sub(went);
+        self.shares.change_list_bytes(bringer, came, went);
+    }
+
+    /// Whether there is room for a list of so many bytes that this peer brings. Where there is
+    /// none, whoever brought more makes some: its largest lists go.
+    fn has_room_for(&mut self, bytes: usize, bringer: Bringer, now: Instant) -> bool {
+        if self.fits(bytes) {
+            return true;
+        }
+        if self.next_list_room.is_some_and(|next| next > now) {
+            return false;
+        }
+        self.next_list_room = Some(now + ROOM_PAUSE);
+        let Some((largest, share)) = self.shares.largest(|share| share.list_bytes) else {
+            return false;
+        };
+        let own = self.shares.get(bringer).map_or(0, |own| own.list_bytes);
+        let room = (self.room.list_bytes / ROOM_PART).max(bytes);
+        // Not below the share of who takes the room.
+        if share.list_bytes < own.saturating_add(bytes).saturating_add(room) {
+            return false;
+        }
+        self.drop_largest_lists(largest, room);
+        self.fits(bytes)
+    }
+
+    fn fits(&self, bytes: usize) -> bool {
+        self.list_bytes.saturating_add(bytes) <= self.room.list_bytes
+    }
+
+    fn drop_largest_lists(&mut self, bringer: Bringer, room: usize) {
+        let local = self.local;
+        let of_bringer = self.entries.iter().filter(|(peer, entry)| {
+            entry.bringer == bringer && entry.list.bytes() > 0 && **peer != local
+        });
+        let mut lists: Vec<(usize, PeerId)> = of_bringer
+            .map(|(peer, entry)| (entry.list.bytes(), *peer))
+            .collect();
+        lists.sort_unstable();
+        let mut made = 0_usize;
+        while let Some((bytes, provider)) = lists.pop()
+            && made < room
+        {
+            made = made.saturating_add(bytes);
+            self.set_list(&provider, ListState::NoRoom);
         }
     }
 
@@ -231,5 +174,31 @@ impl Directory {
             }
             _ => None,
         }
+    }
+
+    /// What is known of the list when its announcement comes in. `held`: the list that is here.
+    pub(super) fn list_state(
+        &mut self,
+        summary: Option<ListSummary>,
+        held: Option<(ListSummary, Arc<[u8]>)>,
+        forwarder: PeerId,
+        bringer: Bringer,
+        provider: PeerId,
+        now: Instant,
+    ) -> ListState {
+        let Some(summary) = summary else {
+            return ListState::None;
+        };
+        if let Some((known, list)) = held
+            && known == summary
+        {
+            return ListState::Here(list);
+        }
+        let bytes = usize::try_from(summary.bytes).unwrap_or(usize::MAX);
+        if !self.has_room_for(bytes, bringer, now) {
+            return ListState::NoRoom;
+        }
+        self.wanted.want(provider, summary, forwarder, now);
+        ListState::Wanted
     }
 }

@@ -66,8 +66,18 @@ impl Bench {
         self.directory.judge(arrival, self.now, CLOCK)
     }
 
-    fn pull(&mut self, connected: &[PeerId]) -> Option<PullPlan> {
-        self.directory.take_pull(connected, 0, self.now)
+    fn connect(&mut self, peers: &[PeerId]) {
+        self.directory.set_connected(peers, self.now);
+    }
+
+    fn pull(&mut self) -> Option<PullPlan> {
+        self.directory.take_pull(self.now)
+    }
+
+    /// Asking by this plan brought an answer, or did not.
+    fn asked(&mut self, plan: &PullPlan, failed: bool) {
+        self.directory
+            .asked(plan.source, plan.stranger, failed, self.now);
     }
 
     fn give(&mut self, provider: &PeerId, list: &OfferList) -> bool {
@@ -238,18 +248,22 @@ fn a_list_is_asked_of_who_announced_it_then_of_anybody_then_of_the_provider() {
     );
     assert_eq!(bench.directory.news(&provider, bench.now), None);
     let anybody = PeerId::random();
-    let connected = [anybody, bench.forwarder];
+    bench.connect(&[anybody, bench.forwarder]);
     let mut asked = Vec::new();
-    for _ in 0..4 {
-        let plan = bench.pull(&connected).unwrap();
+    for _ in 0..8 {
+        let plan = bench.pull().unwrap();
         assert_eq!(plan.wants, [(provider, list.summary)]);
+        assert_eq!(plan.stranger, plan.source == provider);
         asked.push(plan.source);
-        assert_eq!(bench.pull(&connected), None, "it is being asked for");
+        assert_eq!(bench.pull(), None, "it is being asked for");
+        bench.asked(&plan, false);
         bench.miss(&provider, &list);
-        assert_eq!(bench.pull(&connected), None, "not at once");
-        bench.now = bench.directory.next_pull().unwrap();
+        assert_eq!(bench.pull(), None, "not at once");
+        bench.now = bench.directory.next_pull(bench.now).unwrap();
     }
-    assert_eq!(asked, [bench.forwarder, bench.forwarder, anybody, provider]);
+    let begin = [bench.forwarder, bench.forwarder];
+    assert_eq!((&asked[..2], asked[3]), (&begin[..], provider));
+    assert!(asked[2] != asked[6], "all have their part: {asked:?}");
     assert!(bench.give(&provider, &list));
     let news = bench.directory.news(&provider, bench.now).unwrap();
     let told = news.list.unwrap().decode().unwrap();
@@ -265,15 +279,16 @@ fn a_list_that_nobody_has_is_given_up_until_the_next_announcement() {
     let provider = key.public().to_peer_id();
     bench.judge(&signed(&key, 1, Some(&list)));
     let mut tries = 0;
-    while let Some(next) = bench.directory.next_pull() {
+    while let Some(next) = bench.directory.next_pull(bench.now) {
         bench.now = next;
-        bench.pull(&[]).unwrap();
+        let plan = bench.pull().unwrap();
+        bench.asked(&plan, true);
         bench.miss(&provider, &list);
         tries += 1;
         assert!(tries < 100, "bounded");
     }
     bench.judge(&signed(&key, 2, Some(&list)));
-    assert!(bench.pull(&[]).is_some());
+    assert!(bench.pull().is_some());
 }
 
 #[test]
@@ -282,7 +297,7 @@ fn an_unchanged_list_is_not_pulled_again_and_a_changed_one_is() {
     let (key, list, other) = (key(1), list("a"), list("b"));
     let provider = key.public().to_peer_id();
     bench.judge(&signed(&key, 1, Some(&list)));
-    bench.pull(&[]).unwrap();
+    bench.pull().unwrap();
     bench.give(&provider, &list);
     let again = bench.judge(&signed(&key, 2, Some(&list)));
     assert_eq!(
@@ -292,9 +307,9 @@ fn an_unchanged_list_is_not_pulled_again_and_a_changed_one_is() {
             complete: true
         }
     );
-    assert_eq!(bench.pull(&[]), None);
+    assert_eq!(bench.pull(), None);
     bench.judge(&signed(&key, 3, Some(&other)));
-    let plan = bench.pull(&[]).unwrap();
+    let plan = bench.pull().unwrap();
     assert_eq!(plan.wants, [(provider, other.summary)]);
     assert!(!bench.give(&provider, &list), "the old one comes late");
     assert!(bench.give(&provider, &other));
@@ -307,14 +322,235 @@ fn an_unchanged_list_is_not_pulled_again_and_a_changed_one_is() {
 #[test]
 fn lists_of_one_peer_are_asked_for_together() {
     let mut bench = Bench::new();
+    bench.connect(&[bench.forwarder]);
+    let list = list("a");
+    for seed in 1..=200 {
+        bench.judge(&signed(&key(seed), 1, Some(&list)));
+    }
+    let first = bench.pull().unwrap();
+    assert_eq!(first.wants.len(), 64);
+    assert_eq!(bench.pull().unwrap().wants.len(), 64);
+    assert_eq!(bench.pull(), None, "two at a time");
+    assert_eq!(bench.directory.next_pull(bench.now), None);
+    bench.asked(&first, false);
+    assert_eq!(bench.pull().unwrap().wants.len(), 64);
+}
+
+#[test]
+fn who_stalls_holds_up_nobody_and_what_it_announced_is_asked_of_others() {
+    let mut bench = Bench::new();
+    let (staller, other) = (PeerId::random(), PeerId::random());
+    bench.connect(&[staller, other]);
+    let list = list("a");
+    for seed in 1..=250 {
+        bench.judge_from(staller, &signed(&key(seed), 1, Some(&list)), None);
+    }
+    let honest = key(251);
+    bench.judge_from(other, &signed(&honest, 1, Some(&list)), None);
+    let plans: Vec<PullPlan> = std::iter::from_fn(|| bench.pull()).collect();
+    let sources: Vec<PeerId> = plans.iter().map(|plan| plan.source).collect();
+    assert_eq!(
+        sources.iter().filter(|source| **source == staller).count(),
+        2
+    );
+    assert!(sources.contains(&other), "it has its turn");
+    for plan in plans.iter().filter(|plan| plan.source == staller) {
+        bench.asked(plan, true);
+    }
+    // What waited for it is asked of the other at once, what it was asked for after a pause.
+    let plan = bench.pull().unwrap();
+    assert_eq!((plan.source, plan.wants.len()), (other, 64));
+    for seed in 1..=250 {
+        bench.miss(&key(seed).public().to_peer_id(), &list);
+    }
+    bench.asked(&plan, false);
+    bench.now += Duration::from_secs(1);
+    let plan = bench.pull().unwrap();
+    assert_eq!(plan.source, other, "the staller rests");
+    bench.now += Duration::from_secs(10);
+    let sources: Vec<PeerId> = std::iter::from_fn(|| bench.pull())
+        .map(|plan| plan.source)
+        .collect();
+    assert!(!sources.contains(&staller), "for longer the second time");
+    bench.now += Duration::from_secs(10);
+    bench.judge_from(staller, &signed(&honest, 2, Some(&self::list("b"))), None);
+    assert_eq!(bench.pull().unwrap().source, staller, "and not for ever");
+}
+
+#[test]
+fn what_waits_for_a_peer_that_leaves_is_asked_of_those_who_are_there() {
+    let mut bench = Bench::new();
+    let (list, other) = (list("a"), PeerId::random());
+    bench.judge(&signed(&key(1), 1, Some(&list)));
+    bench.connect(&[bench.forwarder]);
+    bench.connect(&[other]);
+    assert_eq!(bench.pull().unwrap().source, other);
+    bench.judge(&signed(&key(2), 1, Some(&list)));
+    bench.connect(&[]);
+    let plan = bench.pull().unwrap();
+    assert!(plan.stranger, "nobody else is there");
+}
+
+#[test]
+fn providers_that_are_not_connected_are_dialled_a_few_at_a_time() {
+    let mut bench = Bench::new();
     let list = list("a");
     for seed in 1..=100 {
         bench.judge(&signed(&key(seed), 1, Some(&list)));
     }
-    let connected = [bench.forwarder];
-    assert_eq!(bench.pull(&connected).unwrap().wants.len(), 64);
-    assert_eq!(bench.pull(&connected).unwrap().wants.len(), 36);
-    assert_eq!(bench.pull(&connected), None);
+    let mut dialled = 0;
+    while let Some(plan) = bench.pull() {
+        assert!(plan.stranger);
+        dialled += 1;
+        if dialled % limits::STRANGER_PULLS == 0 {
+            assert_eq!(bench.pull(), None, "so many at a time");
+            for _ in 0..limits::STRANGER_PULLS {
+                bench.asked(&plan, true);
+            }
+        }
+    }
+    assert_eq!(dialled, 16);
+    let next = bench.directory.next_pull(bench.now).unwrap();
+    assert_eq!(next, bench.now + Duration::from_secs(1));
+    bench.now = next;
+    assert!(bench.pull().is_some());
+    assert_eq!(bench.pull(), None);
+}
+
+#[test]
+fn a_peer_makes_us_pull_so_many_bytes_and_then_only_so_many_a_second() {
+    let mut bench = Bench::new();
+    bench.connect(&[bench.forwarder]);
+    let (mut large, mut pulled) = (list("a"), 0);
+    large.summary.bytes = 256 * 1024;
+    for seed in 1..=250 {
+        bench.judge(&signed(&key(seed), 1, Some(&large)));
+    }
+    while let Some(plan) = bench.pull() {
+        assert!(plan.wants.len() <= 8, "2 MiB at once");
+        pulled += plan.wants.len() * 256 * 1024;
+        bench.asked(&plan, false);
+    }
+    assert_eq!(pulled, 32 << 20);
+    let next = bench.directory.next_pull(bench.now).unwrap();
+    assert!(next > bench.now);
+    bench.now = next;
+    assert!(bench.pull().is_some());
+}
+
+#[test]
+fn who_says_that_too_little_time_is_left_hides_nobody() {
+    let mut bench = Bench::new();
+    let (liar, honest) = (bench.forwarder, PeerId::random());
+    let key = key(1);
+    let provider = key.public().to_peer_id();
+    let bytes = signed(&key, 10, None);
+    assert!(is_new(bench.judge_from(liar, &bytes, Some(1))));
+    let longer = bench.judge_from(honest, &bytes, Some(300));
+    let expected = Verdict::Again {
+        provider,
+        longer: true,
+        spread: false,
+    };
+    assert_eq!(longer, expected);
+    assert_eq!(bench.judge_from(liar, &bytes, Some(1)), Verdict::Old);
+    bench.now += Duration::from_secs(299);
+    bench.directory.expire(bench.now);
+    assert_eq!(bench.directory.len(), 1);
+    bench.now += Duration::from_secs(1);
+    bench.directory.expire(bench.now);
+    assert_eq!(bench.directory.len(), 0);
+    // Also when it is over here: somebody heard it later than we.
+    assert!(is_new(bench.judge_from(honest, &bytes, Some(200))));
+    bench.now += Duration::from_secs(200);
+    bench.directory.expire(bench.now);
+    // But never for longer than its whole time from when it was heard.
+    assert!(is_new(bench.judge_from(liar, &bytes, Some(660))));
+    bench.now += Duration::from_secs(160);
+    bench.directory.expire(bench.now);
+    assert_eq!(bench.directory.len(), 0);
+    assert_eq!(bench.judge_from(liar, &bytes, Some(660)), Verdict::Old);
+    assert_eq!(bench.judge(&bytes), Verdict::Old);
+}
+
+#[test]
+fn what_an_exchange_brought_is_spread_when_gossip_brings_it_too() {
+    let mut bench = Bench::new();
+    let (provider, forwarder) = (key(1), bench.forwarder);
+    let fresh = signed(&provider, 1, None);
+    assert!(is_new(bench.judge_from(forwarder, &fresh, Some(5))));
+    let checks = bench.directory.signature_checks();
+    let spread = |verdict| matches!(verdict, Verdict::Again { spread: true, .. });
+    assert!(spread(bench.judge(&fresh)));
+    assert!(!spread(bench.judge(&fresh)), "once");
+    assert_eq!(bench.directory.signature_checks(), checks);
+    // One that is old by its time and by the clock is a recording.
+    let mut old = body(&key(2), 1, None);
+    old.issued_at = UnixSeconds(CLOCK.0 - 400);
+    let old = SignedAnnouncement::sign(old, &key(2)).unwrap().encode();
+    assert!(is_new(bench.judge_from(forwarder, &old, Some(260))));
+    assert!(!spread(bench.judge(&old)));
+    let gossiped = signed(&key(3), 1, None);
+    assert!(is_new(bench.judge(&gossiped)));
+    assert_eq!(bench.judge(&gossiped), Verdict::Old);
+}
+
+#[test]
+fn whoever_brought_most_makes_room_for_what_others_bring() {
+    let mut bench = Bench::new();
+    bench.directory.room.announcements = 100;
+    let (greedy, modest) = (bench.forwarder, PeerId::random());
+    let list = list("a");
+    for seed in 1..=100 {
+        let list = (seed % 2 == 0).then_some(&list);
+        bench.judge(&signed(&key(seed), 1, list));
+    }
+    assert_eq!(bench.judge(&signed(&key(101), 1, None)), Verdict::Full);
+    bench.now += ROOM_PAUSE;
+    let bytes = signed(&key(102), 1, None);
+    assert!(is_new(bench.judge_from(modest, &bytes, None)));
+    assert_eq!(bench.directory.len(), 100);
+    let kept = |bench: &Bench, seed| {
+        let peer = key(seed).public().to_peer_id();
+        bench.directory.announcement(&peer).is_some()
+    };
+    let gone = (1..=100).find(|seed| !kept(&bench, *seed)).unwrap();
+    assert_eq!(gone % 2, 0, "first those whose list is not here");
+    // Up to an equal share, and no more.
+    for seed in 103..=253 {
+        bench.now += ROOM_PAUSE;
+        bench.judge_from(modest, &signed(&key(seed), 1, None), None);
+    }
+    let shares = [greedy, modest].map(|peer| bench.directory.shares.of(&peer).entries);
+    assert_eq!(shares.iter().sum::<usize>(), 100);
+    assert!(shares.iter().all(|entries| *entries >= 49), "{shares:?}");
+}
+
+#[test]
+fn whoever_brought_the_most_bytes_of_lists_makes_room_for_lists_of_others() {
+    let mut bench = Bench::new();
+    let large = list(&"x".repeat(1000));
+    let bytes = large.bytes.len();
+    bench.directory.room.list_bytes = 10 * bytes;
+    let (greedy, modest) = (bench.forwarder, PeerId::random());
+    for seed in 1..=20 {
+        let (key, sequence) = (key(seed), 1);
+        let provider = key.public().to_peer_id();
+        bench.judge_from(greedy, &signed(&key, sequence, Some(&large)), None);
+        bench.give(&provider, &large);
+        assert!(bench.directory.list_bytes <= 10 * bytes);
+    }
+    let held = |bench: &Bench, peer| bench.directory.shares.of(&peer).list_bytes / bytes;
+    assert_eq!(held(&bench, greedy), 10);
+    for seed in 21..=40 {
+        bench.now += ROOM_PAUSE;
+        let key = key(seed);
+        bench.judge_from(modest, &signed(&key, 1, Some(&large)), None);
+        bench.give(&key.public().to_peer_id(), &large);
+    }
+    let shares = [greedy, modest].map(|peer| held(&bench, peer));
+    assert!(shares.iter().all(|lists| *lists >= 4), "{shares:?}");
+    assert!(shares.iter().sum::<usize>() <= 10, "{shares:?}");
 }
 
 #[test]
@@ -352,20 +588,78 @@ fn announcements_of_a_blocked_provider_are_not_taken_from_anybody() {
 /// What may happen to a directory.
 #[derive(Debug, Clone)]
 enum Step {
-    Announce { key: u8, sequence: u64, list: u8 },
-    Give { key: u8, list: u8 },
+    Announce {
+        key: u8,
+        sequence: u64,
+        list: u8,
+        remaining: Option<u32>,
+        forwarder: u8,
+    },
+    Give {
+        key: u8,
+        list: u8,
+    },
+    Miss {
+        key: u8,
+        list: u8,
+    },
     Pull,
+    Asked {
+        failed: bool,
+    },
+    Connect(u8),
     Pass(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let remaining = prop_oneof![Just(None), (0..700_u32).prop_map(Some)];
     prop_oneof![
-        4 => (1..5_u8, 1..40_u64, 0..4_u8)
-            .prop_map(|(key, sequence, list)| Step::Announce { key, sequence, list }),
-        2 => (1..5_u8, 1..4_u8).prop_map(|(key, list)| Step::Give { key, list }),
-        1 => Just(Step::Pull),
+        6 => (1..7_u8, 1..40_u64, 0..4_u8, remaining, 0..4_u8).prop_map(
+            |(key, sequence, list, remaining, forwarder)| Step::Announce {
+                key, sequence, list, remaining, forwarder,
+            },
+        ),
+        2 => (1..7_u8, 1..4_u8).prop_map(|(key, list)| Step::Give { key, list }),
+        1 => (1..7_u8, 1..4_u8).prop_map(|(key, list)| Step::Miss { key, list }),
+        2 => Just(Step::Pull),
+        1 => any::<bool>().prop_map(|failed| Step::Asked { failed }),
+        1 => (0..8_u8).prop_map(Step::Connect),
         1 => (0..900_u64).prop_map(Step::Pass),
     ]
+}
+
+fn check_books(bench: &Bench) -> Result<(), TestCaseError> {
+    let directory = &bench.directory;
+    let held: usize = directory
+        .entries
+        .values()
+        .map(|entry| entry.list.bytes())
+        .sum();
+    prop_assert_eq!(held, directory.list_bytes);
+    prop_assert!(held <= directory.room.list_bytes);
+    prop_assert!(directory.len() <= directory.room.announcements);
+    prop_assert_eq!(directory.by_id.len(), directory.entries.len());
+    prop_assert!(directory.wanted.is_consistent());
+    for (peer, entry) in &directory.entries {
+        if let (ListState::Here(list), Some(summary)) = (&entry.list, entry.summary) {
+            prop_assert_eq!(OfferListHash::of(list), summary.hash);
+        }
+        let wanted = directory.wanted.hash(peer).is_some();
+        prop_assert_eq!(matches!(entry.list, ListState::Wanted), wanted);
+        prop_assert!(directory.floors.get(peer).is_none());
+        prop_assert!(entry.expires <= entry.latest);
+        let share = directory.shares.get(entry.bringer).unwrap();
+        let of_share = || {
+            directory
+                .entries
+                .values()
+                .filter(|other| other.bringer == entry.bringer)
+        };
+        prop_assert_eq!(share.entries, of_share().count());
+        let bytes: usize = of_share().map(|other| other.list.bytes()).sum();
+        prop_assert_eq!(share.list_bytes, bytes);
+    }
+    Ok(())
 }
 
 proptest! {
@@ -374,41 +668,47 @@ proptest! {
     fn a_sequence_never_falls_and_the_books_balance(steps in prop::collection::vec(step(), 1..60)) {
         let mut bench = Bench::new();
         let lists = [list(""), list("a"), list("bb"), list("ccc")];
+        bench.directory.room = Room { announcements: 4, list_bytes: 2 * lists[3].bytes.len() };
+        let peers: [PeerId; 4] = std::array::from_fn(|_| PeerId::random());
         let mut last: HashMap<u8, u64> = HashMap::new();
+        let mut plans = Vec::new();
         for step in steps {
             match step {
-                Step::Announce { key: seed, sequence, list } => {
+                Step::Announce { key: seed, sequence, list, remaining, forwarder } => {
                     let list = (list > 0).then(|| &lists[usize::from(list)]);
                     let bytes = signed(&key(seed), sequence, list);
-                    if is_new(bench.judge(&bytes)) {
+                    let forwarder = peers[usize::from(forwarder)];
+                    if is_new(bench.judge_from(forwarder, &bytes, remaining)) {
+                        // The same one may come back, an older one never.
                         let before = last.insert(seed, sequence);
-                        prop_assert!(before.is_none_or(|before| before < sequence));
+                        prop_assert!(before.is_none_or(|before| before <= sequence));
                     }
                 }
                 Step::Give { key: seed, list } => {
                     let provider = key(seed).public().to_peer_id();
                     bench.give(&provider, &lists[usize::from(list)]);
                 }
-                Step::Pull => {
-                    bench.pull(&[]);
+                Step::Miss { key: seed, list } => {
+                    let provider = key(seed).public().to_peer_id();
+                    bench.miss(&provider, &lists[usize::from(list)]);
+                }
+                Step::Pull => plans.extend(bench.pull()),
+                Step::Asked { failed } => {
+                    if let Some(plan) = plans.pop() {
+                        bench.asked(&plan, failed);
+                    }
+                }
+                Step::Connect(bits) => {
+                    let there = |(place, peer): (usize, &PeerId)| (bits & 1 << place != 0).then_some(*peer);
+                    let there: Vec<PeerId> = peers.iter().enumerate().filter_map(there).collect();
+                    bench.connect(&there);
                 }
                 Step::Pass(seconds) => {
                     bench.now += Duration::from_secs(seconds);
                     bench.directory.expire(bench.now);
                 }
             }
-            let held: usize = bench.directory.entries.values().map(|entry| match &entry.list {
-                ListState::Here(list) => list.len(),
-                _ => 0,
-            }).sum();
-            prop_assert_eq!(held, bench.directory.list_bytes);
-            prop_assert_eq!(bench.directory.by_id.len(), bench.directory.entries.len());
-            for (peer, entry) in &bench.directory.entries {
-                if let (ListState::Here(list), Some(summary)) = (&entry.list, entry.summary) {
-                    prop_assert_eq!(OfferListHash::of(list), summary.hash);
-                }
-                prop_assert!(bench.directory.floors.get(peer).is_none_or(|floor| floor < entry.sequence));
-            }
+            check_books(&bench)?;
         }
     }
 }

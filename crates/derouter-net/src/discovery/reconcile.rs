@@ -104,13 +104,17 @@ pub(super) async fn compute<T: Send + 'static>(
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) peer: PeerId,
-    pub(super) outcome: Result<Differences, ExchangeError>,
+    /// Also of one that did not get to its end: what came stays.
+    pub(super) differences: Differences,
+    pub(super) outcome: Result<(), ExchangeError>,
 }
 
-/// How many announcements differed.
-#[derive(Debug, Clone, Copy)]
+/// How many announcements differed, as far as was seen.
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Differences {
+    /// That we took from the peer.
     pub(super) fetched: usize,
+    /// That we have and the peer had not.
     pub(super) offered: usize,
 }
 
@@ -121,8 +125,15 @@ pub(super) async fn reconcile(
     snapshot: Arc<Snapshot>,
     peer: PeerId,
 ) -> Ended {
-    let outcome = run(&commands, &inputs, &snapshot, peer).await;
-    Ended { peer, outcome }
+    let mut differences = Differences::default();
+    let run = run(&commands, &inputs, &snapshot, peer, &mut differences);
+    let ended = timeout(limits::RECONCILE_DEADLINE, run).await;
+    let outcome = ended.unwrap_or(Err(ExchangeError::Timeout));
+    Ended {
+        peer,
+        differences,
+        outcome,
+    }
 }
 
 async fn run(
@@ -130,13 +141,11 @@ async fn run(
     inputs: &Inputs,
     snapshot: &Arc<Snapshot>,
     peer: PeerId,
-) -> Result<Differences, ExchangeError> {
+    differences: &mut Differences,
+) -> Result<(), ExchangeError> {
     let begin = Arc::clone(snapshot);
     let mut next = Some(compute(move || begin.initiate()).await?);
-    let mut differences = Differences {
-        fetched: 0,
-        offered: 0,
-    };
+    let mut needed = 0_usize;
     for _ in 0..limits::RECONCILE_ROUNDS {
         let Some(message) = next.take() else {
             break;
@@ -144,21 +153,22 @@ async fn run(
         let answer = one_round(commands, peer, snapshot.shards, message).await?;
         let known = Arc::clone(snapshot);
         let round = compute(move || known.step(&answer)).await?;
-        differences.fetched = differences.fetched.saturating_add(round.need.len());
-        differences.offered = differences.offered.saturating_add(round.have.len());
-        if differences.fetched > limits::RECONCILE_IDS {
+        needed = needed.saturating_add(round.need.len());
+        if needed > limits::RECONCILE_IDS {
             return Err(ExchangeError::Invalid("too many announcements".into()));
         }
         for ids in round.need.chunks(FETCH_IDS) {
-            fetch(commands, inputs, peer, ids).await?;
+            let fetched = fetch(commands, inputs, peer, ids).await?;
+            differences.fetched = differences.fetched.saturating_add(fetched);
         }
         // After the fetch: of a provider that both know, only the newer one is left.
         for ids in round.have.chunks(FETCH_IDS) {
             offer(commands, inputs, peer, ids).await?;
+            differences.offered = differences.offered.saturating_add(ids.len());
         }
         next = round.next;
     }
-    Ok(differences)
+    Ok(())
 }
 
 async fn one_round(
@@ -183,7 +193,7 @@ async fn fetch(
     inputs: &Inputs,
     peer: PeerId,
     ids: &[[u8; 32]],
-) -> Result<(), ExchangeError> {
+) -> Result<usize, ExchangeError> {
     let request = DiscoveryRequest::Fetch(ids.to_vec());
     let exchange = async {
         let mut stream = ask(commands, peer, &request).await?;
@@ -193,7 +203,9 @@ async fn fetch(
     };
     let ended = timeout(limits::DISCOVERY_DEADLINE, exchange).await;
     let announcements = ended.unwrap_or(Err(ExchangeError::Timeout))?;
-    put(inputs, peer, |done| Ask::Take(announcements, done)).await
+    let count = announcements.len();
+    put(inputs, peer, |done| Ask::Take(announcements, done)).await?;
+    Ok(count)
 }
 
 async fn offer(

@@ -15,11 +15,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::exchange::Commands;
+use super::exchange::{Commands, ExchangeError};
 use super::held::{Held, Judged};
 use super::news::News;
 use super::pulls::{self, Pulled};
-use super::reconcile::{self, Ended, Snapshot};
+use super::reconcile::{self, Ended};
+use super::snapshots::Snapshots;
 use super::{
     Ask, DiscoveryPeer, Gossiped, Input, Inputs, Offered, Order, OwnPlace, Published, Shards,
 };
@@ -52,13 +53,9 @@ const RECONCILE_EVERY: Duration = Duration::from_secs(120);
 const RECONCILE_ALONE: Duration = Duration::from_secs(2);
 /// Peers are not reconciled with again within this when they come back.
 const RECONCILE_PAUSE: Duration = Duration::from_secs(10);
-/// How long a snapshot serves reconciliations. Making one of 100,000 takes some 20 ms.
-const SNAPSHOT_AGE: Duration = Duration::from_secs(2);
-/// Up to this many announcements a snapshot is made anew each time, which takes under a millisecond:
-/// whoever joins just behind a change learns of it too.
-const SNAPSHOT_AT_ONCE: usize = 2000;
-/// Snapshots that are kept: the shards of others are not ours.
-const SNAPSHOTS: usize = 8;
+/// Peers with whom a reconciliation failed and brought nothing are left alone for so long, while
+/// there are others.
+const RECONCILE_AVOID: Duration = Duration::from_secs(300);
 /// Announcements of one exchange that are spread by gossip when they are no more than this: those
 /// that found no mesh, or that a split network has missed.
 const SPREAD: usize = 16;
@@ -66,6 +63,11 @@ const SPREAD: usize = 16;
 const ASK_RATE: Rate = Rate {
     every: Duration::from_millis(50),
     burst: 1000,
+};
+/// KiB of lists that one peer is given: the whole of a large network's at once, then 1 MiB a second.
+const GIVE_RATE: Rate = Rate {
+    every: Duration::from_millis(1),
+    burst: 128 * 1024,
 };
 /// Peers whose questions are counted.
 const ASKERS: usize = 1024;
@@ -95,6 +97,14 @@ pub(crate) struct DiscoveryParts {
     pub(crate) counters: Arc<NetCounters>,
     /// Providers whose announcements are not taken.
     pub(crate) blocked: HashSet<PeerId>,
+}
+
+/// What a peer has asked lately.
+#[derive(Debug, Default)]
+struct Asker {
+    questions: Bucket,
+    /// KiB of lists.
+    given: Bucket,
 }
 
 /// Something that ran beside the task has ended.
@@ -128,11 +138,14 @@ pub(crate) struct Discovery {
     connected: Vec<PeerId>,
     /// Peers that were just connected to.
     fresh: VecDeque<PeerId>,
-    reconciled: HashMap<PeerId, Instant>,
+    /// Peers that were reconciled with when they were dialled: not again before this time.
+    not_before: HashMap<PeerId, Instant>,
+    /// Peers that are left alone until this time, unless there is nobody else.
+    avoided: HashMap<PeerId, Instant>,
     next_reconcile: Instant,
     next_tick: Instant,
-    snapshots: Vec<Arc<Snapshot>>,
-    askers: HashMap<PeerId, Bucket>,
+    snapshots: Snapshots,
+    askers: HashMap<PeerId, Asker>,
     complained: Option<Instant>,
     /// Providers that the peer book was told of.
     learnt: Bucket,
@@ -170,10 +183,11 @@ impl Discovery {
             reconciling: 0,
             connected: Vec::new(),
             fresh: VecDeque::new(),
-            reconciled: HashMap::new(),
+            not_before: HashMap::new(),
+            avoided: HashMap::new(),
             next_reconcile: now + RECONCILE_EVERY.mul_f64(0.5 + rand::random::<f64>() / 2.0),
             next_tick: now,
-            snapshots: Vec::new(),
+            snapshots: Snapshots::new(parts.shards.bits()),
             askers: HashMap::new(),
             complained: None,
             learnt: Bucket::default(),
@@ -217,9 +231,9 @@ impl Discovery {
     }
 
     fn due(&self) -> Instant {
-        let pull = self.directory.next_pull();
-        let pull = pull.filter(|_| self.pulling < limits::PULLS);
-        let times = [self.own.due(), self.held.due(), pull];
+        let may_pull = self.pulling < limits::PULLS;
+        let pull = may_pull.then(|| self.directory.next_pull(Instant::now()));
+        let times = [self.own.due(), self.held.due(), pull.flatten()];
         let times = times.into_iter().flatten();
         times.fold(self.next_tick, Instant::min)
     }
@@ -251,10 +265,9 @@ impl Discovery {
         self.counters
             .announcements_known
             .store(wide(self.directory.len()), Relaxed);
-        self.snapshots
-            .retain(|snapshot| now.duration_since(snapshot.made) < SNAPSHOT_AGE);
-        self.reconciled
-            .retain(|_, at| now.duration_since(*at) < RECONCILE_PAUSE);
+        self.snapshots.forget_old(now);
+        self.not_before.retain(|_, time| *time > now);
+        self.avoided.retain(|_, time| *time > now);
         if let Some(place) = self.ask_place().await {
             let moved = place.addresses != self.place.addresses;
             self.place = place;
@@ -273,11 +286,10 @@ impl Discovery {
     fn reconcile_with_anybody(&mut self, now: Instant) {
         let pause = RECONCILE_EVERY.mul_f64(0.5 + rand::random::<f64>() / 2.0);
         self.next_reconcile = now + pause;
-        let pick = rand::random::<u32>();
-        let index = usize::try_from(pick).unwrap_or(0);
-        let index = index.checked_rem(self.connected.len());
-        if let Some(peer) = index.and_then(|index| self.connected.get(index)).copied() {
-            self.reconcile_soon(peer);
+        let wanted = |peer: &&PeerId| !self.avoided.contains_key(*peer);
+        let peer = any(self.connected.iter().filter(wanted)).or(any(self.connected.iter()));
+        if let Some(peer) = peer {
+            self.reconcile_soon(*peer);
         }
     }
 
@@ -310,12 +322,13 @@ impl Discovery {
         let now = Instant::now();
         for known in &peers {
             let new = !self.connected.contains(&known.peer);
-            if new && known.dialled && !self.reconciled.contains_key(&known.peer) {
-                self.reconciled.insert(known.peer, now);
+            if new && known.dialled && !self.not_before.contains_key(&known.peer) {
+                self.not_before.insert(known.peer, now + RECONCILE_PAUSE);
                 self.reconcile_soon(known.peer);
             }
         }
         self.connected = peers.into_iter().map(|known| known.peer).collect();
+        self.directory.set_connected(&self.connected, now);
     }
 
     // What this node announces.
@@ -344,7 +357,7 @@ impl Discovery {
                 self.directory.expire(now);
                 self.own.slept(now);
                 self.snapshots.clear();
-                self.reconciled.clear();
+                self.not_before.clear();
                 for peer in self.connected.clone() {
                     self.reconcile_soon(peer);
                 }
@@ -470,6 +483,14 @@ impl Discovery {
                     self.learn(&provider).await;
                 }
             }
+            Verdict::Again {
+                provider, longer, ..
+            } => {
+                count(&self.counters.announcements_stale);
+                if longer {
+                    self.news.add(provider);
+                }
+            }
             Verdict::Old => count(&self.counters.announcements_stale),
             Verdict::OffClock(ahead) => {
                 count(&self.counters.announcements_off_clock);
@@ -542,11 +563,10 @@ impl Discovery {
         }
         match ask {
             Ask::Lists(wants, reply) => {
-                let list = |want: Want| self.directory.list(&want.peer, &want.hash);
-                let _ = reply.send(wants.into_iter().map(list).collect());
+                let _ = reply.send(self.give_lists(peer, &wants, now));
             }
             Ask::Snapshot(shards, reply) => {
-                if let Some(snapshot) = self.snapshot(shards, now) {
+                if let Some(snapshot) = self.snapshots.get(&self.directory, shards, now) {
                     let _ = reply.send(snapshot);
                 }
             }
@@ -563,32 +583,32 @@ impl Discovery {
 
     fn may_ask(&mut self, peer: PeerId, now: Instant) -> bool {
         if self.askers.len() >= ASKERS && !self.askers.contains_key(&peer) {
-            let full = |bucket: &mut Bucket| bucket.ready_at(ASK_RATE, ASK_RATE.burst, now) <= now;
-            self.askers.retain(|_, bucket| !full(bucket));
+            let idle = |bucket: &Bucket, rate: Rate| bucket.ready_at(rate, rate.burst, now) <= now;
+            self.askers.retain(|_, asker| {
+                !idle(&asker.questions, ASK_RATE) || !idle(&asker.given, GIVE_RATE)
+            });
         }
         if self.askers.len() >= ASKERS && !self.askers.contains_key(&peer) {
             return false;
         }
-        let bucket = self.askers.entry(peer).or_default();
-        bucket.try_take(ASK_RATE, 1, now)
+        let asker = self.askers.entry(peer).or_default();
+        asker.questions.try_take(ASK_RATE, 1, now)
     }
 
-    fn snapshot(&mut self, shards: u16, now: Instant) -> Option<Arc<Snapshot>> {
-        if self.directory.len() <= SNAPSHOT_AT_ONCE {
-            return Snapshot::new(shards, self.directory.items(shards), now).map(Arc::new);
+    /// The lists that a peer wants, up to what it may have now: it asks for the rest later.
+    fn give_lists(&mut self, peer: PeerId, wants: &[Want], now: Instant) -> Vec<Option<Arc<[u8]>>> {
+        let asker = self.askers.entry(peer).or_default();
+        let mut lists = Vec::with_capacity(wants.len());
+        for want in wants {
+            let list = self.directory.list(&want.peer, &want.hash);
+            let kib = list.as_ref().map_or(0, |list| list.len().div_ceil(1024));
+            let kib = u32::try_from(kib).unwrap_or(u32::MAX);
+            if !asker.given.try_take(GIVE_RATE, kib, now) {
+                break;
+            }
+            lists.push(list);
         }
-        self.snapshots
-            .retain(|snapshot| now.duration_since(snapshot.made) < SNAPSHOT_AGE);
-        let known = self.snapshots.iter().find(|known| known.shards == shards);
-        if let Some(known) = known {
-            return Some(Arc::clone(known));
-        }
-        if self.snapshots.len() >= SNAPSHOTS {
-            return None;
-        }
-        let made = Snapshot::new(shards, self.directory.items(shards), now).map(Arc::new)?;
-        self.snapshots.push(Arc::clone(&made));
-        Some(made)
+        lists
     }
 
     /// Judges what a peer gave us. A few that are new to us are probably new to others too.
@@ -619,14 +639,14 @@ impl Discovery {
 
     fn start_pulls(&mut self) {
         while self.pulling < limits::PULLS {
-            let pick = usize::try_from(rand::random::<u32>()).unwrap_or(0);
-            let now = Instant::now();
-            let Some(plan) = self.directory.take_pull(&self.connected, pick, now) else {
+            let Some(plan) = self.directory.take_pull(Instant::now()) else {
                 return;
             };
             self.pulling += 1;
             let commands = self.commands.clone();
-            let whereabouts = self.directory.addresses(&plan.source);
+            // Only who has to be dialled: the others are connected.
+            let stranger = plan.stranger.then_some(plan.source);
+            let whereabouts = stranger.and_then(|peer| self.directory.addresses(&peer));
             self.tasks.spawn(async move {
                 if let (Some(known), Some(sender)) = (whereabouts, commands.upgrade()) {
                     let _ = sender.send(Command::Learn(known)).await;
@@ -641,7 +661,8 @@ impl Discovery {
             let Some(peer) = self.fresh.pop_front() else {
                 return;
             };
-            let Some(snapshot) = self.snapshot(self.shards.bits(), Instant::now()) else {
+            let (shards, now) = (self.shards.bits(), Instant::now());
+            let Some(snapshot) = self.snapshots.get(&self.directory, shards, now) else {
                 return;
             };
             self.reconciling += 1;
@@ -670,6 +691,8 @@ impl Discovery {
             self.blame(pulled.source, Offence::InvalidMessage).await;
         }
         let now = Instant::now();
+        self.directory
+            .asked(pulled.source, pulled.stranger, pulled.failed, now);
         let mut judged = Vec::new();
         for (provider, hash, outcome) in pulled.outcomes {
             let jitter = rand::random();
@@ -685,30 +708,41 @@ impl Discovery {
 
     async fn on_reconciled(&mut self, ended: Ended) {
         self.reconciling = self.reconciling.saturating_sub(1);
-        let peer = ended.peer;
-        match ended.outcome {
-            Ok(differences) => {
-                count(&self.counters.reconciliations);
-                tracing::debug!(%peer, ?differences, "reconciled");
-            }
-            Err(error) => {
-                tracing::debug!(%peer, %error, "not reconciled");
-                if matches!(error, super::exchange::ExchangeError::Invalid(_)) {
-                    self.blame(peer, Offence::InvalidMessage).await;
-                }
-            }
+        let Ended {
+            peer,
+            differences,
+            outcome,
+        } = ended;
+        let Err(error) = outcome else {
+            count(&self.counters.reconciliations);
+            return tracing::debug!(%peer, ?differences, "reconciled");
+        };
+        tracing::debug!(%peer, ?differences, %error, "not reconciled to the end");
+        let is_its_fault = matches!(error, ExchangeError::Timeout | ExchangeError::Invalid(_));
+        if is_its_fault && differences.fetched == 0 {
+            self.avoided.insert(peer, Instant::now() + RECONCILE_AVOID);
+        }
+        if matches!(error, ExchangeError::Invalid(_)) {
+            self.blame(peer, Offence::InvalidMessage).await;
         }
     }
+}
+
+/// One of these by chance.
+fn any<'a>(peers: impl Iterator<Item = &'a PeerId>) -> Option<&'a PeerId> {
+    rand::seq::IteratorRandom::choose(peers, &mut rand::rng())
 }
 
 /// What gossipsub is told.
 fn acceptance(verdict: Verdict) -> MessageAcceptance {
     match verdict {
-        Verdict::New { .. } => MessageAcceptance::Accept,
+        Verdict::New { .. } | Verdict::Again { spread: true, .. } => MessageAcceptance::Accept,
         Verdict::Invalid | Verdict::Forged => MessageAcceptance::Reject,
-        Verdict::Old | Verdict::OffClock(_) | Verdict::TooMany | Verdict::Full => {
-            MessageAcceptance::Ignore
-        }
+        Verdict::Again { spread: false, .. }
+        | Verdict::Old
+        | Verdict::OffClock(_)
+        | Verdict::TooMany
+        | Verdict::Full => MessageAcceptance::Ignore,
     }
 }
 
