@@ -27,15 +27,13 @@ pub const MAX_PROVIDERS: usize = 120_000;
 /// for 100,000 providers of four ordinary offers each.
 pub const MAX_TEXT_BYTES: usize = 96 * 1024 * 1024;
 
-/// The wall clock is ahead of the monotonic one by this much more than before: the machine slept.
-const SLEEP: Duration = Duration::from_secs(20);
-
 /// Now, by both clocks: the wall clock for records, the monotonic one for expiry.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     /// Wall clock.
     pub unix: UnixSeconds,
-    /// Since the node's start; never jumps, and may stand still while the machine sleeps.
+    /// Since the node's start, sleep of the machine included. It is of no concern how the wall clock
+    /// is set.
     pub uptime: Duration,
 }
 
@@ -150,9 +148,6 @@ pub struct OfferIndex {
     text_bytes: usize,
     /// The inactive ones, by when they were heard last.
     idle: BTreeSet<(Duration, PeerId)>,
-    /// What the monotonic clock does not show of the time since the start.
-    slept: Duration,
-    looked: Option<Now>,
 }
 
 impl OfferIndex {
@@ -164,8 +159,6 @@ impl OfferIndex {
             by_snapshot: HashMap::new(),
             text_bytes: 0,
             idle: BTreeSet::new(),
-            slept: Duration::ZERO,
-            looked: None,
         }
     }
 
@@ -215,7 +208,7 @@ impl OfferIndex {
 
     /// A heartbeat or announcement without changes.
     pub fn renew(&mut self, provider: &PeerId, by: Heard, now: Now) -> Vec<OfferChange> {
-        let heard = self.awake(now);
+        let heard = now.uptime;
         let Some(known) = self.providers.get_mut(provider) else {
             return Vec::new();
         };
@@ -300,7 +293,7 @@ impl OfferIndex {
         offers.shrink_to_fit();
         let provider = Provider {
             record,
-            heard: self.awake(now),
+            heard: now.uptime,
             by,
             active: true,
             offers,
@@ -337,15 +330,11 @@ impl OfferIndex {
         (offer.protocol_payload == payload).then_some(offer.snapshot_id)
     }
 
-    /// Takes the offers of silent providers off the market. To be called every few seconds: it
-    /// notices as well when the machine slept in between, so that what was heard before is older
-    /// than the monotonic clock says.
+    /// Takes the offers of silent providers off the market. To be called every few seconds.
     pub fn expire(&mut self, now: Now) -> Vec<OfferChange> {
-        self.notice_sleep(now);
-        let awake = self.awake(now);
         let mut changes = Vec::new();
         for (peer, provider) in &mut self.providers {
-            let silent = awake.saturating_sub(provider.heard);
+            let silent = now.uptime.saturating_sub(provider.heard);
             if *peer == self.local || !provider.active || silent < provider.lasting() {
                 continue;
             }
@@ -388,7 +377,7 @@ impl OfferIndex {
     /// Providers whose announcement holds or that were heard within [`ACTIVE_PROVIDER`], and this
     /// node while it offers anything.
     pub fn active_providers(&self, now: Now) -> impl Iterator<Item = &ProviderRecord> {
-        let now = self.awake(now);
+        let now = now.uptime;
         let fresh = move |(peer, provider): &(&PeerId, &Provider)| {
             let own = **peer == self.local && !provider.offers.is_empty();
             own || (**peer != self.local && provider.counts(now))
@@ -432,22 +421,6 @@ impl OfferIndex {
             .saturating_sub(own)
             .saturating_add(text_bytes);
         others < MAX_PROVIDERS && (bytes <= MAX_TEXT_BYTES || text_bytes <= own)
-    }
-
-    /// The time since the start, sleep included.
-    fn awake(&self, now: Now) -> Duration {
-        now.uptime.saturating_add(self.slept)
-    }
-
-    fn notice_sleep(&mut self, now: Now) {
-        let Some(last) = self.looked.replace(now) else {
-            return;
-        };
-        let by_clock = Duration::from_secs(now.unix.0.saturating_sub(last.unix.0));
-        let unseen = by_clock.saturating_sub(now.uptime.saturating_sub(last.uptime));
-        if unseen > SLEEP {
-            self.slept = self.slept.saturating_add(unseen);
-        }
     }
 
     fn remove(&mut self, peer: &PeerId) -> Option<Provider> {

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::behaviour::{Behaviour, BehaviourEvent};
 use crate::bootstrap::Bootstrap;
-use crate::clock::unix_now;
+use crate::clock::{boot_time, unix_now};
 use crate::config::{DiscoveryMode, KnownReachability, NetConfig};
 use crate::counters::NetCounters;
 use crate::directory::Whereabouts;
@@ -147,7 +147,7 @@ pub(crate) struct Actor {
 impl Actor {
     pub(crate) fn new(parts: ActorParts) -> Self {
         let floor = *parts.sent.borrow();
-        let reach = ReachabilityState::new(&parts.config.options, Instant::now(), unix_now());
+        let reach = ReachabilityState::new(&parts.config.options, Instant::now(), boot_time());
         let relay_tally = RelayTally::new(Arc::clone(&parts.counters.relay));
         let mut actor = Self {
             swarm: parts.swarm,

@@ -503,7 +503,6 @@ impl Directory {
         Some(OfferNews {
             source: *peer,
             sequence: entry.sequence,
-            issued_at: entry.issued_at,
             lasting: entry.expires.saturating_duration_since(now),
             list,
         })

@@ -46,6 +46,7 @@ mod varied;
 pub use access::{PeerRule, PeerRuleError};
 pub use address::is_global;
 pub use behaviour::MESH_PROTOCOL;
+pub use clock::boot_time;
 pub use config::{
     DiscoveryMode, DiscoveryOptions, KnownReachability, NetConfig, NetOptions, RelayLimits,
 };

@@ -17,12 +17,18 @@ pub struct OfferNews {
     pub source: PeerId,
     /// Rises with each announcement.
     pub sequence: u64,
-    /// When it was made, by the provider's clock.
-    pub issued_at: UnixSeconds,
     /// For how long it holds from now.
     pub lasting: Duration,
     /// What is offered; `None` when everything was taken back.
     pub list: Option<AnnouncedList>,
+}
+
+impl OfferNews {
+    /// The second of its sequence number, which never falls, as that of issue does when a provider's
+    /// clock is set back. The provider's heartbeats (0.1) are of later seconds.
+    pub fn time(&self) -> UnixSeconds {
+        UnixSeconds(self.sequence / 1000)
+    }
 }
 
 /// An offer list, checked against its announcement.

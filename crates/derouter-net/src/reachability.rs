@@ -18,7 +18,6 @@ pub(crate) mod wake;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use derouter_wire::UnixSeconds;
 use derouter_wire::rpc::network::{AddressSource, PortMapping, PortMappingState, Reachability};
 use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
@@ -73,7 +72,7 @@ pub(crate) struct ReachabilityState {
 }
 
 impl ReachabilityState {
-    pub(crate) fn new(options: &NetOptions, now: Instant, unix: UnixSeconds) -> Self {
+    pub(crate) fn new(options: &NetOptions, now: Instant, boot_time: Duration) -> Self {
         let minimum = options.tested_scope();
         let mut external = ExternalAddresses::new(options.reachability, minimum, now);
         for address in &options.external_addresses {
@@ -86,7 +85,7 @@ impl ReachabilityState {
             external,
             nat: Observations::default(),
             udp: Udp::default(),
-            wake: Wake::new(now, unix),
+            wake: Wake::new(now, boot_time),
             suspects: Suspects::default(),
             clock: ClockWatch::default(),
             mapping: PortMapping {
@@ -125,9 +124,9 @@ impl ReachabilityState {
     }
 
     /// Everything is looked at now. Gives how long was slept before.
-    pub(crate) fn begin(&mut self, now: Instant, unix: UnixSeconds) -> Option<Slept> {
+    pub(crate) fn begin(&mut self, now: Instant, boot_time: Duration) -> Option<Slept> {
         self.next = now + TICK;
-        self.wake.tick(now, unix)
+        self.wake.tick(now, boot_time)
     }
 
     /// Looks again at the latest then.

@@ -1,6 +1,7 @@
-//! The node's two clocks: the wall clock for records and the wire, the monotonic one for waits.
+//! The node's two clocks: the wall clock for records and the wire, and one that never jumps, for
+//! how old things are.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use derouter_market::offers::Now;
 use derouter_wire::UnixSeconds;
@@ -8,20 +9,20 @@ use derouter_wire::UnixSeconds;
 /// Reads both clocks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
-    started: Instant,
+    started: Duration,
 }
 
 impl Clock {
     pub(crate) fn start() -> Self {
         Self {
-            started: Instant::now(),
+            started: derouter_net::boot_time(),
         }
     }
 
     pub(crate) fn now(&self) -> Now {
         Now {
             unix: unix_now(),
-            uptime: self.started.elapsed(),
+            uptime: derouter_net::boot_time().saturating_sub(self.started),
         }
     }
 }

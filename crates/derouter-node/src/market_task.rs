@@ -167,16 +167,57 @@ impl MarketTask {
         let mut changed = Vec::new();
         for news in newest.into_values() {
             match &news.list {
-                None => {
-                    let changes = self.shared.market().index.withdraw(&news.source);
-                    self.shared.emit_market(changes);
-                }
+                None => self.withdraw(&news).await,
                 Some(list) if self.holds(&news, list) => self.renew(&news, list).await,
                 Some(list) => changed.push((news.clone(), list.clone())),
             }
         }
+        self.forget_recordings(&mut changed).await;
         let take = |(news, list)| self.take_list(news, list);
         join_all(changed.into_iter().map(take)).await;
+    }
+
+    /// After a start, nothing is believed that is older than what was heard before: a recording
+    /// brings nobody back.
+    async fn forget_recordings(&self, changed: &mut Vec<(OfferNews, AnnouncedList)>) {
+        let unknown = |(news, _): &&(OfferNews, AnnouncedList)| {
+            !self.shared.market().index.knows(&news.source)
+        };
+        let unknown: Vec<PeerId> = changed
+            .iter()
+            .filter(unknown)
+            .map(|(news, _)| news.source)
+            .collect();
+        if unknown.is_empty() {
+            return;
+        }
+        let rows = match self.shared.store.providers(unknown).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::warn!(%error, "could not look up when providers were heard; their next announcement is looked at");
+                return changed.clear();
+            }
+        };
+        let stored: HashMap<PeerId, UnixSeconds> = rows
+            .into_iter()
+            .map(|row| (row.peer, row.heartbeat_timestamp))
+            .collect();
+        changed.retain(|(news, _)| {
+            let is_old = stored
+                .get(&news.source)
+                .is_some_and(|heard| news.time() < *heard);
+            if is_old {
+                tracing::debug!(peer = %news.source, "replayed announcement");
+            }
+            !is_old
+        });
+    }
+
+    async fn withdraw(&mut self, news: &OfferNews) {
+        let changes = self.shared.market().index.withdraw(&news.source);
+        self.shared.emit_market(changes);
+        let now = self.shared.clock.now().unix;
+        self.touch(news.source, news.time(), now).await;
     }
 
     fn holds(&self, news: &OfferNews, list: &AnnouncedList) -> bool {
@@ -189,7 +230,7 @@ impl MarketTask {
         let by = heard_by(news, list);
         let changes = self.shared.market().index.renew(&news.source, by, now);
         self.shared.emit_market(changes);
-        self.touch(news.source, news.issued_at, now.unix).await;
+        self.touch(news.source, news.time(), now.unix).await;
     }
 
     /// What can't be stored is taken in with the provider's next announcement.
@@ -202,7 +243,7 @@ impl MarketTask {
             }
         };
         let by = heard_by(&news, &list);
-        if let Err(error) = self.apply(source, news.issued_at, announcement, by).await {
+        if let Err(error) = self.apply(source, news.time(), announcement, by).await {
             tracing::warn!(peer = %source, %error, "could not store an announcement; the next one is tried again");
         }
     }

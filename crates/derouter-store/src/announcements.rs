@@ -101,7 +101,8 @@ impl Store {
         at_most("providers", heard.len(), limits::IDS)?;
         self.write(Durability::Wal, move |connection| {
             let mut update = connection.prepare_cached(
-                "UPDATE providers SET heartbeat_timestamp = ?2, heard_at = ?3 WHERE peer_id = ?1",
+                "UPDATE providers SET heartbeat_timestamp = MAX(heartbeat_timestamp, ?2), heard_at = ?3
+                 WHERE peer_id = ?1",
             )?;
             for (peer, timestamp, at) in heard {
                 update.execute(params![peer.to_bytes(), time(timestamp)?, time(at)?])?;

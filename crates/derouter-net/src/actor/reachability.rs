@@ -12,6 +12,7 @@ use libp2p::{Multiaddr, PeerId, dcutr, identify, relay};
 use super::{Actor, unix_now};
 use crate::address::subnet;
 use crate::autonat;
+use crate::clock::boot_time;
 use crate::discovery::Order;
 use crate::limits;
 use crate::peer::PeerConnection;
@@ -27,7 +28,7 @@ impl Actor {
         if self.reach.due() > now {
             return;
         }
-        if let Some(slept) = self.reach.begin(now, unix_now()) {
+        if let Some(slept) = self.reach.begin(now, boot_time()) {
             tracing::info!(
                 seconds = slept.whole.as_secs(),
                 "the machine slept, connecting again"

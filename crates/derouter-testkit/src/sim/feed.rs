@@ -133,7 +133,8 @@ async fn injector(address: &Multiaddr, wire: Wire, providers: &Arc<Providers>) -
 }
 
 /// Gives the lists of its providers to whoever asks.
-fn serve_pulls(peer: &mut RawPeer, providers: Arc<Providers>) {
+/// Gives the lists of these providers to whoever asks this peer for them.
+pub fn serve_pulls(peer: &mut RawPeer, providers: Arc<Providers>) {
     let mut streams = peer.accept(DISCOVERY_PROTOCOL);
     tokio::spawn(async move {
         while let Some((_, stream)) = streams.next().await {

@@ -88,6 +88,11 @@ impl Providers {
         }
     }
 
+    /// The id of one.
+    pub fn peer(&self, place: usize) -> PeerId {
+        self.keys[place].public().to_peer_id()
+    }
+
     /// How many.
     pub fn count(&self) -> usize {
         self.keys.len()
@@ -128,16 +133,32 @@ impl Providers {
         self.sign(place, Some(list.summary))
     }
 
+    /// An announcement of what a provider offers now, with a sequence number of one's choice.
+    pub fn announcement_numbered(&self, place: usize, sequence: u64) -> SignedAnnouncement {
+        let list = OfferList::encode(&self.list(place)).expect("a list fits");
+        self.sign_numbered(place, Some(list.summary), sequence)
+    }
+
     /// The next announcement of a provider that offers nothing: there is no list to pull.
     pub fn without_offers(&self, place: usize) -> SignedAnnouncement {
         self.sign(place, None)
     }
 
     fn sign(&self, place: usize, list: Option<ListSummary>) -> SignedAnnouncement {
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        self.sign_numbered(place, list, sequence)
+    }
+
+    fn sign_numbered(
+        &self,
+        place: usize,
+        list: Option<ListSummary>,
+        sequence: u64,
+    ) -> SignedAnnouncement {
         let address: derouter_net::Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().expect("an address");
         let body = AnnouncementBody {
             peer: self.keys[place].public().to_peer_id(),
-            sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
+            sequence,
             issued_at: UnixSeconds(unix_seconds()),
             lasts: LASTS,
             list,

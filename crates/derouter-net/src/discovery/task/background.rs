@@ -1,0 +1,107 @@
+//! Pulls and reconciliations, which run beside the task.
+
+use std::time::{Duration, Instant};
+
+use super::super::exchange::ExchangeError;
+use super::super::pulls::{self, Pulled};
+use super::super::reconcile::{self, Ended};
+use super::{Discovery, Done};
+use crate::actor::{Command, Offence};
+use crate::counters::count;
+use crate::limits;
+
+/// Peers with whom a reconciliation failed and brought nothing are left alone for so long, while
+/// there are others.
+const RECONCILE_AVOID: Duration = Duration::from_secs(300);
+
+impl Discovery {
+    pub(super) fn start_pulls(&mut self) {
+        while self.pulling < limits::PULLS {
+            let Some(plan) = self.directory.take_pull(Instant::now()) else {
+                return;
+            };
+            self.pulling += 1;
+            let commands = self.commands.clone();
+            // Only who has to be dialled: the others are connected.
+            let stranger = plan.stranger.then_some(plan.source);
+            let whereabouts = stranger.and_then(|peer| self.directory.addresses(&peer));
+            self.tasks.spawn(async move {
+                if let (Some(known), Some(sender)) = (whereabouts, commands.upgrade()) {
+                    let _ = sender.send(Command::Learn(known)).await;
+                }
+                Done::Pulled(pulls::pull(commands, plan).await)
+            });
+        }
+    }
+
+    pub(super) fn start_reconciliations(&mut self) {
+        while self.reconciling < limits::RECONCILIATIONS {
+            let Some(peer) = self.fresh.pop_front() else {
+                return;
+            };
+            let (shards, now) = (self.shards.bits(), Instant::now());
+            let Some(snapshot) = self.snapshots.get(&self.directory, shards, now) else {
+                return;
+            };
+            self.reconciling += 1;
+            let commands = self.commands.clone();
+            let inputs = self.own_inputs.clone();
+            self.tasks.spawn(async move {
+                Done::Reconciled(reconcile::reconcile(commands, inputs, snapshot, peer).await)
+            });
+        }
+    }
+
+    pub(super) async fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Pulled(pulled) => self.on_pulled(pulled).await,
+            Done::Reconciled(ended) => self.on_reconciled(ended).await,
+        }
+    }
+
+    async fn on_pulled(&mut self, pulled: Pulled) {
+        self.pulling = self.pulling.saturating_sub(1);
+        if pulled.wrong {
+            count(&self.counters.lists_wrong);
+            self.blame(pulled.source, Offence::WrongOfferList).await;
+        }
+        if pulled.invalid {
+            self.blame(pulled.source, Offence::InvalidMessage).await;
+        }
+        let now = Instant::now();
+        self.directory
+            .asked(pulled.source, pulled.stranger, pulled.failed, now);
+        let mut judged = Vec::new();
+        for (provider, hash, outcome) in pulled.outcomes {
+            let jitter = rand::random();
+            let here = self.directory.pulled(&provider, hash, outcome, now, jitter);
+            if here {
+                count(&self.counters.lists_pulled);
+                self.news.add(provider);
+                judged.extend(self.held.release(&provider));
+            }
+        }
+        self.tell_judged(judged).await;
+    }
+
+    async fn on_reconciled(&mut self, ended: Ended) {
+        self.reconciling = self.reconciling.saturating_sub(1);
+        let Ended {
+            peer,
+            differences,
+            outcome,
+        } = ended;
+        let Err(error) = outcome else {
+            count(&self.counters.reconciliations);
+            return tracing::debug!(%peer, ?differences, "reconciled");
+        };
+        tracing::debug!(%peer, ?differences, %error, "not reconciled to the end");
+        let is_its_fault = matches!(error, ExchangeError::Timeout | ExchangeError::Invalid(_));
+        if is_its_fault && differences.fetched == 0 {
+            self.avoided.insert(peer, Instant::now() + RECONCILE_AVOID);
+        }
+        if matches!(error, ExchangeError::Invalid(_)) {
+            self.blame(peer, Offence::InvalidMessage).await;
+        }
+    }
+}

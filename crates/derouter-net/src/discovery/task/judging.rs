@@ -1,0 +1,171 @@
+//! Announcements that come in.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use derouter_wire::announce::SignedAnnouncement;
+use libp2p::PeerId;
+use libp2p::gossipsub::MessageAcceptance;
+
+use super::super::Gossiped;
+use super::super::held::Judged;
+use super::Discovery;
+use crate::actor::{Command, Offence};
+use crate::clock::unix_now;
+use crate::counters::count;
+use crate::directory::{Arrival, Verdict};
+use crate::heartbeat::bucket::Rate;
+use crate::reachability::clock_watch::OffClock;
+
+/// Providers whose clock is unlike ours, as the swarm task is told: it wants to know of some.
+const OFF_CLOCK_RATE: Rate = Rate {
+    every: Duration::from_secs(10),
+    burst: 16,
+};
+/// How often it is told that a provider's clock is like ours.
+const RIGHT_CLOCK_RATE: Rate = Rate {
+    every: Duration::from_secs(60),
+    burst: 1,
+};
+/// Providers whose addresses go into the peer book unasked, for when this node is lonely. The others
+/// are looked up when they are needed.
+const LEARN_RATE: Rate = Rate {
+    every: Duration::from_secs(5),
+    burst: 256,
+};
+/// How often the log says that clocks are off.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(600);
+
+impl Discovery {
+    pub(super) async fn judge_gossip(&mut self, gossip: &mut Vec<Gossiped>) {
+        let mut judged = Vec::with_capacity(gossip.len());
+        for message in gossip.drain(..) {
+            let Gossiped {
+                forwarder,
+                id,
+                data,
+            } = message;
+            let verdict = self.judge(forwarder, &data, None).await;
+            match verdict {
+                Verdict::New {
+                    provider,
+                    complete: false,
+                } => {
+                    let now = Instant::now();
+                    judged.extend(self.held.hold(provider, id, forwarder, now));
+                }
+                _ => judged.push((id, forwarder, acceptance(verdict))),
+            }
+        }
+        self.tell_judged(judged).await;
+    }
+
+    pub(super) async fn tell_judged(&self, judged: Vec<Judged>) {
+        if !judged.is_empty() {
+            self.command(Command::Judged(judged)).await;
+        }
+    }
+
+    pub(super) async fn judge(
+        &mut self,
+        forwarder: PeerId,
+        bytes: &[u8],
+        remaining: Option<u32>,
+    ) -> Verdict {
+        let arrival = Arrival {
+            forwarder,
+            bytes,
+            remaining,
+        };
+        let verdict = self.directory.judge(arrival, Instant::now(), unix_now());
+        let checks = self.directory.signature_checks();
+        self.counters.signature_checks.store(checks, Relaxed);
+        match verdict {
+            Verdict::New { provider, complete } => {
+                count(&self.counters.announcements_received);
+                let now = Instant::now();
+                if self.right_clock.try_take(RIGHT_CLOCK_RATE, 1, now) {
+                    self.command(Command::ClockIsRight).await;
+                }
+                if complete {
+                    self.news.add(provider);
+                }
+                if self.learnt.try_take(LEARN_RATE, 1, Instant::now()) {
+                    self.learn(&provider).await;
+                }
+            }
+            Verdict::Again {
+                provider, longer, ..
+            } => {
+                count(&self.counters.announcements_stale);
+                if longer {
+                    self.news.add(provider);
+                }
+            }
+            Verdict::Old => count(&self.counters.announcements_stale),
+            Verdict::OffClock(ahead) => {
+                count(&self.counters.announcements_off_clock);
+                self.complain(ahead);
+                self.tell_off_clock(bytes, ahead).await;
+            }
+            Verdict::TooMany | Verdict::Full => count(&self.counters.announcements_limited),
+            Verdict::Invalid => {
+                count(&self.counters.announcements_invalid);
+                self.blame(forwarder, Offence::InvalidMessage).await;
+            }
+            Verdict::Forged => {
+                count(&self.counters.announcements_forged);
+                self.blame(forwarder, Offence::ForgedAnnouncement).await;
+            }
+        }
+        verdict
+    }
+
+    /// Tells the peer book where a provider is. False when it does not say.
+    pub(super) async fn learn(&self, provider: &PeerId) -> bool {
+        let Some(known) = self.directory.addresses(provider) else {
+            return false;
+        };
+        self.command(Command::Learn(known)).await;
+        true
+    }
+
+    /// Tells for `netcheck`, whose advice it is to check the clock.
+    async fn tell_off_clock(&mut self, bytes: &[u8], ahead: bool) {
+        if !self.off_clock.try_take(OFF_CLOCK_RATE, 1, Instant::now()) {
+            return;
+        }
+        if let Ok(signed) = SignedAnnouncement::decode(bytes) {
+            let off = OffClock::new(ahead);
+            self.command(Command::OffClock(signed.body.peer, off)).await;
+        }
+    }
+
+    fn complain(&mut self, ahead: bool) {
+        let now = Instant::now();
+        let recently = self
+            .complained
+            .is_some_and(|at| now.duration_since(at) < COMPLAIN_EVERY);
+        if !recently {
+            self.complained = Some(now);
+            let direction = if ahead { "ahead" } else { "behind" };
+            tracing::warn!(
+                direction,
+                "announcements that are off by over an hour are ignored; check the clock of this machine"
+            );
+        }
+    }
+}
+
+/// What gossipsub is told.
+fn acceptance(verdict: Verdict) -> MessageAcceptance {
+    match verdict {
+        Verdict::New { .. } | Verdict::Again { spread: true, .. } => MessageAcceptance::Accept,
+        Verdict::Invalid | Verdict::Forged => MessageAcceptance::Reject,
+        Verdict::Again { spread: false, .. }
+        | Verdict::Old
+        | Verdict::OffClock(_)
+        | Verdict::TooMany
+        | Verdict::Full => MessageAcceptance::Ignore,
+    }
+}

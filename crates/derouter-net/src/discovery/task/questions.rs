@@ -1,0 +1,129 @@
+//! What others ask of the directory, and how much they may.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use derouter_wire::discovery::{Carried, Want};
+use libp2p::PeerId;
+
+use super::super::{Ask, Input};
+use super::Discovery;
+use crate::counters::count;
+use crate::directory::Verdict;
+use crate::heartbeat::bucket::{Bucket, Rate};
+
+/// Announcements of one exchange that are spread by gossip when they are no more than this: those
+/// that found no mesh, or that a split network has missed.
+const SPREAD: usize = 16;
+/// Questions of one peer: ten lists a second, and what a new node asks at once.
+const ASK_RATE: Rate = Rate {
+    every: Duration::from_millis(50),
+    burst: 1000,
+};
+/// KiB of lists that one peer is given: the whole of a large network's at once, then 1 MiB a second.
+const GIVE_RATE: Rate = Rate {
+    every: Duration::from_millis(1),
+    burst: 128 * 1024,
+};
+/// Peers whose questions are counted.
+const ASKERS: usize = 1024;
+
+/// What a peer has asked lately.
+#[derive(Debug, Default)]
+pub(super) struct Asker {
+    questions: Bucket,
+    /// KiB of lists.
+    given: Bucket,
+}
+
+impl Discovery {
+    pub(super) async fn on_input(&mut self, input: Input) {
+        match input {
+            Input::Learn(provider, reply) => {
+                let known = self.learn(&provider).await;
+                let _ = reply.send(known);
+            }
+            Input::Ask(peer, ask) => self.on_ask(peer, ask).await,
+        }
+    }
+
+    async fn on_ask(&mut self, peer: PeerId, ask: Ask) {
+        let now = Instant::now();
+        if !self.may_ask(peer, now) {
+            // Dropping the reply tells who waits.
+            return count(&self.counters.discovery_refused);
+        }
+        match ask {
+            Ask::Lists(wants, reply) => {
+                let _ = reply.send(self.give_lists(peer, &wants, now));
+            }
+            Ask::Snapshot(shards, reply) => {
+                if let Some(snapshot) = self.snapshots.get(&self.directory, shards, now) {
+                    let _ = reply.send(snapshot);
+                }
+            }
+            Ask::Carried(ids, reply) => {
+                let carried = ids.iter().filter_map(|id| self.directory.carried(id, now));
+                let _ = reply.send(carried.collect());
+            }
+            Ask::Take(announcements, done) => {
+                self.take(peer, announcements).await;
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn may_ask(&mut self, peer: PeerId, now: Instant) -> bool {
+        if self.askers.len() >= ASKERS && !self.askers.contains_key(&peer) {
+            let idle = |bucket: &Bucket, rate: Rate| bucket.ready_at(rate, rate.burst, now) <= now;
+            self.askers.retain(|_, asker| {
+                !idle(&asker.questions, ASK_RATE) || !idle(&asker.given, GIVE_RATE)
+            });
+        }
+        if self.askers.len() >= ASKERS && !self.askers.contains_key(&peer) {
+            return false;
+        }
+        let asker = self.askers.entry(peer).or_default();
+        asker.questions.try_take(ASK_RATE, 1, now)
+    }
+
+    /// The lists that a peer wants, up to what it may have now: it asks for the rest later.
+    fn give_lists(&mut self, peer: PeerId, wants: &[Want], now: Instant) -> Vec<Option<Arc<[u8]>>> {
+        let asker = self.askers.entry(peer).or_default();
+        let mut lists = Vec::with_capacity(wants.len());
+        for want in wants {
+            let list = self.directory.list(&want.peer, &want.hash);
+            let kib = list.as_ref().map_or(0, |list| list.len().div_ceil(1024));
+            let kib = u32::try_from(kib).unwrap_or(u32::MAX);
+            if !asker.given.try_take(GIVE_RATE, kib, now) {
+                break;
+            }
+            lists.push(list);
+        }
+        lists
+    }
+
+    /// Judges what a peer gave us. A few that are new to us are probably new to others too.
+    async fn take(&mut self, peer: PeerId, announcements: Vec<Carried>) {
+        let mut new = Vec::new();
+        for carried in announcements {
+            let bytes = &carried.announcement.0;
+            let verdict = self.judge(peer, bytes, Some(carried.remaining)).await;
+            if let Verdict::New { provider, .. } = verdict {
+                new.push(provider);
+            }
+            if new.len() % 32 == 31 {
+                tokio::task::yield_now().await;
+            }
+        }
+        if new.len() > SPREAD {
+            return;
+        }
+        for provider in new {
+            let now = Instant::now();
+            if let Some(bytes) = self.directory.fresh_announcement(&provider, now) {
+                self.publish(provider, bytes.to_vec()).await;
+            }
+        }
+    }
+}
