@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use derouter_sdk::Node;
 use derouter_sdk::wire::discovery::DISCOVERY_PROTOCOL;
@@ -23,6 +23,9 @@ const STALLERS: usize = 9;
 
 /// Providers that each of them makes up: several requests' worth of lists.
 const ANNOUNCED: usize = 200;
+
+/// Half the time after which a request that stalls is given up at the latest.
+const BEFORE_GIVEN_UP: Duration = Duration::from_secs(10);
 
 /// Announces many providers, and says nothing when it is asked for their lists. Counts how often it
 /// was asked.
@@ -68,7 +71,9 @@ async fn peers_that_announce_much_and_give_nothing_do_not_hide_an_offer() {
         .bootstrap(consumer.ready.bootstrap());
     let home = NodeHome::new("provider", &config);
     let _provider = home.start(DEROUTER).await;
-    wait_model(consumer.ready.openai_url(), MODEL).await;
+    let seen = wait_model(consumer.ready.openai_url(), MODEL);
+    let seen = tokio::time::timeout(BEFORE_GIVEN_UP, seen).await;
+    seen.expect("the offer does not wait for those who stall");
 }
 
 /// Gives a node announcements, and their lists when it asks for them.
