@@ -32,8 +32,8 @@ use lists::ListState;
 pub(crate) use lists::PullOutcome;
 use senders::Senders;
 use shares::{Bringer, Shares};
-pub(crate) use wanted::PullPlan;
 use wanted::Wanted;
+pub(crate) use wanted::{PullEnd, PullPlan};
 
 /// How far a provider's clock may be off, either way.
 const MAX_SKEW_SECONDS: u64 = 3600;
@@ -44,8 +44,8 @@ const SOURCE_RATE: Rate = Rate {
     burst: 5,
 };
 
-/// Room is looked for this often at most: it takes a look at all.
-const ROOM_PAUSE: Duration = Duration::from_secs(1);
+/// Room is made this often at most: it takes a look at all that is known.
+const ROOM_PAUSE: Duration = Duration::from_millis(100);
 /// Of all announcements or bytes, what is made room for at once, so that it is worth that look.
 const ROOM_PART: usize = 64;
 
@@ -67,8 +67,8 @@ pub(crate) enum Verdict {
     New {
         /// Whose.
         provider: PeerId,
-        /// Whether its list is here, or there is none: else it is being pulled.
-        complete: bool,
+        /// What is known of its list.
+        list: Listed,
     },
     /// Known and now heard to hold longer, or heard by gossip for the first time.
     Again {
@@ -91,6 +91,17 @@ pub(crate) enum Verdict {
     Invalid,
     /// Its signature is wrong.
     Forged,
+}
+
+/// Whether an announcement can be passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listed {
+    /// Its list is here, or there is none.
+    Here,
+    /// It is being pulled.
+    Coming,
+    /// It will not be here.
+    Absent,
 }
 
 #[derive(Debug)]
@@ -152,7 +163,6 @@ enum Standing {
     Known,
     /// It held, and nobody said that it still does; until this time somebody may.
     Over(Instant),
-    Older,
 }
 
 /// Where a provider announces that it is reached.
@@ -245,10 +255,9 @@ impl Directory {
         if peer == self.local || self.blocked.contains(&peer) {
             return Verdict::Old;
         }
-        let standing = self.standing(&signed);
-        if matches!(standing, Standing::Older) {
+        let Some(standing) = self.standing(&signed) else {
             return Verdict::Old;
-        }
+        };
         let Some(lasting) = lasting(&signed, arrival.remaining, clock) else {
             return Verdict::OffClock(signed.body.issued_at > clock);
         };
@@ -259,41 +268,42 @@ impl Directory {
         match standing {
             Standing::Known => return self.hear_again(arrival, &signed, times.expires, now, clock),
             Standing::Over(latest) => times = times.within(latest),
-            Standing::Newer | Standing::Older => {}
+            Standing::Newer => {}
         }
         if times.expires <= now {
             return Verdict::Old;
         }
-        if let Some(refusal) = self.refuse(&arrival, &peer, now) {
-            return refusal;
-        }
+        let crowd = match self.admit(&arrival, &peer, now) {
+            Ok(crowd) => crowd,
+            Err(refusal) => return refusal,
+        };
         self.signature_checks += 1;
         if !signed.verify() {
             return Verdict::Forged;
         }
-        let complete = self.store(&signed, arrival, times, now);
+        if let Some((bringer, count)) = crowd {
+            self.next_room = Some(now + ROOM_PAUSE);
+            self.drop_of(bringer, count);
+        }
+        let list = self.store(&signed, arrival, times, now);
         Verdict::New {
             provider: peer,
-            complete,
+            list,
         }
     }
 
-    fn standing(&self, signed: &SignedAnnouncement) -> Standing {
+    /// `None` when it is older than what was heard.
+    fn standing(&self, signed: &SignedAnnouncement) -> Option<Standing> {
         let (peer, sequence) = (&signed.body.peer, signed.body.sequence);
-        if let Some(entry) = self.entries.get(peer) {
-            return match sequence.cmp(&entry.sequence) {
-                Ordering::Greater => Standing::Newer,
-                Ordering::Equal => Standing::Known,
-                Ordering::Less => Standing::Older,
-            };
-        }
-        let Some(floor) = self.floors.get(peer) else {
-            return Standing::Newer;
+        let (known, equal) = match (self.entries.get(peer), self.floors.get(peer)) {
+            (Some(entry), _) => (entry.sequence, Standing::Known),
+            (None, Some(floor)) => (floor.sequence, Standing::Over(floor.latest)),
+            (None, None) => return Some(Standing::Newer),
         };
-        match sequence.cmp(&floor.sequence) {
-            Ordering::Greater => Standing::Newer,
-            Ordering::Equal => Standing::Over(floor.latest),
-            Ordering::Less => Standing::Older,
+        match sequence.cmp(&known) {
+            Ordering::Greater => Some(Standing::Newer),
+            Ordering::Equal => Some(equal),
+            Ordering::Less => None,
         }
     }
 
@@ -313,11 +323,13 @@ impl Directory {
         };
         let by_gossip = arrival.remaining.is_none();
         // A recording that is gossiped is nothing that others have to hear.
-        let spread = by_gossip && !entry.gossiped && entry.is_fresh(now, clock);
+        let spread =
+            by_gossip && !entry.gossiped && entry.list.is_here() && entry.is_fresh(now, clock);
         entry.gossiped |= spread;
         let expires = expires.min(entry.latest);
         let longer = expires > entry.expires;
         entry.expires = entry.expires.max(expires);
+        self.passed_on(provider, arrival.forwarder, now);
         if !longer && !spread {
             return Verdict::Old;
         }
@@ -328,43 +340,51 @@ impl Directory {
         }
     }
 
-    /// Rates and room, before the signature is looked at.
-    fn refuse(&mut self, arrival: &Arrival<'_>, peer: &PeerId, now: Instant) -> Option<Verdict> {
-        let is_new = !self.entries.contains_key(peer);
-        if !self.senders.may_send(arrival.forwarder, is_new, now) {
-            return Some(Verdict::TooMany);
+    /// A peer passes on what it has the list of: one that is missing is asked of it.
+    fn passed_on(&mut self, provider: PeerId, forwarder: PeerId, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&provider) else {
+            return;
+        };
+        match (&entry.list, entry.summary) {
+            (ListState::Wanted, _) => self.wanted.passed_on(provider, forwarder, now),
+            // As costly as a new one, and counted as such.
+            (ListState::Missing, Some(summary)) if self.senders.may_send(forwarder, true, now) => {
+                entry.list = ListState::Wanted;
+                self.wanted.want(provider, summary, forwarder, now);
+            }
+            _ => {}
         }
-        if is_new && !self.has_room(&arrival.forwarder, now) {
-            return Some(Verdict::Full);
-        }
-        let entry = self.entries.get(peer)?;
-        let ready = entry.rate.ready_at(SOURCE_RATE, 1, now) <= now;
-        (!ready).then_some(Verdict::TooMany)
     }
 
-    /// Whether there is room for an announcement that this peer brings. Where there is none,
-    /// whoever brought more makes some.
-    fn has_room(&mut self, forwarder: &PeerId, now: Instant) -> bool {
-        if self.entries.len() < self.room.announcements {
-            return true;
+    /// Rates and room, before the signature is looked at. Where there is no room, gives who brought
+    /// too much and how much of that has to go.
+    fn admit(
+        &mut self,
+        arrival: &Arrival<'_>,
+        peer: &PeerId,
+        now: Instant,
+    ) -> Result<Option<(Bringer, usize)>, Verdict> {
+        let known = self.entries.get(peer);
+        let too_soon = |entry: &Entry| entry.rate.ready_at(SOURCE_RATE, 1, now) > now;
+        let (is_new, too_soon) = (known.is_none(), known.is_some_and(too_soon));
+        if !self.senders.may_send(arrival.forwarder, is_new, now) || too_soon {
+            return Err(Verdict::TooMany);
+        }
+        if !is_new || self.entries.len() < self.room.announcements {
+            return Ok(None);
         }
         if self.next_room.is_some_and(|next| next > now) {
-            return false;
+            return Err(Verdict::Full);
         }
-        self.next_room = Some(now + ROOM_PAUSE);
-        let Some((largest, share)) = self.shares.largest(|share| share.entries) else {
-            return false;
-        };
-        let more = share
-            .entries
-            .saturating_sub(self.shares.of(forwarder).entries);
-        if more < 2 {
-            return false;
-        }
+        let largest = self.shares.largest(|share| share.entries);
+        let (largest, share) = largest.ok_or(Verdict::Full)?;
+        let own = self.shares.of(&arrival.forwarder);
         // Not below the share of who takes the room.
-        let count = (self.room.announcements / ROOM_PART).max(1);
-        self.drop_of(largest, count.min(more / 2));
-        true
+        let more = share.entries.saturating_sub(own.entries) / 2;
+        let count = (self.room.announcements / ROOM_PART).max(1).min(more);
+        (count > 0)
+            .then_some(Some((largest, count)))
+            .ok_or(Verdict::Full)
     }
 
     /// Drops so many announcements that a peer brought: first those without their list, then those
@@ -375,7 +395,7 @@ impl Directory {
         let of_bringer =
             of_bringer.filter(|(peer, entry)| entry.bringer == bringer && **peer != local);
         let mut worst: Vec<(bool, Instant, PeerId)> = of_bringer
-            .map(|(peer, entry)| (entry.list.is_settled(), entry.expires, *peer))
+            .map(|(peer, entry)| (entry.list.is_here(), entry.expires, *peer))
             .collect();
         worst.sort_unstable();
         for (_, _, peer) in worst.into_iter().take(count) {
@@ -383,14 +403,13 @@ impl Directory {
         }
     }
 
-    /// Whether there is nothing left to pull.
     fn store(
         &mut self,
         signed: &SignedAnnouncement,
         arrival: Arrival<'_>,
         times: Times,
         now: Instant,
-    ) -> bool {
+    ) -> Listed {
         let peer = signed.body.peer;
         let mut rate = Bucket::default();
         let mut held = None;
@@ -406,7 +425,11 @@ impl Directory {
         rate.take(SOURCE_RATE, 1, now);
         let summary = signed.body.list;
         let list = self.list_state(summary, held, arrival.forwarder, bringer, peer, now);
-        let complete = list.is_settled();
+        let listed = match &list {
+            ListState::None | ListState::Here(_) => Listed::Here,
+            ListState::Wanted => Listed::Coming,
+            ListState::Missing | ListState::NoRoom => Listed::Absent,
+        };
         let gossiped = arrival.remaining.is_none();
         let entry = Entry {
             gossiped,
@@ -414,7 +437,7 @@ impl Directory {
             ..entry(signed, arrival.bytes, times, bringer, list)
         };
         self.insert(peer, entry);
-        complete
+        listed
     }
 
     /// Takes in what this node announces itself, so that others get it from here like any other.
@@ -448,7 +471,6 @@ impl Directory {
     fn remove(&mut self, peer: &PeerId) -> Option<Entry> {
         let old = self.entries.remove(peer)?;
         self.by_id.remove(&old.id);
-        self.wanted.forget(peer);
         self.count_list_bytes(old.bringer, 0, old.list.bytes());
         self.shares.remove(old.bringer);
         Some(old)
@@ -456,6 +478,7 @@ impl Directory {
 
     /// Removes an announcement; its sequence number stays known.
     fn end(&mut self, peer: &PeerId) {
+        self.wanted.forget(peer);
         if let Some(entry) = self.remove(peer) {
             let floor = Floor {
                 sequence: entry.sequence,
@@ -489,17 +512,16 @@ impl Directory {
         self.floors.slept(unseen, now);
     }
 
-    /// What the node is told of a provider. `None` while its list is not here.
+    /// What the node is told of a provider. `None` while its list is being pulled.
     pub(crate) fn news(&self, peer: &PeerId, now: Instant) -> Option<OfferNews> {
         let entry = self.entries.get(peer)?;
-        let list = match (&entry.list, entry.summary) {
-            (ListState::Here(bytes), Some(summary)) => Some(AnnouncedList {
-                summary,
-                bytes: Arc::clone(bytes),
-            }),
-            (ListState::None, None) => None,
-            _ => return None,
+        let bytes = match &entry.list {
+            ListState::Here(bytes) => Some(Arc::clone(bytes)),
+            ListState::None | ListState::NoRoom => None,
+            ListState::Wanted | ListState::Missing => return None,
         };
+        let list = entry.summary;
+        let list = list.map(|summary| AnnouncedList { summary, bytes });
         Some(OfferNews {
             source: *peer,
             sequence: entry.sequence,
@@ -508,16 +530,27 @@ impl Directory {
         })
     }
 
-    /// Sequence and id of what is announced in these shards.
-    pub(crate) fn items(&self, shards: u16) -> impl Iterator<Item = (u64, [u8; 32])> {
-        let wanted = move |entry: &&Entry| shards & (1 << (entry.shard & 15)) != 0;
+    /// Sequence and id of what is announced in these shards: all that is known, or, for others, all
+    /// but that whose list is not here and may come.
+    pub(crate) fn items(
+        &self,
+        shards: u16,
+        for_others: bool,
+    ) -> impl Iterator<Item = (u64, [u8; 32])> {
+        let wanted = move |entry: &&Entry| {
+            shards & (1 << (entry.shard & 15)) != 0 && (!for_others || entry.list.is_known())
+        };
         let entries = self.entries.values().filter(wanted);
         entries.map(|entry| (entry.sequence, entry.id))
     }
 
-    /// The announcement of this id, for another peer.
+    /// The announcement of this id, for another peer. `None` when its list is not here: then others
+    /// have to give it.
     pub(crate) fn carried(&self, id: &[u8; 32], now: Instant) -> Option<Carried> {
         let entry = self.entries.get(self.by_id.get(id)?)?;
+        if !entry.list.is_here() {
+            return None;
+        }
         let remaining = entry.expires.saturating_duration_since(now).as_secs();
         Some(Carried {
             announcement: Bytes(entry.bytes.to_vec()),
@@ -525,16 +558,23 @@ impl Directory {
         })
     }
 
+    /// Whether its list is being pulled.
+    pub(crate) fn is_coming(&self, peer: &PeerId) -> bool {
+        let entry = self.entries.get(peer);
+        entry.is_some_and(|entry| matches!(entry.list, ListState::Wanted))
+    }
+
     /// The announcement of a provider.
     pub(crate) fn announcement(&self, peer: &PeerId) -> Option<Arc<[u8]>> {
         self.entries.get(peer).map(|entry| Arc::clone(&entry.bytes))
     }
 
-    /// The announcement of a provider, while more than half of its time is left: who gets it by
+    /// The announcement of a provider, while its list is here and more than half of its time is left: who gets it by
     /// gossip is not told how much is, and believes it for the whole of it.
     pub(crate) fn fresh_announcement(&self, peer: &PeerId, now: Instant) -> Option<Arc<[u8]>> {
         let entry = self.entries.get(peer)?;
-        entry.has_time(now).then(|| Arc::clone(&entry.bytes))
+        let is_fresh = entry.has_time(now) && entry.list.is_here();
+        is_fresh.then(|| Arc::clone(&entry.bytes))
     }
 
     /// Where a provider says it is reached, if it does.

@@ -94,8 +94,8 @@ pub(crate) enum Ask {
     Lists(Vec<Want>, oneshot::Sender<Vec<Option<Arc<[u8]>>>>),
     Snapshot(u16, oneshot::Sender<Arc<reconcile::Snapshot>>),
     Carried(Vec<[u8; 32]>, oneshot::Sender<Vec<Carried>>),
-    /// Announcements that the peer gave us. Answered when they are judged.
-    Take(Vec<Carried>, oneshot::Sender<()>),
+    /// Announcements that the peer gave us. Answered when they are judged: how many were new.
+    Take(Vec<Carried>, oneshot::Sender<usize>),
 }
 
 /// The shards that a node subscribes to.

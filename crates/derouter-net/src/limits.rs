@@ -247,22 +247,24 @@ pub(crate) const REFUSED_PROBES: usize = 256;
 pub(crate) const PROBE_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Announcements (0.2) that are known: 100,000 providers, and room for those that come and go. At
-/// some 500 bytes each with their keys, 60 MB. Newcomers are refused when it is full.
+/// some 500 bytes each with their keys, 60 MB. When it is full, whoever brought most makes room.
 pub(crate) const ANNOUNCEMENTS: usize = 120_000;
 /// Sequence numbers that are remembered of providers that are gone.
 pub(crate) const SEQUENCE_FLOORS: usize = 120_000;
-/// Bytes of offer lists that are kept for others and for the node. Lists beyond it are not pulled.
+/// Bytes of offer lists that are kept for others and for the node. When it is full, whoever brought most makes room.
 pub(crate) const LIST_BYTES_TOTAL: usize = 96 * 1024 * 1024;
 /// Gossiped announcements waiting to be judged: two seconds' worth of signature checks on a slow
 /// machine. What does not fit is not spread, and comes back with a reconciliation.
 pub(crate) const ANNOUNCEMENT_QUEUE: usize = 4096;
 /// Announcements that are judged before others are served.
 pub(crate) const ANNOUNCEMENTS_PER_TURN: usize = 64;
-/// Announcements that are spread only when their list is here.
-pub(crate) const HELD_ANNOUNCEMENTS: usize = 1024;
-/// How long an announcement waits for its list before it is spread without. gossipsub forgets the
-/// message after 5 s.
-pub(crate) const HOLD: Duration = Duration::from_millis(2500);
+/// Announcements that wait for their list before they are spread.
+pub(crate) const HELD_ANNOUNCEMENTS: usize = 4096;
+/// Of these, those of one forwarder: changes of a second in a network of 100,000 providers.
+pub(crate) const HELD_PER_FORWARDER: usize = 256;
+/// How long an announcement waits for its list. It is not spread without: nobody passes on what it
+/// can't give. gossipsub forgets the message after 5 s.
+pub(crate) const HOLD: Duration = Duration::from_secs(4);
 /// Requests to the task that owns the directory; those who ask wait.
 pub(crate) const DISCOVERY_QUEUE: usize = 64;
 /// What the swarm task tells that task: a sleep now and then, and one stop.
@@ -270,15 +272,21 @@ pub(crate) const ORDER_QUEUE: usize = 8;
 /// News of providers waiting for the node. The task keeps what does not fit.
 pub(crate) const OFFER_QUEUE: usize = 64;
 /// Requests for lists at the same time.
-pub(crate) const PULLS: usize = 16;
+pub(crate) const PULLS: usize = 64;
 /// Of these to one peer, so that those that stall leave places to others.
 pub(crate) const PULLS_PER_PEER: usize = 2;
+/// The last places are for peers of whom nothing is asked so far.
+pub(crate) const PULLS_KEPT: usize = 16;
+/// Peers of whom is remembered how they answered: several times those connected.
+pub(crate) const PULL_SOURCES: usize = 1024;
+/// Lists for which their provider waits to be dialled. Others have to give the next.
+pub(crate) const STRANGERS: usize = 64;
 /// Of these to providers that are not connected: each is a dial.
 pub(crate) const STRANGER_PULLS: usize = 4;
-/// A connected peer begins to give a list within this, or others are asked: a change is to reach
-/// everybody within 5 s also past one who stalls.
+/// A connected peer begins to answer a request for lists within this, or others are asked: a change
+/// is to reach everybody within 5 s also past one who stalls.
 pub(crate) const PULL_BEGINS: Duration = Duration::from_secs(2);
-/// Bytes a second at which a list must come, once it has begun.
+/// Bytes a second at which the lists come behind that, all of a request together.
 pub(crate) const PULL_PACE: u64 = 64 * 1024;
 /// Reconciliations that this node has under way.
 pub(crate) const RECONCILIATIONS: usize = 4;

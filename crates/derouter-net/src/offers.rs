@@ -36,12 +36,20 @@ impl OfferNews {
 pub struct AnnouncedList {
     /// Equal summaries are equal lists: they need not be decoded.
     pub summary: ListSummary,
-    pub(crate) bytes: Arc<[u8]>,
+    /// `None` when this node has no room for it.
+    pub(crate) bytes: Option<Arc<[u8]>>,
 }
 
 impl AnnouncedList {
-    /// What it holds.
+    /// Whether this node had room for it.
+    pub fn is_here(&self) -> bool {
+        self.bytes.is_some()
+    }
+
+    /// What it holds. An error when it is not here: there was no room for it, and only who knows
+    /// that very list already can use it.
     pub fn decode(&self) -> Result<Announcement, DecodeError> {
-        OfferList::decode(&self.bytes, &self.summary)
+        let bytes = self.bytes.as_deref().unwrap_or_default();
+        OfferList::decode(bytes, &self.summary)
     }
 }

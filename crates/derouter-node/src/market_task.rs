@@ -169,7 +169,8 @@ impl MarketTask {
             match &news.list {
                 None => self.withdraw(&news).await,
                 Some(list) if self.holds(&news, list) => self.renew(&news, list).await,
-                Some(list) => changed.push((news.clone(), list.clone())),
+                Some(list) if list.is_here() => changed.push((news.clone(), list.clone())),
+                Some(_) => tracing::debug!(peer = %news.source, "no room for its offers"),
             }
         }
         self.forget_recordings(&mut changed).await;

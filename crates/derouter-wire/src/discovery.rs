@@ -170,10 +170,7 @@ fn check_carried(announcements: &[Carried]) -> Result<(), DecodeError> {
 
 impl PulledList {
     /// The most that a frame may be long.
-    pub const FRAME_BYTES: usize = OFFER_LIST_BYTES + Self::HEAD_BYTES;
-
-    /// Of a frame, what is not the list, at most.
-    pub const HEAD_BYTES: usize = 64;
+    pub const FRAME_BYTES: usize = OFFER_LIST_BYTES + 64;
 
     /// Reads a frame.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {

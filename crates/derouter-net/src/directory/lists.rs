@@ -8,7 +8,7 @@ use derouter_wire::announce::{ListSummary, OfferListHash};
 use libp2p::PeerId;
 
 use super::shares::Bringer;
-use super::{Directory, PullPlan, ROOM_PART, ROOM_PAUSE};
+use super::{Directory, PullEnd, PullPlan, ROOM_PART, ROOM_PAUSE};
 
 /// What is known of a list.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) enum ListState {
     Wanted,
     /// Nobody gave it.
     Missing,
-    /// It would go beyond [`crate::limits::LIST_BYTES_TOTAL`].
+    /// There is no room for it ([`crate::limits::LIST_BYTES_TOTAL`]), or no more.
     NoRoom,
 }
 
@@ -34,9 +34,14 @@ impl ListState {
         }
     }
 
-    /// Whether nothing is left to pull.
-    pub(super) fn is_settled(&self) -> bool {
+    /// Whether the announcement can be passed on: this node gives what it stands for.
+    pub(super) fn is_here(&self) -> bool {
         matches!(self, Self::None | Self::Here(_))
+    }
+
+    /// Whether others are told that this node knows the announcement.
+    pub(super) fn is_known(&self) -> bool {
+        self.is_here() || matches!(self, Self::NoRoom)
     }
 }
 
@@ -65,13 +70,26 @@ impl Directory {
         self.wanted.take(now)
     }
 
-    /// Notes that asking a peer, by a plan for it, has ended; `failed` when it did not answer.
-    pub(crate) fn asked(&mut self, peer: PeerId, stranger: bool, failed: bool, now: Instant) {
-        self.wanted.asked(peer, stranger, failed, now);
+    /// Asking a peer has ended, with one outcome for each list that was asked for. Gives whose lists
+    /// are here now. `jitter` is from 0 to 1.
+    pub(crate) fn pull_ended(
+        &mut self,
+        end: PullEnd,
+        outcomes: Vec<(PeerId, OfferListHash, PullOutcome)>,
+        now: Instant,
+        jitter: f64,
+    ) -> Vec<PeerId> {
+        // First, so that what did not come is not asked of a peer that has just failed.
+        self.wanted.ended(end, now);
+        let outcomes = outcomes.into_iter();
+        let here = outcomes.filter_map(|(provider, hash, outcome)| {
+            let here = self.pulled(&provider, hash, outcome, now, jitter);
+            here.then_some(provider)
+        });
+        here.collect()
     }
 
-    /// Notes how asking for one list ended. True when the list is here now. `jitter` is from 0 to 1.
-    pub(crate) fn pulled(
+    pub(super) fn pulled(
         &mut self,
         provider: &PeerId,
         hash: OfferListHash,
@@ -129,7 +147,6 @@ impl Directory {
         if self.next_list_room.is_some_and(|next| next > now) {
             return false;
         }
-        self.next_list_room = Some(now + ROOM_PAUSE);
         let Some((largest, share)) = self.shares.largest(|share| share.list_bytes) else {
             return false;
         };
@@ -139,6 +156,7 @@ impl Directory {
         if share.list_bytes < own.saturating_add(bytes).saturating_add(room) {
             return false;
         }
+        self.next_list_room = Some(now + ROOM_PAUSE);
         self.drop_largest_lists(largest, room);
         self.fits(bytes)
     }
@@ -186,19 +204,17 @@ impl Directory {
         provider: PeerId,
         now: Instant,
     ) -> ListState {
-        let Some(summary) = summary else {
-            return ListState::None;
+        let bytes = |summary: ListSummary| usize::try_from(summary.bytes).unwrap_or(usize::MAX);
+        let state = match (summary, held) {
+            (None, _) => ListState::None,
+            (Some(summary), Some((known, list))) if known == summary => ListState::Here(list),
+            (Some(summary), _) if self.has_room_for(bytes(summary), bringer, now) => {
+                self.wanted.want(provider, summary, forwarder, now);
+                return ListState::Wanted;
+            }
+            (Some(_), _) => ListState::NoRoom,
         };
-        if let Some((known, list)) = held
-            && known == summary
-        {
-            return ListState::Here(list);
-        }
-        let bytes = usize::try_from(summary.bytes).unwrap_or(usize::MAX);
-        if !self.has_room_for(bytes, bringer, now) {
-            return ListState::NoRoom;
-        }
-        self.wanted.want(provider, summary, forwarder, now);
-        ListState::Wanted
+        self.wanted.forget(&provider);
+        state
     }
 }

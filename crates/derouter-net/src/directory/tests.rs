@@ -76,8 +76,18 @@ impl Bench {
 
     /// Asking by this plan brought an answer, or did not.
     fn asked(&mut self, plan: &PullPlan, failed: bool) {
-        self.directory
-            .asked(plan.source, plan.stranger, failed, self.now);
+        self.asked_for(plan, failed, 0);
+    }
+
+    fn asked_for(&mut self, plan: &PullPlan, failed: bool, bytes: usize) {
+        let end = PullEnd {
+            source: plan.source,
+            stranger: plan.stranger,
+            failed,
+            bytes,
+        };
+        let now = self.now;
+        self.directory.pull_ended(end, Vec::new(), now, 0.5);
     }
 
     fn give(&mut self, provider: &PeerId, list: &OfferList) -> bool {
@@ -243,7 +253,7 @@ fn a_list_is_asked_of_who_announced_it_then_of_anybody_then_of_the_provider() {
         verdict,
         Verdict::New {
             provider,
-            complete: false
+            list: Listed::Coming
         }
     );
     assert_eq!(bench.directory.news(&provider, bench.now), None);
@@ -261,9 +271,14 @@ fn a_list_is_asked_of_who_announced_it_then_of_anybody_then_of_the_provider() {
         assert_eq!(bench.pull(), None, "not at once");
         bench.now = bench.directory.next_pull(bench.now).unwrap();
     }
-    let begin = [bench.forwarder, bench.forwarder];
-    assert_eq!((&asked[..2], asked[3]), (&begin[..], provider));
-    assert!(asked[2] != asked[6], "all have their part: {asked:?}");
+    let forwarder = bench.forwarder;
+    assert_eq!(
+        (asked[0], asked[3], asked[4], asked[7]),
+        (forwarder, provider, forwarder, provider)
+    );
+    let others = [asked[1], asked[2], asked[5], asked[6]];
+    assert!(others.contains(&anybody), "all have their part: {others:?}");
+    assert!(!others.contains(&provider));
     assert!(bench.give(&provider, &list));
     let news = bench.directory.news(&provider, bench.now).unwrap();
     let told = news.list.unwrap().decode().unwrap();
@@ -304,7 +319,7 @@ fn an_unchanged_list_is_not_pulled_again_and_a_changed_one_is() {
         again,
         Verdict::New {
             provider,
-            complete: true
+            list: Listed::Here
         }
     );
     assert_eq!(bench.pull(), None);
@@ -342,39 +357,104 @@ fn who_stalls_holds_up_nobody_and_what_it_announced_is_asked_of_others() {
     let (staller, other) = (PeerId::random(), PeerId::random());
     bench.connect(&[staller, other]);
     let list = list("a");
-    for seed in 1..=250 {
+    for seed in 1..=200 {
         bench.judge_from(staller, &signed(&key(seed), 1, Some(&list)), None);
     }
-    let honest = key(251);
-    bench.judge_from(other, &signed(&honest, 1, Some(&list)), None);
+    bench.judge_from(other, &signed(&key(251), 1, Some(&list)), None);
     let plans: Vec<PullPlan> = std::iter::from_fn(|| bench.pull()).collect();
-    let sources: Vec<PeerId> = plans.iter().map(|plan| plan.source).collect();
-    assert_eq!(
-        sources.iter().filter(|source| **source == staller).count(),
-        2
-    );
-    assert!(sources.contains(&other), "it has its turn");
-    for plan in plans.iter().filter(|plan| plan.source == staller) {
-        bench.asked(plan, true);
+    let of_staller = plans.iter().filter(|plan| plan.source == staller);
+    assert_eq!(of_staller.count(), 2);
+    for plan in &plans {
+        bench.asked(plan, plan.source == staller);
     }
-    // What waited for it is asked of the other at once, what it was asked for after a pause.
+    // What it was not asked for yet is asked of the other at once, behind what that brought itself.
+    bench.judge_from(other, &signed(&key(252), 1, Some(&list)), None);
     let plan = bench.pull().unwrap();
-    assert_eq!((plan.source, plan.wants.len()), (other, 64));
-    for seed in 1..=250 {
-        bench.miss(&key(seed).public().to_peer_id(), &list);
-    }
+    let newest = key(252).public().to_peer_id();
+    assert_eq!((plan.source, plan.own, plan.wants.len()), (other, 1, 64));
+    assert_eq!(plan.wants[0].0, newest);
     bench.asked(&plan, false);
+}
+
+#[test]
+fn who_does_not_answer_rests_longer_each_time_also_when_it_comes_back() {
+    let mut bench = Bench::new();
+    let (staller, other) = (PeerId::random(), PeerId::random());
+    bench.connect(&[staller, other]);
+    let list = list("a");
+    let mut seed = 0;
+    let mut asked_next = |bench: &mut Bench| {
+        seed += 1;
+        bench.judge_from(staller, &signed(&key(seed), 1, Some(&list)), None);
+        let plan = bench.pull().unwrap();
+        bench.asked(&plan, plan.source == staller);
+        plan.source
+    };
+    for rest in [5, 10, 20, 40, 60, 60] {
+        assert_eq!(asked_next(&mut bench), staller);
+        bench.connect(&[other]);
+        bench.connect(&[staller, other]);
+        bench.now += Duration::from_millis(rest * 1000 - 1);
+        assert_eq!(asked_next(&mut bench), other, "{rest}");
+        bench.now += Duration::from_millis(1);
+    }
+    assert_eq!(asked_next(&mut bench), staller);
+}
+
+#[test]
+fn a_list_is_asked_of_whoever_passes_its_announcement_on() {
+    let mut bench = Bench::new();
+    let (gone, other, third) = (PeerId::random(), PeerId::random(), PeerId::random());
+    bench.connect(&[other, third]);
+    let list = list("a");
+    let bytes = signed(&key(1), 1, Some(&list));
+    let provider = key(1).public().to_peer_id();
+    bench.judge_from(gone, &bytes, Some(600));
+    assert!(
+        bench
+            .directory
+            .carried(&SignedAnnouncement::decode(&bytes).unwrap().id(), bench.now)
+            .is_none()
+    );
+    assert_eq!(
+        bench.directory.items(u16::MAX, true).count(),
+        0,
+        "nothing that we can't give"
+    );
+    assert_eq!(bench.directory.items(u16::MAX, false).count(), 1);
+    for passes_on in [other, third] {
+        assert!(!is_new(bench.judge_from(passes_on, &bytes, Some(600))));
+        let plan = bench.pull().unwrap();
+        assert_eq!((plan.source, plan.own), (passes_on, 1));
+        bench.asked(&plan, true);
+        bench.miss(&provider, &list);
+        bench.now = bench.directory.next_pull(bench.now).unwrap();
+    }
+    // Also when it was given up.
+    while bench.directory.is_coming(&provider) {
+        bench.miss(&provider, &list);
+    }
+    bench.now += Duration::from_secs(120);
+    assert_eq!(bench.judge_from(other, &bytes, Some(300)), Verdict::Old);
+    assert_eq!(bench.pull().unwrap().source, other);
+    bench.give(&provider, &list);
+    assert_eq!(bench.directory.items(u16::MAX, true).count(), 1);
+}
+
+#[test]
+fn announcing_a_list_again_and_again_does_not_put_it_last() {
+    let mut bench = Bench::new();
+    let list = list("a");
+    let provider = key(1).public().to_peer_id();
+    bench.connect(&[bench.forwarder]);
+    bench.judge(&signed(&key(1), 1, Some(&list)));
     bench.now += Duration::from_secs(1);
-    let plan = bench.pull().unwrap();
-    assert_eq!(plan.source, other, "the staller rests");
-    bench.now += Duration::from_secs(10);
-    let sources: Vec<PeerId> = std::iter::from_fn(|| bench.pull())
-        .map(|plan| plan.source)
-        .collect();
-    assert!(!sources.contains(&staller), "for longer the second time");
-    bench.now += Duration::from_secs(10);
-    bench.judge_from(staller, &signed(&honest, 2, Some(&self::list("b"))), None);
-    assert_eq!(bench.pull().unwrap().source, staller, "and not for ever");
+    for seed in 2..=100 {
+        bench.judge(&signed(&key(seed), 1, Some(&list)));
+    }
+    bench.now += Duration::from_secs(1);
+    bench.judge(&signed(&key(1), 2, Some(&list)));
+    assert_eq!(bench.pull().unwrap().wants[0].0, provider);
 }
 
 #[test]
@@ -428,8 +508,9 @@ fn a_peer_makes_us_pull_so_many_bytes_and_then_only_so_many_a_second() {
     }
     while let Some(plan) = bench.pull() {
         assert!(plan.wants.len() <= 8, "2 MiB at once");
-        pulled += plan.wants.len() * 256 * 1024;
-        bench.asked(&plan, false);
+        let bytes = plan.wants.len() * 256 * 1024;
+        pulled += bytes;
+        bench.asked_for(&plan, false, bytes);
     }
     assert_eq!(pulled, 32 << 20);
     let next = bench.directory.next_pull(bench.now).unwrap();
@@ -564,11 +645,11 @@ fn own_announcements_are_given_to_others_and_not_believed_from_them() {
     let bytes: Arc<[u8]> = Arc::from(list.bytes.clone());
     bench.directory.insert_own(&own, Some(bytes), bench.now);
     assert!(bench.directory.list(&local, &list.summary.hash).is_some());
-    assert_eq!(bench.directory.items(u16::MAX).count(), 1);
+    assert_eq!(bench.directory.items(u16::MAX, true).count(), 1);
     assert_eq!(bench.judge(&signed(&key, 6, None)), Verdict::Old);
     let shard = 1 << shard_of(&local);
-    assert_eq!(bench.directory.items(shard).count(), 1);
-    assert_eq!(bench.directory.items(!shard).count(), 0);
+    assert_eq!(bench.directory.items(shard, true).count(), 1);
+    assert_eq!(bench.directory.items(!shard, true).count(), 0);
 }
 
 #[test]

@@ -72,6 +72,17 @@ pub(super) async fn read_frame<R: AsyncRead + Unpin>(
     stream: &mut R,
     most: usize,
 ) -> Result<Option<Vec<u8>>, ExchangeError> {
+    match read_length(stream, most).await? {
+        Some(length) => read_body(stream, length).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Reads the length of a frame, at most `most`; `None` at the end of the answer.
+pub(super) async fn read_length<R: AsyncRead + Unpin>(
+    stream: &mut R,
+    most: usize,
+) -> Result<Option<usize>, ExchangeError> {
     let mut length = [0; 4];
     match stream.read_exact(&mut length).await {
         Ok(_) => {}
@@ -84,11 +95,19 @@ pub(super) async fn read_frame<R: AsyncRead + Unpin>(
             "a frame of {length} bytes where {most} are the most"
         )));
     }
+    Ok(Some(length))
+}
+
+/// Reads the rest of a frame of this length.
+pub(super) async fn read_body<R: AsyncRead + Unpin>(
+    stream: &mut R,
+    length: usize,
+) -> Result<Vec<u8>, ExchangeError> {
     let mut frame = Vec::new();
     let cap = u64::try_from(length).unwrap_or(u64::MAX);
     stream.take(cap).read_to_end(&mut frame).await?;
     if frame.len() < length {
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
     }
-    Ok(Some(frame))
+    Ok(frame)
 }

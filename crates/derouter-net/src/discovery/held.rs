@@ -20,11 +20,14 @@ struct HeldMessage {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Held(HashMap<PeerId, HeldMessage>);
+pub(super) struct Held {
+    messages: HashMap<PeerId, HeldMessage>,
+    of_forwarder: HashMap<PeerId, usize>,
+}
 
 impl Held {
-    /// Holds the announcement of a provider. Gives what is to be told at once: an older one of the
-    /// provider is over, and when there is no room this one is spread without its list.
+    /// Holds the announcement of a provider. Gives what is not to be spread: an older one of the
+    /// provider, or this one when there is no room for it.
     pub(super) fn hold(
         &mut self,
         provider: PeerId,
@@ -32,38 +35,50 @@ impl Held {
         forwarder: PeerId,
         now: Instant,
     ) -> Option<Judged> {
-        let full = self.0.len() >= limits::HELD_ANNOUNCEMENTS && !self.0.contains_key(&provider);
-        if full {
-            return Some((id, forwarder, MessageAcceptance::Accept));
+        let older = self.take(&provider, MessageAcceptance::Ignore);
+        let share = self.of_forwarder.entry(forwarder).or_default();
+        let full = self.messages.len() >= limits::HELD_ANNOUNCEMENTS;
+        if full || *share >= limits::HELD_PER_FORWARDER {
+            return Some((id, forwarder, MessageAcceptance::Ignore));
         }
-        let until = now + limits::HOLD;
+        *share += 1;
         let message = HeldMessage {
             id,
             forwarder,
-            until,
+            until: now + limits::HOLD,
         };
-        let old = self.0.insert(provider, message)?;
-        Some((old.id, old.forwarder, MessageAcceptance::Ignore))
+        self.messages.insert(provider, message);
+        older
     }
 
-    /// The provider's list is here, or has been waited for long enough.
+    /// The provider's list is here: its announcement is spread.
     pub(super) fn release(&mut self, provider: &PeerId) -> Option<Judged> {
-        let held = self.0.remove(provider)?;
-        Some((held.id, held.forwarder, MessageAcceptance::Accept))
+        self.take(provider, MessageAcceptance::Accept)
     }
 
-    /// Spreads what waited too long.
+    fn take(&mut self, provider: &PeerId, acceptance: MessageAcceptance) -> Option<Judged> {
+        let held = self.messages.remove(provider)?;
+        if let Some(share) = self.of_forwarder.get_mut(&held.forwarder) {
+            *share = share.saturating_sub(1);
+            if *share == 0 {
+                self.of_forwarder.remove(&held.forwarder);
+            }
+        }
+        Some((held.id, held.forwarder, acceptance))
+    }
+
+    /// Those that waited too long are not spread.
     pub(super) fn late(&mut self, now: Instant) -> Vec<Judged> {
-        let late = self.0.iter().filter(|(_, held)| held.until <= now);
+        let late = self.messages.iter().filter(|(_, held)| held.until <= now);
         let late: Vec<PeerId> = late.map(|(provider, _)| *provider).collect();
         late.iter()
-            .filter_map(|provider| self.release(provider))
+            .filter_map(|provider| self.take(provider, MessageAcceptance::Ignore))
             .collect()
     }
 
     /// When the first has waited too long.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.0.values().map(|held| held.until).min()
+        self.messages.values().map(|held| held.until).min()
     }
 }
 
@@ -75,17 +90,23 @@ mod tests {
         MessageId::from(vec![number])
     }
 
+    fn is_spread(judged: &Judged) -> bool {
+        matches!(judged.2, MessageAcceptance::Accept)
+    }
+
     #[test]
-    fn a_message_waits_for_its_list_but_not_for_long() {
+    fn a_message_waits_for_its_list_and_is_not_spread_without() {
         let mut held = Held::default();
         let (now, peer) = (Instant::now(), PeerId::random());
         assert!(held.hold(peer, id(1), peer, now).is_none());
         assert!(held.late(now).is_empty());
         assert_eq!(held.due(), Some(now + limits::HOLD));
-        let (late, _, acceptance) = held.late(now + limits::HOLD).remove(0);
-        assert_eq!(late, id(1));
-        assert!(matches!(acceptance, MessageAcceptance::Accept));
+        let late = held.late(now + limits::HOLD).remove(0);
+        assert_eq!(late.0, id(1));
+        assert!(!is_spread(&late));
         assert!(held.release(&peer).is_none());
+        held.hold(peer, id(2), peer, now);
+        assert!(is_spread(&held.release(&peer).unwrap()));
     }
 
     #[test]
@@ -93,22 +114,27 @@ mod tests {
         let mut held = Held::default();
         let (now, peer) = (Instant::now(), PeerId::random());
         held.hold(peer, id(1), peer, now);
-        let (old, _, acceptance) = held.hold(peer, id(2), peer, now).unwrap();
-        assert_eq!(old, id(1));
-        assert!(matches!(acceptance, MessageAcceptance::Ignore));
+        let old = held.hold(peer, id(2), peer, now).unwrap();
+        assert_eq!(old.0, id(1));
+        assert!(!is_spread(&old));
         assert_eq!(held.release(&peer).unwrap().0, id(2));
     }
 
     #[test]
-    fn messages_beyond_the_limit_are_spread_at_once() {
+    fn a_forwarder_has_so_many_places_and_others_have_theirs() {
         let mut held = Held::default();
-        let now = Instant::now();
-        for _ in 0..limits::HELD_ANNOUNCEMENTS {
+        let (now, greedy, other) = (Instant::now(), PeerId::random(), PeerId::random());
+        let mut first = None;
+        for _ in 0..limits::HELD_PER_FORWARDER {
             let peer = PeerId::random();
-            assert!(held.hold(peer, id(1), peer, now).is_none());
+            first.get_or_insert(peer);
+            assert!(held.hold(peer, id(1), greedy, now).is_none());
         }
-        let peer = PeerId::random();
-        let (_, _, acceptance) = held.hold(peer, id(2), peer, now).unwrap();
-        assert!(matches!(acceptance, MessageAcceptance::Accept));
+        let refused = held.hold(PeerId::random(), id(2), greedy, now).unwrap();
+        assert_eq!(refused.0, id(2));
+        assert!(!is_spread(&refused));
+        assert!(held.hold(PeerId::random(), id(3), other, now).is_none());
+        held.release(&first.unwrap());
+        assert!(held.hold(PeerId::random(), id(4), greedy, now).is_none());
     }
 }

@@ -8,24 +8,20 @@ use derouter_wire::discovery::{DiscoveryRequest, PulledList, Want};
 use libp2p::PeerId;
 use tokio::time::timeout;
 
-use super::exchange::{Commands, ExchangeError, ask, read_frame};
-use crate::directory::{PullOutcome, PullPlan};
+use super::exchange::{Commands, ExchangeError, ask, read_body, read_length};
+use crate::directory::{PullEnd, PullOutcome, PullPlan};
 use crate::limits;
 
 /// How asking one peer for lists ended.
 #[derive(Debug)]
 pub(super) struct Pulled {
-    pub(super) source: PeerId,
-    /// It was dialled for that.
-    pub(super) stranger: bool,
+    pub(super) end: PullEnd,
     /// One for each list that was asked for.
     pub(super) outcomes: Vec<(PeerId, OfferListHash, PullOutcome)>,
     /// It gave a list that is not the one that was announced.
     pub(super) wrong: bool,
     /// It sent what is no message of the protocol.
     pub(super) invalid: bool,
-    /// It did not answer, or not to the end.
-    pub(super) failed: bool,
 }
 
 /// What came so far.
@@ -35,6 +31,9 @@ struct Coming {
     wrong: bool,
 }
 
+/// A peer that passed on so many announcements and has none of their lists did not have them.
+const LACKING: usize = 8;
+
 /// Asks one peer for lists. What it does not give is told as nothing.
 pub(super) async fn pull(commands: Commands, plan: PullPlan) -> Pulled {
     let mut coming = Coming {
@@ -42,14 +41,16 @@ pub(super) async fn pull(commands: Commands, plan: PullPlan) -> Pulled {
         wrong: false,
     };
     let asked = pull_into(&commands, &plan, &mut coming);
-    let ended = match timeout(limits::DISCOVERY_DEADLINE, asked).await {
+    let ended = match timeout(patience(&plan), asked).await {
         Ok(ended) => ended,
         Err(_late) => Err(ExchangeError::Timeout),
     };
-    let failed = ended.is_err() || coming.wrong;
-    let mut invalid = false;
+    let bytes: usize = coming.lists.iter().flatten().map(|list| list.len()).sum();
+    let lacks = plan.own >= LACKING && bytes == 0;
+    // Who is slow and gives lists is not to blame.
+    let broke = ended.is_err() && bytes == 0;
+    let invalid = matches!(ended, Err(ExchangeError::Invalid(_)));
     if let Err(error) = ended {
-        invalid = matches!(error, ExchangeError::Invalid(_));
         tracing::debug!(peer = %plan.source, %error, "offer lists could not be pulled");
     }
     let outcome = |((provider, summary), list): ((PeerId, ListSummary), Option<Arc<[u8]>>)| {
@@ -58,13 +59,32 @@ pub(super) async fn pull(commands: Commands, plan: PullPlan) -> Pulled {
     };
     let wants = plan.wants.into_iter();
     Pulled {
-        source: plan.source,
-        stranger: plan.stranger,
+        end: PullEnd {
+            source: plan.source,
+            stranger: plan.stranger,
+            failed: lacks || broke || invalid || coming.wrong,
+            bytes,
+        },
         outcomes: wants.zip(coming.lists).map(outcome).collect(),
         wrong: coming.wrong,
         invalid,
-        failed,
     }
+}
+
+/// For the whole answer, at the pace that can be expected; for a dial as well where there is none.
+fn patience(plan: &PullPlan) -> Duration {
+    let bytes = plan
+        .wants
+        .iter()
+        .map(|(_, summary)| u64::from(summary.bytes));
+    let pace = Duration::from_secs(bytes.sum::<u64>() / limits::PULL_PACE);
+    let begins = if plan.stranger {
+        limits::OPEN_DEADLINE + limits::PULL_BEGINS
+    } else {
+        limits::PULL_BEGINS
+    };
+    // As much again, for what it has to look up for others.
+    (begins * 2 + pace).min(limits::DISCOVERY_DEADLINE)
 }
 
 async fn pull_into(
@@ -77,48 +97,29 @@ async fn pull_into(
         hash: summary.hash,
     };
     let request = DiscoveryRequest::Pull(plan.wants.iter().map(want).collect());
-    let most = longest_frame(plan);
-    let pace = limits::PULL_BEGINS + Duration::from_secs(wide(most) / limits::PULL_PACE);
     let begun = async {
         let mut stream = ask(commands, plan.source, &request).await?;
-        let first = read_frame(&mut stream, most).await?;
-        Ok((stream, first))
+        let length = read_length(&mut stream, PulledList::FRAME_BYTES).await?;
+        Ok((stream, length))
     };
     let (mut stream, mut next) = if plan.stranger {
         begun.await?
     } else {
-        in_time(pace, begun).await?
+        let begun = timeout(limits::PULL_BEGINS, begun).await;
+        begun.unwrap_or(Err(ExchangeError::Timeout))?
     };
-    let mut came = 0;
-    while let Some(frame) = next {
+    let mut answers = 0;
+    while let Some(length) = next {
+        let frame = read_body(&mut stream, length).await?;
         take_list(plan, coming, &frame)?;
-        came += 1;
-        if coming.wrong || came == plan.wants.len() {
+        answers += 1;
+        if coming.wrong || answers == plan.wants.len() {
             // Nothing more is read of it.
             return Ok(());
         }
-        next = in_time(pace, read_frame(&mut stream, most)).await?;
+        next = read_length(&mut stream, PulledList::FRAME_BYTES).await?;
     }
     Ok(())
-}
-
-async fn in_time<T>(
-    pace: Duration,
-    step: impl Future<Output = Result<T, ExchangeError>>,
-) -> Result<T, ExchangeError> {
-    let ended = timeout(pace, step).await;
-    ended.unwrap_or(Err(ExchangeError::Timeout))
-}
-
-fn wide(number: usize) -> u64 {
-    u64::try_from(number).unwrap_or(u64::MAX)
-}
-
-/// No more is read at once than the longest of the lists takes.
-fn longest_frame(plan: &PullPlan) -> usize {
-    let lengths = plan.wants.iter().map(|(_, summary)| summary.bytes);
-    let longest = usize::try_from(lengths.max().unwrap_or(0)).unwrap_or(usize::MAX);
-    longest.saturating_add(PulledList::HEAD_BYTES)
 }
 
 fn take_list(plan: &PullPlan, coming: &mut Coming, frame: &[u8]) -> Result<(), ExchangeError> {

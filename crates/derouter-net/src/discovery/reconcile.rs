@@ -19,6 +19,8 @@ use crate::limits;
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     pub(super) shards: u16,
+    /// Without that whose list may still come: what others are told of.
+    pub(super) for_others: bool,
     pub(super) made: Instant,
     storage: NegentropyStorageVector,
 }
@@ -47,7 +49,7 @@ struct Round {
 
 impl Snapshot {
     pub(super) fn new(
-        shards: u16,
+        (shards, for_others): (u16, bool),
         items: impl Iterator<Item = (u64, [u8; 32])>,
         made: Instant,
     ) -> Option<Self> {
@@ -58,6 +60,7 @@ impl Snapshot {
         storage.seal().ok()?;
         Some(Self {
             shards,
+            for_others,
             made,
             storage,
         })
@@ -112,8 +115,10 @@ pub(super) struct Ended {
 /// How many announcements differed, as far as was seen.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Differences {
-    /// That we took from the peer.
+    /// That the peer gave us.
     pub(super) fetched: usize,
+    /// Of these, those that were new to us.
+    pub(super) new: usize,
     /// That we have and the peer had not.
     pub(super) offered: usize,
 }
@@ -158,8 +163,9 @@ async fn run(
             return Err(ExchangeError::Invalid("too many announcements".into()));
         }
         for ids in round.need.chunks(FETCH_IDS) {
-            let fetched = fetch(commands, inputs, peer, ids).await?;
+            let (fetched, new) = fetch(commands, inputs, peer, ids).await?;
             differences.fetched = differences.fetched.saturating_add(fetched);
+            differences.new = differences.new.saturating_add(new);
         }
         // After the fetch: of a provider that both know, only the newer one is left.
         for ids in round.have.chunks(FETCH_IDS) {
@@ -193,7 +199,7 @@ async fn fetch(
     inputs: &Inputs,
     peer: PeerId,
     ids: &[[u8; 32]],
-) -> Result<usize, ExchangeError> {
+) -> Result<(usize, usize), ExchangeError> {
     let request = DiscoveryRequest::Fetch(ids.to_vec());
     let exchange = async {
         let mut stream = ask(commands, peer, &request).await?;
@@ -204,8 +210,8 @@ async fn fetch(
     let ended = timeout(limits::DISCOVERY_DEADLINE, exchange).await;
     let announcements = ended.unwrap_or(Err(ExchangeError::Timeout))?;
     let count = announcements.len();
-    put(inputs, peer, |done| Ask::Take(announcements, done)).await?;
-    Ok(count)
+    let new = put(inputs, peer, |done| Ask::Take(announcements, done)).await?;
+    Ok((count, new))
 }
 
 async fn offer(
@@ -255,7 +261,7 @@ mod tests {
             id[..8].copy_from_slice(&number.to_be_bytes());
             (number / 3, id)
         });
-        Snapshot::new(u16::MAX, items, Instant::now()).unwrap()
+        Snapshot::new((u16::MAX, true), items, Instant::now()).unwrap()
     }
 
     fn number(id: &[u8; 32]) -> u64 {

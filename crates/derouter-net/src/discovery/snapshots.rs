@@ -41,36 +41,50 @@ impl Snapshots {
         }
     }
 
-    /// What is announced in these shards, now or a moment ago. `None` when too many different ones
-    /// were asked for.
+    /// Whether a snapshot of these shards can always be had.
+    pub(super) fn is_common(&self, shards: u16) -> bool {
+        shards == self.own || shards == u16::MAX
+    }
+
+    /// What is announced in these shards, now or a moment ago: all that is known, or what others are
+    /// told of. `None` when too many different ones were asked for.
     pub(super) fn get(
         &mut self,
         directory: &Directory,
         shards: u16,
+        for_others: bool,
         now: Instant,
     ) -> Option<Arc<Snapshot>> {
         if directory.len() <= AT_ONCE {
-            return make(directory, shards, now);
+            return make(directory, shards, for_others, now);
         }
         self.forget_old(now);
-        let known = self.kept.iter().find(|known| known.shards == shards);
-        if let Some(known) = known {
+        let same =
+            |known: &&Arc<Snapshot>| (known.shards, known.for_others) == (shards, for_others);
+        if let Some(known) = self.kept.iter().find(same) {
             return Some(Arc::clone(known));
         }
-        let common = |shards: u16| shards == self.own || shards == u16::MAX;
-        if !common(shards) && !self.others.try_take(RATE, 1, now) {
+        let is_common = self.is_common(shards);
+        if !is_common && !self.others.try_take(RATE, 1, now) {
             return None;
         }
-        let made = make(directory, shards, now)?;
-        let mut others = self.kept.iter().filter(|known| !common(known.shards));
-        if let Some(oldest) = others.next()
-            && others.count() + 1 >= KEPT
-        {
-            let oldest = oldest.shards;
-            self.kept.retain(|known| known.shards != oldest);
+        let made = make(directory, shards, for_others, now)?;
+        if !is_common {
+            self.drop_oldest_of_others();
         }
         self.kept.push(Arc::clone(&made));
         Some(made)
+    }
+
+    fn drop_oldest_of_others(&mut self) {
+        let is_other = |known: &Arc<Snapshot>| !self.is_common(known.shards);
+        let others = self.kept.iter().filter(|known| is_other(known)).count();
+        if others < KEPT {
+            return;
+        }
+        if let Some(oldest) = self.kept.iter().position(is_other) {
+            self.kept.remove(oldest);
+        }
     }
 
     /// Gives back the memory of those that serve no more.
@@ -85,6 +99,78 @@ impl Snapshots {
     }
 }
 
-fn make(directory: &Directory, shards: u16, now: Instant) -> Option<Arc<Snapshot>> {
-    Snapshot::new(shards, directory.items(shards), now).map(Arc::new)
+fn make(
+    directory: &Directory,
+    shards: u16,
+    for_others: bool,
+    now: Instant,
+) -> Option<Arc<Snapshot>> {
+    let items = directory.items(shards, for_others);
+    Snapshot::new((shards, for_others), items, now).map(Arc::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use derouter_wire::UnixSeconds;
+    use derouter_wire::announce::{AnnouncementBody, SignedAnnouncement};
+    use libp2p::identity::Keypair;
+
+    use super::*;
+
+    /// A directory with so many announcements of one shard each.
+    fn directory(count: usize, now: Instant) -> Directory {
+        let mut directory = Directory::new(libp2p::PeerId::random());
+        for _ in 0..count {
+            let keypair = Keypair::generate_ed25519();
+            let body = AnnouncementBody {
+                peer: keypair.public().to_peer_id(),
+                sequence: 1,
+                issued_at: UnixSeconds(1_700_000_000),
+                lasts: 660,
+                list: None,
+                tags: Vec::new(),
+                addresses: Vec::new(),
+            };
+            let signed = SignedAnnouncement::sign(body, &keypair).unwrap();
+            let arrival = crate::directory::Arrival {
+                forwarder: libp2p::PeerId::random(),
+                bytes: &signed.encode(),
+                remaining: None,
+            };
+            directory.judge(arrival, now, UnixSeconds(1_700_000_000));
+        }
+        directory
+    }
+
+    #[test]
+    fn a_small_directory_is_looked_at_anew_each_time() {
+        let now = Instant::now();
+        let (directory, mut snapshots) = (directory(3, now), Snapshots::new(1));
+        let one = snapshots.get(&directory, 1, true, now).unwrap();
+        let other = snapshots.get(&directory, 1, true, now).unwrap();
+        assert!(!Arc::ptr_eq(&one, &other));
+        for shards in 2..200 {
+            assert!(snapshots.get(&directory, shards, true, now).is_some());
+        }
+    }
+
+    #[test]
+    fn who_asks_for_many_shards_of_a_large_one_keeps_nobody_from_the_common_ones() {
+        let now = Instant::now();
+        let (directory, mut snapshots) = (directory(AT_ONCE + 1, now), Snapshots::new(1));
+        let own = snapshots.get(&directory, 1, false, now).unwrap();
+        let made =
+            (2..100).filter(|shards| snapshots.get(&directory, *shards, true, now).is_some());
+        assert_eq!(made.count(), 16);
+        assert_eq!(snapshots.kept.len(), KEPT + 1);
+        for (shards, for_others) in [(1, true), (u16::MAX, true), (u16::MAX, false)] {
+            let common = snapshots.get(&directory, shards, for_others, now);
+            assert!(common.is_some(), "{shards}");
+        }
+        let again = snapshots.get(&directory, 1, false, now).unwrap();
+        assert!(Arc::ptr_eq(&own, &again));
+        let later = now + AGE;
+        let anew = snapshots.get(&directory, 1, false, later).unwrap();
+        assert!(!Arc::ptr_eq(&own, &anew));
+    }
 }

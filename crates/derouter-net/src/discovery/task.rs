@@ -88,8 +88,9 @@ pub(crate) struct Discovery {
     held: Held,
     news: News,
     tasks: JoinSet<Done>,
-    pulling: usize,
-    reconciling: usize,
+    reconciling: HashSet<PeerId>,
+    /// Providers found by a reconciliation, to be gossiped on once their list is here.
+    found: HashSet<PeerId>,
     connected: Vec<PeerId>,
     /// Peers that were just connected to.
     fresh: VecDeque<PeerId>,
@@ -134,8 +135,8 @@ impl Discovery {
             held: Held::default(),
             news: News::default(),
             tasks: JoinSet::new(),
-            pulling: 0,
-            reconciling: 0,
+            reconciling: HashSet::new(),
+            found: HashSet::new(),
             connected: Vec::new(),
             fresh: VecDeque::new(),
             not_before: HashMap::new(),
@@ -186,9 +187,8 @@ impl Discovery {
     }
 
     fn due(&self) -> Instant {
-        let may_pull = self.pulling < limits::PULLS;
-        let pull = may_pull.then(|| self.directory.next_pull(Instant::now()));
-        let times = [self.own.due(), self.held.due(), pull.flatten()];
+        let pull = self.directory.next_pull(Instant::now());
+        let times = [self.own.due(), self.held.due(), pull];
         let times = times.into_iter().flatten();
         times.fold(self.next_tick, Instant::min)
     }
@@ -241,8 +241,10 @@ impl Discovery {
     fn reconcile_with_anybody(&mut self, now: Instant) {
         let pause = RECONCILE_EVERY.mul_f64(0.5 + rand::random::<f64>() / 2.0);
         self.next_reconcile = now + pause;
-        let wanted = |peer: &&PeerId| !self.avoided.contains_key(*peer);
-        let peer = any(self.connected.iter().filter(wanted)).or(any(self.connected.iter()));
+        let free = |peer: &&PeerId| !self.reconciling.contains(*peer);
+        let wanted = |peer: &&PeerId| free(peer) && !self.avoided.contains_key(*peer);
+        let connected = || self.connected.iter();
+        let peer = any(connected().filter(wanted)).or_else(|| any(connected().filter(free)));
         if let Some(peer) = peer {
             self.reconcile_soon(*peer);
         }

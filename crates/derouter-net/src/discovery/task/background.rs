@@ -10,17 +10,13 @@ use crate::actor::{Command, Offence};
 use crate::counters::count;
 use crate::limits;
 
-/// Peers with whom a reconciliation failed and brought nothing are left alone for so long, while
+/// Peers with whom a reconciliation failed and brought nothing new are left alone for so long, while
 /// there are others.
-const RECONCILE_AVOID: Duration = Duration::from_secs(300);
+const RECONCILE_AVOID: Duration = Duration::from_secs(60);
 
 impl Discovery {
     pub(super) fn start_pulls(&mut self) {
-        while self.pulling < limits::PULLS {
-            let Some(plan) = self.directory.take_pull(Instant::now()) else {
-                return;
-            };
-            self.pulling += 1;
+        while let Some(plan) = self.directory.take_pull(Instant::now()) {
             let commands = self.commands.clone();
             // Only who has to be dialled: the others are connected.
             let stranger = plan.stranger.then_some(plan.source);
@@ -35,15 +31,18 @@ impl Discovery {
     }
 
     pub(super) fn start_reconciliations(&mut self) {
-        while self.reconciling < limits::RECONCILIATIONS {
+        while self.reconciling.len() < limits::RECONCILIATIONS {
             let Some(peer) = self.fresh.pop_front() else {
                 return;
             };
+            if self.reconciling.contains(&peer) {
+                continue;
+            }
             let (shards, now) = (self.shards.bits(), Instant::now());
-            let Some(snapshot) = self.snapshots.get(&self.directory, shards, now) else {
+            let Some(snapshot) = self.snapshots.get(&self.directory, shards, false, now) else {
                 return;
             };
-            self.reconciling += 1;
+            self.reconciling.insert(peer);
             let commands = self.commands.clone();
             let inputs = self.own_inputs.clone();
             self.tasks.spawn(async move {
@@ -60,44 +59,45 @@ impl Discovery {
     }
 
     async fn on_pulled(&mut self, pulled: Pulled) {
-        self.pulling = self.pulling.saturating_sub(1);
+        let source = pulled.end.source;
         if pulled.wrong {
             count(&self.counters.lists_wrong);
-            self.blame(pulled.source, Offence::WrongOfferList).await;
+            self.blame(source, Offence::WrongOfferList).await;
         }
         if pulled.invalid {
-            self.blame(pulled.source, Offence::InvalidMessage).await;
+            self.blame(source, Offence::InvalidMessage).await;
         }
         let now = Instant::now();
-        self.directory
-            .asked(pulled.source, pulled.stranger, pulled.failed, now);
+        let (end, outcomes) = (pulled.end, pulled.outcomes);
+        let here = self
+            .directory
+            .pull_ended(end, outcomes, now, rand::random());
         let mut judged = Vec::new();
-        for (provider, hash, outcome) in pulled.outcomes {
-            let jitter = rand::random();
-            let here = self.directory.pulled(&provider, hash, outcome, now, jitter);
-            if here {
-                count(&self.counters.lists_pulled);
-                self.news.add(provider);
-                judged.extend(self.held.release(&provider));
+        for provider in here {
+            count(&self.counters.lists_pulled);
+            self.news.add(provider);
+            judged.extend(self.held.release(&provider));
+            if self.found.remove(&provider) {
+                self.spread(provider).await;
             }
         }
         self.tell_judged(judged).await;
     }
 
     async fn on_reconciled(&mut self, ended: Ended) {
-        self.reconciling = self.reconciling.saturating_sub(1);
         let Ended {
             peer,
             differences,
             outcome,
         } = ended;
+        self.reconciling.remove(&peer);
         let Err(error) = outcome else {
             count(&self.counters.reconciliations);
             return tracing::debug!(%peer, ?differences, "reconciled");
         };
         tracing::debug!(%peer, ?differences, %error, "not reconciled to the end");
         let is_its_fault = matches!(error, ExchangeError::Timeout | ExchangeError::Invalid(_));
-        if is_its_fault && differences.fetched == 0 {
+        if is_its_fault && differences.new == 0 {
             self.avoided.insert(peer, Instant::now() + RECONCILE_AVOID);
         }
         if matches!(error, ExchangeError::Invalid(_)) {

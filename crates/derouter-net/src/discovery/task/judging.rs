@@ -13,7 +13,7 @@ use super::Discovery;
 use crate::actor::{Command, Offence};
 use crate::clock::unix_now;
 use crate::counters::count;
-use crate::directory::{Arrival, Verdict};
+use crate::directory::{Arrival, Listed, Verdict};
 use crate::heartbeat::bucket::Rate;
 use crate::reachability::clock_watch::OffClock;
 
@@ -49,7 +49,7 @@ impl Discovery {
             match verdict {
                 Verdict::New {
                     provider,
-                    complete: false,
+                    list: Listed::Coming,
                 } => {
                     let now = Instant::now();
                     judged.extend(self.held.hold(provider, id, forwarder, now));
@@ -81,13 +81,13 @@ impl Discovery {
         let checks = self.directory.signature_checks();
         self.counters.signature_checks.store(checks, Relaxed);
         match verdict {
-            Verdict::New { provider, complete } => {
+            Verdict::New { provider, list } => {
                 count(&self.counters.announcements_received);
                 let now = Instant::now();
                 if self.right_clock.try_take(RIGHT_CLOCK_RATE, 1, now) {
                     self.command(Command::ClockIsRight).await;
                 }
-                if complete {
+                if list != Listed::Coming {
                     self.news.add(provider);
                 }
                 if self.learnt.try_take(LEARN_RATE, 1, Instant::now()) {
@@ -160,9 +160,14 @@ impl Discovery {
 /// What gossipsub is told.
 fn acceptance(verdict: Verdict) -> MessageAcceptance {
     match verdict {
-        Verdict::New { .. } | Verdict::Again { spread: true, .. } => MessageAcceptance::Accept,
+        Verdict::New {
+            list: Listed::Here, ..
+        }
+        | Verdict::Again { spread: true, .. } => MessageAcceptance::Accept,
         Verdict::Invalid | Verdict::Forged => MessageAcceptance::Reject,
-        Verdict::Again { spread: false, .. }
+        // Nobody passes on what it can't give.
+        Verdict::New { .. }
+        | Verdict::Again { spread: false, .. }
         | Verdict::Old
         | Verdict::OffClock(_)
         | Verdict::TooMany

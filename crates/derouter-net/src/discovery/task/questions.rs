@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use derouter_wire::discovery::{Carried, Want};
 use libp2p::PeerId;
 
+use super::super::reconcile::Snapshot;
 use super::super::{Ask, Input};
 use super::Discovery;
 use crate::counters::count;
@@ -15,6 +16,8 @@ use crate::heartbeat::bucket::{Bucket, Rate};
 /// Announcements of one exchange that are spread by gossip when they are no more than this: those
 /// that found no mesh, or that a split network has missed.
 const SPREAD: usize = 16;
+/// Of these, those that wait for their list. The next are left to reconciliations of others.
+const FOUND: usize = 256;
 /// Questions of one peer: ten lists a second, and what a new node asks at once.
 const ASK_RATE: Rate = Rate {
     every: Duration::from_millis(50),
@@ -25,6 +28,11 @@ const GIVE_RATE: Rate = Rate {
     every: Duration::from_millis(1),
     burst: 128 * 1024,
 };
+/// Rounds of reconciliations over other shards than this node's or all.
+const OTHER_SHARDS_RATE: Rate = Rate {
+    every: Duration::from_secs(1),
+    burst: 64,
+};
 /// Peers whose questions are counted.
 const ASKERS: usize = 1024;
 
@@ -32,6 +40,8 @@ const ASKERS: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Asker {
     questions: Bucket,
+    /// Of shards of its own choice.
+    snapshots: Bucket,
     /// KiB of lists.
     given: Bucket,
 }
@@ -58,7 +68,7 @@ impl Discovery {
                 let _ = reply.send(self.give_lists(peer, &wants, now));
             }
             Ask::Snapshot(shards, reply) => {
-                if let Some(snapshot) = self.snapshots.get(&self.directory, shards, now) {
+                if let Some(snapshot) = self.snapshot_for(peer, shards, now) {
                     let _ = reply.send(snapshot);
                 }
             }
@@ -67,8 +77,8 @@ impl Discovery {
                 let _ = reply.send(carried.collect());
             }
             Ask::Take(announcements, done) => {
-                self.take(peer, announcements).await;
-                let _ = done.send(());
+                let new = self.take(peer, announcements).await;
+                let _ = done.send(new);
             }
         }
     }
@@ -85,6 +95,17 @@ impl Discovery {
         }
         let asker = self.askers.entry(peer).or_default();
         asker.questions.try_take(ASK_RATE, 1, now)
+    }
+
+    /// Each peer may have snapshots of some other shards than ours made, before all together may.
+    fn snapshot_for(&mut self, peer: PeerId, shards: u16, now: Instant) -> Option<Arc<Snapshot>> {
+        let asker = self.askers.entry(peer).or_default();
+        let allowed =
+            self.snapshots.is_common(shards) || asker.snapshots.try_take(OTHER_SHARDS_RATE, 1, now);
+        if !allowed {
+            return None;
+        }
+        self.snapshots.get(&self.directory, shards, true, now)
     }
 
     /// The lists that a peer wants, up to what it may have now: it asks for the rest later.
@@ -104,7 +125,7 @@ impl Discovery {
     }
 
     /// Judges what a peer gave us. A few that are new to us are probably new to others too.
-    async fn take(&mut self, peer: PeerId, announcements: Vec<Carried>) {
+    async fn take(&mut self, peer: PeerId, announcements: Vec<Carried>) -> usize {
         let mut new = Vec::new();
         for carried in announcements {
             let bytes = &carried.announcement.0;
@@ -116,14 +137,25 @@ impl Discovery {
                 tokio::task::yield_now().await;
             }
         }
-        if new.len() > SPREAD {
-            return;
+        let count = new.len();
+        if count > SPREAD {
+            return count;
         }
         for provider in new {
-            let now = Instant::now();
-            if let Some(bytes) = self.directory.fresh_announcement(&provider, now) {
-                self.publish(provider, bytes.to_vec()).await;
+            if self.found.len() < FOUND && self.directory.is_coming(&provider) {
+                self.found.insert(provider);
+            } else {
+                self.spread(provider).await;
             }
+        }
+        count
+    }
+
+    /// Gossips what a reconciliation has found, if it can be passed on.
+    pub(super) async fn spread(&mut self, provider: PeerId) {
+        let bytes = self.directory.fresh_announcement(&provider, Instant::now());
+        if let Some(bytes) = bytes {
+            self.publish(provider, bytes.to_vec()).await;
         }
     }
 }
