@@ -307,7 +307,8 @@ impl Net {
         self.tell(Command::Announce(heartbeat)).await;
     }
 
-    /// Remembers where a provider announces that it is reached. False when it announces nothing.
+    /// Remembers where a provider announces that it is reached. False when nothing of that is new:
+    /// to dial the same addresses again would take the time in which it can be looked up.
     async fn learn(&self, provider: PeerId) -> bool {
         let (reply, known) = oneshot::channel();
         let send = self.inner.discovery.send(Input::Learn(provider, reply));
