@@ -1,5 +1,6 @@
 //! Every bound of this crate, with its reason.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// Commands from handles to the swarm task. Callers wait, so this only smooths bursts.
@@ -230,6 +231,28 @@ pub(crate) const WANTED_PROTOCOLS: usize = 16;
 
 /// Relays on which a node keeps reservations at most: more cost others places and gain little.
 pub(crate) const RELAYS: usize = 4;
+/// At a relay: how many reservations a peer may make at once, and how long each takes to come back.
+/// A node makes one for each connection that broke, and renews it every 45 minutes.
+pub(crate) const RESERVATIONS_OF_PEER: (NonZeroU32, Duration) = (THIRTY, Duration::from_secs(20));
+/// The same of an IP address. A provider's NAT has hundreds of homes behind one, which all come back
+/// together after it broke.
+pub(crate) const RESERVATIONS_OF_IP: (NonZeroU32, Duration) = (HUNDREDS, Duration::from_secs(1));
+/// The circuits that a peer opens: one for each of its peers behind this relay, and one more now and
+/// then for a hole to be punched.
+pub(crate) const CIRCUITS_OF_PEER: (NonZeroU32, Duration) = (SIXTY, Duration::from_secs(4));
+/// The same of an IP address.
+pub(crate) const CIRCUITS_OF_IP: (NonZeroU32, Duration) = (HUNDREDS, Duration::from_millis(500));
+const THIRTY: NonZeroU32 = at_least_one(30);
+const SIXTY: NonZeroU32 = at_least_one(60);
+const HUNDREDS: NonZeroU32 = at_least_one(300);
+
+const fn at_least_one(number: u32) -> NonZeroU32 {
+    match NonZeroU32::new(number) {
+        Some(number) => number,
+        None => NonZeroU32::MIN,
+    }
+}
+
 /// Relays that are remembered to choose from.
 pub(crate) const RELAY_CANDIDATES: usize = 64;
 /// Peers behind relays that are tried directly again.
