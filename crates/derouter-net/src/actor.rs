@@ -60,6 +60,8 @@ use port_mapping::Mapper;
 #[derive(Debug)]
 pub(crate) enum Command {
     Open(PeerId, OpenRequest),
+    /// A substream with this peer is waited for since long.
+    DialAgain(PeerId),
     /// The offers that fit a heartbeat (0.1).
     Announce(Option<Announcement>),
     AddAddress(PeerId, Multiaddr),
@@ -276,6 +278,7 @@ impl Actor {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Open(peer, request) => self.swarm.behaviour_mut().streams.open(peer, request),
+            Command::DialAgain(peer) => self.swarm.behaviour_mut().streams.dial_again(peer),
             Command::Announce(announcement) => {
                 let offers = announcement.iter().flat_map(|it| it.offers.keys());
                 self.provide_protocols(offers);

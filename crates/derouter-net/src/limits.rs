@@ -96,11 +96,16 @@ pub(crate) const QUIC_STREAMS: u32 = 2048;
 
 /// Connections being accepted.
 pub(crate) const PENDING_INCOMING: u32 = 32;
-/// Connections being dialled, for whatever reason: those on request, those that handles and
-/// Kademlia wait for, bootstrap nodes, holes that are punched.
-pub(crate) const PENDING_OUTGOING: u32 = 80;
+/// Connections being dialled, for whatever reason: those on request ([`DIALS_OF_PEER`] for each peer
+/// at most), those that handles and Kademlia wait for, bootstrap nodes, holes that are punched.
+pub(crate) const PENDING_OUTGOING: u32 = 144;
 /// Of these, peers that are dialled because somebody wants a substream; the next ones wait.
 pub(crate) const DIALS_ON_REQUEST: usize = 32;
+/// A peer that somebody waits for is dialled once more when a dial takes longer than this; most take
+/// a few round trips. What has changed since the first may be all that was in the way.
+pub(crate) const DIAL_AGAIN: Duration = Duration::from_millis(1500);
+/// Dials of one such peer at the same time.
+pub(crate) const DIALS_OF_PEER: usize = 3;
 /// Connections in all.
 pub(crate) const ESTABLISHED: u32 = 300;
 /// Connections that others opened; the rest is kept for those that we open.

@@ -501,7 +501,7 @@ impl Net {
             if !self.tell(Command::Open(peer, request)).await {
                 return Err(Unopened::Stopped);
             }
-            match outcome.await {
+            match self.outcome(peer, outcome).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error @ OpenError::Failed { connection, .. })) => {
                     avoid = Some(connection);
@@ -519,6 +519,20 @@ impl Net {
             }
         }
         Err(last)
+    }
+
+    /// Waits for a substream. A peer that is dialled for long is dialled again now and then.
+    async fn outcome<T>(
+        &self,
+        peer: PeerId,
+        mut outcome: oneshot::Receiver<T>,
+    ) -> Result<T, oneshot::error::RecvError> {
+        loop {
+            match timeout(limits::DIAL_AGAIN, &mut outcome).await {
+                Ok(outcome) => return outcome,
+                Err(_slow) => self.tell(Command::DialAgain(peer)).await,
+            };
+        }
     }
 
     /// False when the network has stopped, or is too busy for the command's deadline.
