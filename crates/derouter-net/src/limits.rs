@@ -134,6 +134,30 @@ pub(crate) const LATE_ANSWER: Duration = Duration::from_secs(2);
 /// In this time a connection that is looked at gives a sign of life, or it is closed: several
 /// retransmissions on a bad line. With [`LATE_ANSWER`] before a request gives up.
 pub(crate) const LIFE_SIGN: Duration = Duration::from_secs(4);
+/// The same where another connection with the peer broke or was made anew: there is a reason to
+/// believe that this one is dead, and another one takes over what comes.
+pub(crate) const QUICK_LIFE_SIGN: Duration = Duration::from_millis(2500);
+/// The same of a peer that has connected again from another address: whose address has changed keeps
+/// nothing of what it had, and until a relay knows, it leads others into the void.
+pub(crate) const MOVED_LIFE_SIGN: Duration = Duration::from_secs(1);
+/// A connection that was asked for a sign of life and gave none within this has the relays of this
+/// node looked at as well: it may be this node that has moved, and then others reach it through them
+/// only once it knows. A round trip or two.
+pub(crate) const DOUBT: Duration = Duration::from_millis(500);
+/// Between two times that this happens.
+pub(crate) const DOUBT_PAUSE: Duration = Duration::from_secs(10);
+/// A connection on which something is going on is asked for a sign of life when nothing came for so
+/// long: whoever is sent an answer says nothing meanwhile, and one that is gone says nothing either.
+/// It costs a ping every few seconds while such an answer runs.
+pub(crate) const BUSY_SILENCE: Duration = Duration::from_secs(2);
+/// In this time it has to give that sign: longer than [`LIFE_SIGN`], as what goes on would be lost
+/// with it, and a busy machine or line may be slow.
+pub(crate) const BUSY_LIFE_SIGN: Duration = Duration::from_secs(8);
+/// How often that is looked at, while something is going on anywhere.
+pub(crate) const BUSY_LOOK: Duration = Duration::from_secs(1);
+/// A peer that connects again has its older connections looked at, unless they were heard within
+/// this: two connections that are made at the same time are no sign of anything.
+pub(crate) const JUST_HEARD: Duration = Duration::from_secs(3);
 /// After a connection died in silence the others are looked at too, at most this often: it may have
 /// been this node's own line.
 pub(crate) const LOOK_AT_ALL: Duration = Duration::from_secs(30);
