@@ -517,7 +517,7 @@ mod tests {
         manager.closed(listener, None, (now, UNIX), 0.5);
         assert_eq!(
             manager.due(),
-            Some(now + FIRST_DELAY),
+            Some(now + LOST_DELAY),
             "a success resets it"
         );
         manager.network_changed(now);
@@ -565,14 +565,14 @@ mod tests {
     fn a_relay_that_granted_a_reservation_is_tried_again_soon_and_at_once_when_it_is_back() {
         let now = Instant::now();
         let (mut manager, peers) = manager(1, &[1], now);
-        let listener = obey(&mut manager, now)[0];
+        let (_, listener) = obey(&mut manager, now)[0];
         manager.accepted(&peers[0], now, UNIX);
         manager.disconnected(&peers[0]);
         manager.closed(listener, None, (now, UNIX), 0.5);
         assert_eq!(manager.due(), Some(now + LOST_DELAY));
         let mut at = now + LOST_DELAY;
         for _ in 0..5 {
-            let listener = obey(&mut manager, at)[0];
+            let (_, listener) = obey(&mut manager, at)[0];
             manager.closed(listener, None, (at, UNIX), 0.5);
             let due = manager.due().unwrap();
             assert!(due <= at + PROVEN_DELAY);
