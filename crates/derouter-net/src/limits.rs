@@ -136,7 +136,7 @@ pub(crate) const LATE_ANSWER: Duration = Duration::from_secs(2);
 pub(crate) const LIFE_SIGN: Duration = Duration::from_secs(4);
 /// The same where another connection with the peer broke or was made anew: there is a reason to
 /// believe that this one is dead, and another one takes over what comes.
-pub(crate) const QUICK_LIFE_SIGN: Duration = Duration::from_millis(2500);
+pub(crate) const QUICK_LIFE_SIGN: Duration = Duration::from_secs(2);
 /// The same of a peer that has connected again from another address: whose address has changed keeps
 /// nothing of what it had, and until a relay knows, it leads others into the void.
 pub(crate) const MOVED_LIFE_SIGN: Duration = Duration::from_secs(1);

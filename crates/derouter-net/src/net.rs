@@ -465,22 +465,26 @@ impl Net {
         }
     }
 
-    /// A peer that is not where it was known to be is looked up once.
+    /// A peer that is not where it was known to be is looked up once. It is dialled now and then
+    /// meanwhile: a relay of it that was not connected may be before the lookup is over.
     async fn open_or_find(
         &self,
         peer: PeerId,
         protocol: StreamProtocol,
     ) -> Result<Substream, Unopened> {
-        let first = self.try_open(peer, protocol.clone()).await;
-        if !matches!(first, Err(Unopened::Open(OpenError::Unreachable(_)))) {
-            return first;
+        let mut last = self.try_open(peer, protocol.clone()).await;
+        let (reply, mut found) = oneshot::channel();
+        if !is_unreachable(&last) || !self.tell(Command::FindPeer(peer, reply)).await {
+            return last;
         }
-        let (reply, found) = oneshot::channel();
-        let asked = self.tell(Command::FindPeer(peer, reply)).await;
-        if !asked || found.await != Ok(true) {
-            return first;
+        while is_unreachable(&last) {
+            match timeout(limits::DIAL_AGAIN, &mut found).await {
+                Ok(Ok(true)) => return self.try_open(peer, protocol).await,
+                Ok(_nowhere) => return last,
+                Err(_slow) => last = self.try_open(peer, protocol.clone()).await,
+            }
         }
-        self.try_open(peer, protocol).await
+        last
     }
 
     async fn try_open(
@@ -553,6 +557,10 @@ impl Net {
 enum Unopened {
     Open(OpenError),
     Stopped,
+}
+
+fn is_unreachable(opened: &Result<Substream, Unopened>) -> bool {
+    matches!(opened, Err(Unopened::Open(OpenError::Unreachable(_))))
 }
 
 fn unreachable(reason: &str) -> Unopened {

@@ -417,10 +417,11 @@ impl Actor {
     ) {
         self.reach.retiring.remove(&id);
         self.reach.suspects.clear(&id);
+        let now = Instant::now();
         if remaining == 0 {
-            self.reach.relays.disconnected(&peer);
+            self.reach.relays.disconnected(&peer, now);
         }
-        self.reach.look_soon(Instant::now());
+        self.reach.look_soon(now);
     }
 
     pub(super) fn on_reachability_dial_error(

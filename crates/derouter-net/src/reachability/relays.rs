@@ -159,9 +159,14 @@ impl RelayManager {
         }
     }
 
-    /// The last connection with a peer is gone.
-    pub(crate) fn disconnected(&mut self, peer: &PeerId) {
+    /// The last connection with a peer is gone. Where a reservation was lost before, it was this
+    /// connection that stood in the way of another one.
+    pub(crate) fn disconnected(&mut self, peer: &PeerId, now: Instant) {
         if let Some(relay) = self.relays.get_mut(peer) {
+            let waited_for = |at: Instant| now.duration_since(at) < LOST_DELAY;
+            if relay.connected && relay.lost_at.is_some_and(waited_for) {
+                relay.retry_at = relay.retry_at.min(now);
+            }
             relay.connected = false;
         }
     }
@@ -515,11 +520,7 @@ mod tests {
         let (peer, listener) = obey(&mut manager, now)[0];
         manager.accepted(&peer, now, UNIX);
         manager.closed(listener, None, (now, UNIX), 0.5);
-        assert_eq!(
-            manager.due(),
-            Some(now + LOST_DELAY),
-            "a success resets it"
-        );
+        assert_eq!(manager.due(), Some(now + LOST_DELAY), "a success resets it");
         manager.network_changed(now);
         assert_eq!(obey(&mut manager, now).len(), 1, "at once in a new network");
     }
@@ -567,7 +568,7 @@ mod tests {
         let (mut manager, peers) = manager(1, &[1], now);
         let (_, listener) = obey(&mut manager, now)[0];
         manager.accepted(&peers[0], now, UNIX);
-        manager.disconnected(&peers[0]);
+        manager.disconnected(&peers[0], now);
         manager.closed(listener, None, (now, UNIX), 0.5);
         assert_eq!(manager.due(), Some(now + LOST_DELAY));
         let mut at = now + LOST_DELAY;
@@ -581,6 +582,19 @@ mod tests {
         let back = at - Duration::from_secs(1);
         manager.candidate(peers[0], &address(1), true, back);
         assert_eq!(manager.due(), Some(back));
+    }
+
+    #[test]
+    fn a_reservation_that_was_lost_is_made_again_as_soon_as_the_dead_connections_are_gone() {
+        let now = Instant::now();
+        let (mut manager, peers) = manager(1, &[1], now);
+        let (_, listener) = obey(&mut manager, now)[0];
+        manager.accepted(&peers[0], now, UNIX);
+        manager.closed(listener, None, (now, UNIX), 1.0);
+        let gone = now + limits::QUICK_LIFE_SIGN;
+        assert!(manager.due().unwrap() > gone);
+        manager.disconnected(&peers[0], gone);
+        assert_eq!(manager.due(), Some(gone));
     }
 
     #[test]
