@@ -289,7 +289,7 @@ impl Actor {
                 self.learn_own(peer, address);
             }
             Command::Learn(known, reply) => {
-                let new = self.learn_whereabouts(known);
+                let new = self.learn_whereabouts(&known);
                 if let Some(reply) = reply {
                     let _ = reply.send(new);
                 }

@@ -104,6 +104,9 @@ pub(crate) const DIALS_ON_REQUEST: usize = 32;
 /// A peer that somebody waits for is dialled once more when a dial takes longer than this; most take
 /// a few round trips. What has changed since the first may be all that was in the way.
 pub(crate) const DIAL_AGAIN: Duration = Duration::from_millis(1500);
+/// What the new dial waits for the addresses that the peer has announced; the task that has them is
+/// busy otherwise, and the dial after it will have them.
+pub(crate) const LEARN_BEFORE_DIAL: Duration = Duration::from_millis(200);
 /// Dials of one such peer at the same time.
 pub(crate) const DIALS_OF_PEER: usize = 3;
 /// Connections in all.

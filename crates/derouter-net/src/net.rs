@@ -459,7 +459,9 @@ impl Net {
     }
 
     async fn open(&self, peer: PeerId, protocol: StreamProtocol) -> Result<Substream, Unopened> {
-        match timeout(limits::OPEN_DEADLINE, self.open_or_find(peer, protocol)).await {
+        // Apart: what waits for it need not be as large.
+        let opened = Box::pin(self.open_or_find(peer, protocol));
+        match timeout(limits::OPEN_DEADLINE, opened).await {
             Ok(outcome) => outcome,
             Err(_late) => Err(unreachable("no connection in time")),
         }
@@ -525,7 +527,8 @@ impl Net {
         Err(last)
     }
 
-    /// Waits for a substream. A peer that is dialled for long is dialled again now and then.
+    /// Waits for a substream. A peer that is dialled for long is dialled again now and then, also
+    /// where it has announced meanwhile that it is reached.
     async fn outcome<T>(
         &self,
         peer: PeerId,
@@ -534,8 +537,11 @@ impl Net {
         loop {
             match timeout(limits::DIAL_AGAIN, &mut outcome).await {
                 Ok(outcome) => return outcome,
-                Err(_slow) => self.tell(Command::DialAgain(peer)).await,
-            };
+                Err(_slow) => {
+                    let _ = timeout(limits::LEARN_BEFORE_DIAL, self.learn(peer)).await;
+                    self.tell(Command::DialAgain(peer)).await;
+                }
+            }
         }
     }
 

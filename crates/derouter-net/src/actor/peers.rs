@@ -127,15 +127,15 @@ impl Actor {
     }
 
     /// Somebody tells where a peer is. Whether any of it is new.
-    pub(super) fn learn_whereabouts(&mut self, told: Whereabouts) -> bool {
+    pub(super) fn learn_whereabouts(&mut self, told: &Whereabouts) -> bool {
         let known = |actor: &Self| {
             let places = actor.book().get(&told.peer).map(Entry::places);
             let places = places.unwrap_or_default().iter();
             places.map(|place| place.address.clone()).collect()
         };
         let before: HashSet<Multiaddr> = known(self);
-        for address in told.addresses.clone() {
-            self.learn_address(told.peer, address, Source::Told, &told.teller);
+        for address in &told.addresses {
+            self.learn_address(told.peer, address.clone(), Source::Told, &told.teller);
         }
         let after: HashSet<Multiaddr> = known(self);
         !after.is_subset(&before)
