@@ -30,7 +30,8 @@ Tasks:
                            delay of 60 ms (--rounds N, --quick, --local, --delayed)
   bench hostile [--chats N]  time a chat while peers attack both of its nodes
   lab [matrix | events]    whole nodes behind NATs, in network namespaces (needs root)
-  lab --only PAIR,...      these pairs of the matrix, such as symmetric/port-restricted
+  lab --only NAME,...      these pairs of the matrix, such as symmetric/port-restricted, and these
+                           events, such as sleep
   sim discovery [OPTION]...  many nodes, and one node among many providers; options go to the
                            simulation (--providers N, --nodes N, --sharding, --legacy, ...)
 ";

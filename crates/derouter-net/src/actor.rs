@@ -44,7 +44,7 @@ use crate::heartbeat::{ReceivedHeartbeat, SentHeartbeat};
 use crate::legacy::LegacyWatch;
 use crate::limits;
 use crate::peer::{PeerEvent, PeerInfo};
-use crate::peer_book::{KnownPeer, Source};
+use crate::peer_book::KnownPeer;
 use crate::reachability::ReachabilityState;
 use crate::reachability::clock_watch::OffClock;
 use crate::relay_server::RelayTally;
@@ -60,10 +60,13 @@ use port_mapping::Mapper;
 #[derive(Debug)]
 pub(crate) enum Command {
     Open(PeerId, OpenRequest),
+    /// A substream with this peer is waited for since long.
+    DialAgain(PeerId),
     /// The offers that fit a heartbeat (0.1).
     Announce(Option<Announcement>),
     AddAddress(PeerId, Multiaddr),
-    Learn(Whereabouts),
+    /// Where a peer is. The reply says whether any of it is new.
+    Learn(Whereabouts, Option<oneshot::Sender<bool>>),
     /// An announcement of this provider is off by over an hour.
     OffClock(PeerId, OffClock),
     /// An announcement's time is like ours.
@@ -275,6 +278,7 @@ impl Actor {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Open(peer, request) => self.swarm.behaviour_mut().streams.open(peer, request),
+            Command::DialAgain(peer) => self.swarm.behaviour_mut().streams.dial_again(peer),
             Command::Announce(announcement) => {
                 let offers = announcement.iter().flat_map(|it| it.offers.keys());
                 self.provide_protocols(offers);
@@ -284,9 +288,10 @@ impl Actor {
             Command::AddAddress(peer, address) => {
                 self.learn_own(peer, address);
             }
-            Command::Learn(known) => {
-                for address in known.addresses {
-                    self.learn_address(known.peer, address, Source::Told, &known.teller);
+            Command::Learn(known, reply) => {
+                let new = self.learn_whereabouts(&known);
+                if let Some(reply) = reply {
+                    let _ = reply.send(new);
                 }
             }
             Command::OffClock(source, off) => self.reach.clock.off(source, off, Instant::now()),

@@ -41,6 +41,10 @@ struct Offered {
 pub(crate) struct OwnAnnouncements {
     local: PeerId,
     offered: Option<Offered>,
+    /// Where this node is reached, best first.
+    addresses: Vec<Vec<u8>>,
+    /// The same, as the last announcement had it.
+    told_addresses: Vec<Vec<u8>>,
     /// Whether others may know of an offer that is not taken back.
     told: bool,
     sequence: u64,
@@ -56,6 +60,8 @@ impl OwnAnnouncements {
         Self {
             local,
             offered: None,
+            addresses: Vec::new(),
+            told_addresses: Vec::new(),
             told: false,
             sequence: floor,
             due: None,
@@ -87,10 +93,12 @@ impl OwnAnnouncements {
         self.due_within(now, DEBOUNCE);
     }
 
-    /// Where this node is reached has changed.
-    pub(crate) fn moved(&mut self, now: Instant) {
-        if self.offered.is_some() {
-            self.due_within(now, MIN_GAP);
+    /// Where this node is reached now, best first. What the last announcement did not say is
+    /// announced, whoever noticed it first: until then others look for this node in vain.
+    pub(crate) fn reached_at(&mut self, addresses: Vec<Vec<u8>>, now: Instant) {
+        self.addresses = addresses;
+        if self.told && self.addresses != self.told_addresses {
+            self.due_within(now, DEBOUNCE);
         }
     }
 
@@ -147,15 +155,12 @@ impl OwnAnnouncements {
     }
 
     /// The announcement to sign now, if one is due.
-    pub(crate) fn take(
-        &mut self,
-        moment: Moment,
-        addresses: Vec<Vec<u8>>,
-    ) -> Option<AnnouncementBody> {
+    pub(crate) fn take(&mut self, moment: Moment) -> Option<AnnouncementBody> {
         if self.new_due()? > moment.now {
             return None;
         }
-        Some(self.next(moment, addresses))
+        self.told_addresses.clone_from(&self.addresses);
+        Some(self.next(moment, self.addresses.clone()))
     }
 
     /// The announcement before a stop: only one that takes back.
@@ -236,9 +241,10 @@ mod tests {
         let start = Instant::now();
         own.announce(Some(&offers("a")), start);
         own.announce(Some(&offers("b")), start + Duration::from_millis(50));
-        assert_eq!(own.take(moment(start), Vec::new()), None, "not yet");
+        assert_eq!(own.take(moment(start)), None, "not yet");
+        own.reached_at(vec![vec![1]], start);
         let first = own
-            .take(moment(start + DEBOUNCE), vec![vec![1]])
+            .take(moment(start + DEBOUNCE))
             .expect("both changes at once");
         assert_eq!(first.tags.len(), 1);
         assert_eq!(first.addresses, [vec![1]]);
@@ -246,7 +252,7 @@ mod tests {
         assert_eq!(next, start + DEBOUNCE + REFRESH.mul_f64(0.9));
         own.announce(Some(&offers("b")), next);
         assert_eq!(own.due(), Some(next), "the same is no change");
-        let again = own.take(moment(next), Vec::new()).unwrap();
+        let again = own.take(moment(next)).unwrap();
         assert_eq!(again.list, first.list);
         assert!(again.sequence > first.sequence, "although the clock stood");
     }
@@ -262,9 +268,9 @@ mod tests {
             };
             own.announce(Some(&offers("a")), start);
             let first = start + DEBOUNCE;
-            let body = own.take(at(first), Vec::new()).unwrap();
+            let body = own.take(at(first)).unwrap();
             let lost = own.due().unwrap();
-            own.take(at(lost), Vec::new()).unwrap();
+            own.take(at(lost)).unwrap();
             let heard = own.due().unwrap();
             let over = first + Duration::from_secs(u64::from(body.lasts));
             assert!(heard + Duration::from_secs(60) <= over);
@@ -278,19 +284,44 @@ mod tests {
         let start = Instant::now();
         own.announce(Some(&offers("a")), start);
         let first = start + DEBOUNCE;
-        own.take(moment(first), Vec::new()).unwrap();
+        own.take(moment(first)).unwrap();
         assert!(!own.take_again(first + REFRESH), "it was taken");
         for jitter in [0.0, 1.0] {
             own.unpublished(false, first, jitter);
             let again = own.due().unwrap();
             assert!(again >= first + RETRY && again <= first + RETRY * 5);
-            assert_eq!(own.take(moment(again), Vec::new()), None, "it is the same");
+            assert_eq!(own.take(moment(again)), None, "it is the same");
             assert!(!own.take_again(first) && own.take_again(again));
         }
         own.unpublished(true, first, 0.5);
         let due = own.due().unwrap();
         assert!(due <= first + RETRY * 5 && !own.take_again(due));
-        assert!(own.take(moment(due), Vec::new()).is_some(), "a new one");
+        assert!(own.take(moment(due)).is_some(), "a new one");
+    }
+
+    #[test]
+    fn a_place_that_is_first_seen_when_the_last_one_is_handed_out_again_is_announced_too() {
+        let mut own = OwnAnnouncements::new(PeerId::random(), 0);
+        let start = Instant::now();
+        let (direct, relayed) = (vec![vec![1]], vec![vec![2], vec![3]]);
+        own.reached_at(direct.clone(), start);
+        own.announce(Some(&offers("a")), start);
+        let first = start + DEBOUNCE;
+        let body = own.take(moment(first)).unwrap();
+        assert_eq!(body.addresses, direct);
+        own.unpublished(false, first, 0.0);
+        // Nobody was there to take it, and meanwhile relays are.
+        let again = own.due().unwrap();
+        own.reached_at(relayed.clone(), again);
+        assert_eq!(own.take(moment(again)), None, "not yet");
+        assert!(own.take_again(again));
+        // Whoever asks where it is reached after that sees no change any more.
+        own.reached_at(relayed.clone(), again);
+        let due = own.due().unwrap();
+        assert!(due <= again + DEBOUNCE);
+        assert_eq!(own.take(moment(due)).unwrap().addresses, relayed);
+        own.reached_at(relayed, due);
+        assert!(own.due().unwrap() > due + MIN_GAP, "the same is no change");
     }
 
     #[test]
@@ -300,12 +331,12 @@ mod tests {
         own.slept(start);
         assert_eq!(own.due(), None);
         own.announce(Some(&offers("a")), start);
-        own.take(moment(start + DEBOUNCE), Vec::new()).unwrap();
+        own.take(moment(start + DEBOUNCE)).unwrap();
         let woken = start + Duration::from_secs(10);
         own.slept(woken);
         assert_eq!(own.due(), Some(woken));
         own.announce(None, woken);
-        own.take(moment(woken + DEBOUNCE), Vec::new()).unwrap();
+        own.take(moment(woken + DEBOUNCE)).unwrap();
         own.slept(woken + MIN_GAP * 2);
         assert_eq!(own.due(), None);
     }
@@ -316,7 +347,7 @@ mod tests {
         let start = Instant::now();
         own.announce(Some(&offers("a")), start);
         let first = start + DEBOUNCE;
-        own.take(moment(first), Vec::new()).unwrap();
+        own.take(moment(first)).unwrap();
         own.announce(Some(&offers("b")), first);
         assert_eq!(own.due(), Some(first + MIN_GAP));
     }
@@ -330,7 +361,7 @@ mod tests {
         assert_eq!(own.due(), None);
         assert_eq!(own.take_last(moment(start)), None);
         own.announce(Some(&offers("a")), start);
-        own.take(moment(start + DEBOUNCE), Vec::new()).unwrap();
+        own.take(moment(start + DEBOUNCE)).unwrap();
         let last = own.take_last(moment(start + DEBOUNCE)).unwrap();
         assert_eq!(last.list, None);
         assert_eq!(own.take_last(moment(start + DEBOUNCE)), None);
@@ -342,7 +373,7 @@ mod tests {
         let mut own = OwnAnnouncements::new(PeerId::random(), floor);
         let start = Instant::now();
         own.announce(Some(&offers("a")), start);
-        let first = own.take(moment(start + DEBOUNCE), Vec::new()).unwrap();
+        let first = own.take(moment(start + DEBOUNCE)).unwrap();
         assert_eq!(first.sequence, floor + 1);
         assert_eq!(first.issued_at, UnixSeconds(1_700_000_000));
     }

@@ -152,17 +152,28 @@ fn mdns_behaviour(wanted: bool, peer: libp2p::PeerId) -> Option<mdns::tokio::Beh
     }
 }
 
-/// libp2p's default limits (128 KiB, 2 minutes a circuit) would cut every job stream.
-fn relay_config(limits: RelayLimits) -> relay::Config {
+/// libp2p's default limits (128 KiB, 2 minutes a circuit) would cut every job stream, and its
+/// rates (after a burst of 30, one circuit of a peer every 2 minutes) shut out for minutes who met
+/// a bad minute, and with it all who share its address.
+fn relay_config(given: RelayLimits) -> relay::Config {
     relay::Config {
-        max_reservations: limits.reservations,
+        max_reservations: given.reservations,
         max_reservations_per_peer: 4,
-        max_circuits: limits.circuits,
-        max_circuits_per_peer: limits.circuits_per_peer,
-        max_circuit_duration: limits.circuit_duration,
-        max_circuit_bytes: limits.circuit_bytes,
+        max_circuits: given.circuits,
+        max_circuits_per_peer: given.circuits_per_peer,
+        max_circuit_duration: given.circuit_duration,
+        max_circuit_bytes: given.circuit_bytes,
+        reservation_rate_limiters: Vec::new(),
+        circuit_src_rate_limiters: Vec::new(),
         ..relay::Config::default()
     }
+    .reservation_rate_per_peer(
+        limits::RESERVATIONS_OF_PEER.0,
+        limits::RESERVATIONS_OF_PEER.1,
+    )
+    .reservation_rate_per_ip(limits::RESERVATIONS_OF_IP.0, limits::RESERVATIONS_OF_IP.1)
+    .circuit_src_per_peer(limits::CIRCUITS_OF_PEER.0, limits::CIRCUITS_OF_PEER.1)
+    .circuit_src_per_ip(limits::CIRCUITS_OF_IP.0, limits::CIRCUITS_OF_IP.1)
 }
 
 fn gossipsub_behaviour(keypair: Keypair) -> Result<Gossipsub, BuildError> {

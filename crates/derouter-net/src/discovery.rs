@@ -58,7 +58,8 @@ pub(crate) struct OwnPlace {
 /// What others ask of the task.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// Teach the peer book where a provider says it is reached. Answers whether it says so.
+    /// Teach the peer book where a provider says it is reached. Answers whether any of that is
+    /// new.
     Learn(PeerId, oneshot::Sender<bool>),
     /// A peer, or one of our own exchanges, asks; no answer when the peer asks too much.
     Ask(PeerId, Ask),

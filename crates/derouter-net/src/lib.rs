@@ -12,6 +12,7 @@ mod announcing;
 mod autonat;
 mod behaviour;
 mod bootstrap;
+mod circuits;
 mod clock;
 mod config;
 mod connector;

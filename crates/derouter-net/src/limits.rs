@@ -1,5 +1,6 @@
 //! Every bound of this crate, with its reason.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// Commands from handles to the swarm task. Callers wait, so this only smooths bursts.
@@ -95,11 +96,19 @@ pub(crate) const QUIC_STREAMS: u32 = 2048;
 
 /// Connections being accepted.
 pub(crate) const PENDING_INCOMING: u32 = 32;
-/// Connections being dialled, for whatever reason: those on request, those that handles and
-/// Kademlia wait for, bootstrap nodes, holes that are punched.
-pub(crate) const PENDING_OUTGOING: u32 = 80;
+/// Connections being dialled, for whatever reason: those on request ([`DIALS_OF_PEER`] for each peer
+/// at most), those that handles and Kademlia wait for, bootstrap nodes, holes that are punched.
+pub(crate) const PENDING_OUTGOING: u32 = 144;
 /// Of these, peers that are dialled because somebody wants a substream; the next ones wait.
 pub(crate) const DIALS_ON_REQUEST: usize = 32;
+/// A peer that somebody waits for is dialled once more when a dial takes longer than this; most take
+/// a few round trips. What has changed since the first may be all that was in the way.
+pub(crate) const DIAL_AGAIN: Duration = Duration::from_millis(1500);
+/// What the new dial waits for the addresses that the peer has announced; the task that has them is
+/// busy otherwise, and the dial after it will have them.
+pub(crate) const LEARN_BEFORE_DIAL: Duration = Duration::from_millis(200);
+/// Dials of one such peer at the same time.
+pub(crate) const DIALS_OF_PEER: usize = 3;
 /// Connections in all.
 pub(crate) const ESTABLISHED: u32 = 300;
 /// Connections that others opened; the rest is kept for those that we open.
@@ -128,6 +137,30 @@ pub(crate) const LATE_ANSWER: Duration = Duration::from_secs(2);
 /// In this time a connection that is looked at gives a sign of life, or it is closed: several
 /// retransmissions on a bad line. With [`LATE_ANSWER`] before a request gives up.
 pub(crate) const LIFE_SIGN: Duration = Duration::from_secs(4);
+/// The same where another connection with the peer broke or was made anew: there is a reason to
+/// believe that this one is dead, and another one takes over what comes.
+pub(crate) const QUICK_LIFE_SIGN: Duration = Duration::from_secs(2);
+/// The same of a peer that has connected again from another address: whose address has changed keeps
+/// nothing of what it had, and until a relay knows, it leads others into the void.
+pub(crate) const MOVED_LIFE_SIGN: Duration = Duration::from_secs(1);
+/// A connection that was asked for a sign of life and gave none within this has the relays of this
+/// node looked at as well: it may be this node that has moved, and then others reach it through them
+/// only once it knows. A round trip or two.
+pub(crate) const DOUBT: Duration = Duration::from_millis(500);
+/// Between two times that this happens.
+pub(crate) const DOUBT_PAUSE: Duration = Duration::from_secs(10);
+/// A connection on which something is going on is asked for a sign of life when nothing came for so
+/// long: whoever is sent an answer says nothing meanwhile, and one that is gone says nothing either.
+/// It costs a ping every few seconds while such an answer runs.
+pub(crate) const BUSY_SILENCE: Duration = Duration::from_secs(2);
+/// In this time it has to give that sign: longer than [`LIFE_SIGN`], as what goes on would be lost
+/// with it, and a busy machine or line may be slow.
+pub(crate) const BUSY_LIFE_SIGN: Duration = Duration::from_secs(8);
+/// How often that is looked at, while something is going on anywhere.
+pub(crate) const BUSY_LOOK: Duration = Duration::from_secs(1);
+/// A peer that connects again has its older connections looked at, unless they were heard within
+/// this: two connections that are made at the same time are no sign of anything.
+pub(crate) const JUST_HEARD: Duration = Duration::from_secs(3);
 /// After a connection died in silence the others are looked at too, at most this often: it may have
 /// been this node's own line.
 pub(crate) const LOOK_AT_ALL: Duration = Duration::from_secs(30);
@@ -230,6 +263,28 @@ pub(crate) const WANTED_PROTOCOLS: usize = 16;
 
 /// Relays on which a node keeps reservations at most: more cost others places and gain little.
 pub(crate) const RELAYS: usize = 4;
+/// At a relay: how many reservations a peer may make at once, and how long each takes to come back.
+/// A node makes one for each connection that broke, and renews it every 45 minutes.
+pub(crate) const RESERVATIONS_OF_PEER: (NonZeroU32, Duration) = (THIRTY, Duration::from_secs(20));
+/// The same of an IP address. A provider's NAT has hundreds of homes behind one, which all come back
+/// together after it broke.
+pub(crate) const RESERVATIONS_OF_IP: (NonZeroU32, Duration) = (HUNDREDS, Duration::from_secs(1));
+/// The circuits that a peer opens: one for each of its peers behind this relay, and one more now and
+/// then for a hole to be punched.
+pub(crate) const CIRCUITS_OF_PEER: (NonZeroU32, Duration) = (SIXTY, Duration::from_secs(4));
+/// The same of an IP address.
+pub(crate) const CIRCUITS_OF_IP: (NonZeroU32, Duration) = (HUNDREDS, Duration::from_millis(500));
+const THIRTY: NonZeroU32 = at_least_one(30);
+const SIXTY: NonZeroU32 = at_least_one(60);
+const HUNDREDS: NonZeroU32 = at_least_one(300);
+
+const fn at_least_one(number: u32) -> NonZeroU32 {
+    match NonZeroU32::new(number) {
+        Some(number) => number,
+        None => NonZeroU32::MIN,
+    }
+}
+
 /// Relays that are remembered to choose from.
 pub(crate) const RELAY_CANDIDATES: usize = 64;
 /// Peers behind relays that are tried directly again.

@@ -307,7 +307,8 @@ impl Net {
         self.tell(Command::Announce(heartbeat)).await;
     }
 
-    /// Remembers where a provider announces that it is reached. False when it announces nothing.
+    /// Remembers where a provider announces that it is reached. False when nothing of that is new:
+    /// to dial the same addresses again would take the time in which it can be looked up.
     async fn learn(&self, provider: PeerId) -> bool {
         let (reply, known) = oneshot::channel();
         let send = self.inner.discovery.send(Input::Learn(provider, reply));
@@ -458,28 +459,34 @@ impl Net {
     }
 
     async fn open(&self, peer: PeerId, protocol: StreamProtocol) -> Result<Substream, Unopened> {
-        match timeout(limits::OPEN_DEADLINE, self.open_or_find(peer, protocol)).await {
+        // Apart: what waits for it need not be as large.
+        let opened = Box::pin(self.open_or_find(peer, protocol));
+        match timeout(limits::OPEN_DEADLINE, opened).await {
             Ok(outcome) => outcome,
             Err(_late) => Err(unreachable("no connection in time")),
         }
     }
 
-    /// A peer that is not where it was known to be is looked up once.
+    /// A peer that is not where it was known to be is looked up once. It is dialled now and then
+    /// meanwhile: a relay of it that was not connected may be before the lookup is over.
     async fn open_or_find(
         &self,
         peer: PeerId,
         protocol: StreamProtocol,
     ) -> Result<Substream, Unopened> {
-        let first = self.try_open(peer, protocol.clone()).await;
-        if !matches!(first, Err(Unopened::Open(OpenError::Unreachable(_)))) {
-            return first;
+        let mut last = self.try_open(peer, protocol.clone()).await;
+        let (reply, mut found) = oneshot::channel();
+        if !is_unreachable(&last) || !self.tell(Command::FindPeer(peer, reply)).await {
+            return last;
         }
-        let (reply, found) = oneshot::channel();
-        let asked = self.tell(Command::FindPeer(peer, reply)).await;
-        if !asked || found.await != Ok(true) {
-            return first;
+        while is_unreachable(&last) {
+            match timeout(limits::DIAL_AGAIN, &mut found).await {
+                Ok(Ok(true)) => return self.try_open(peer, protocol).await,
+                Ok(_nowhere) => return last,
+                Err(_slow) => last = self.try_open(peer, protocol.clone()).await,
+            }
         }
-        self.try_open(peer, protocol).await
+        last
     }
 
     async fn try_open(
@@ -500,7 +507,7 @@ impl Net {
             if !self.tell(Command::Open(peer, request)).await {
                 return Err(Unopened::Stopped);
             }
-            match outcome.await {
+            match self.outcome(peer, outcome).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error @ OpenError::Failed { connection, .. })) => {
                     avoid = Some(connection);
@@ -518,6 +525,24 @@ impl Net {
             }
         }
         Err(last)
+    }
+
+    /// Waits for a substream. A peer that is dialled for long is dialled again now and then, also
+    /// where it has announced meanwhile that it is reached.
+    async fn outcome<T>(
+        &self,
+        peer: PeerId,
+        mut outcome: oneshot::Receiver<T>,
+    ) -> Result<T, oneshot::error::RecvError> {
+        loop {
+            match timeout(limits::DIAL_AGAIN, &mut outcome).await {
+                Ok(outcome) => return outcome,
+                Err(_slow) => {
+                    let _ = timeout(limits::LEARN_BEFORE_DIAL, self.learn(peer)).await;
+                    self.tell(Command::DialAgain(peer)).await;
+                }
+            }
+        }
     }
 
     /// False when the network has stopped, or is too busy for the command's deadline.
@@ -538,6 +563,10 @@ impl Net {
 enum Unopened {
     Open(OpenError),
     Stopped,
+}
+
+fn is_unreachable(opened: &Result<Substream, Unopened>) -> bool {
+    matches!(opened, Err(Unopened::Open(OpenError::Unreachable(_))))
 }
 
 fn unreachable(reason: &str) -> Unopened {

@@ -2,6 +2,7 @@
 //! they ask.
 
 pub(crate) mod advice;
+pub(crate) mod busy;
 pub(crate) mod claims;
 pub(crate) mod clock_watch;
 pub(crate) mod external;
@@ -24,6 +25,7 @@ use libp2p::swarm::ConnectionId;
 
 use crate::config::NetOptions;
 use crate::limits;
+use busy::Busy;
 use clock_watch::ClockWatch;
 use external::ExternalAddresses;
 use nat::Observations;
@@ -53,6 +55,7 @@ pub(crate) struct ReachabilityState {
     pub(crate) udp: Udp,
     pub(crate) wake: Wake,
     pub(crate) suspects: Suspects,
+    pub(crate) busy: Busy,
     pub(crate) clock: ClockWatch,
     pub(crate) mapping: PortMapping,
     /// Of the two ways to ask a router (UPnP, and PCP or NAT-PMP), those that failed.
@@ -87,6 +90,7 @@ impl ReachabilityState {
             udp: Udp::default(),
             wake: Wake::new(now, boot_time),
             suspects: Suspects::default(),
+            busy: Busy::default(),
             clock: ClockWatch::default(),
             mapping: PortMapping {
                 state: if options.port_mapping {

@@ -5,6 +5,7 @@ mod limiter;
 mod meter;
 mod metered;
 mod mux;
+mod routed;
 
 use std::num::NonZeroU8;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub use meter::Traffic;
 pub(crate) use meter::{ConnectionMeter, Meters, NodeMeter};
 use metered::Metered;
 use mux::Yamux;
+use routed::Routed;
 
 pub(crate) use crate::dial_error::{dial_error_text, innermost};
 
@@ -65,7 +67,7 @@ fn transport(
         .map(move |(peer, muxer), _| metered(peer, muxer, &meters));
 
     let meters = parts.meters.clone();
-    let quic = quic::tokio::Transport::new(quic_config(parts))
+    let quic = Routed(quic::tokio::Transport::new(quic_config(parts)))
         .map(move |(peer, muxer), _| metered(peer, muxer, &meters));
 
     let direct = quic.or_transport(tcp).map(|either, _| either.into_inner());

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use derouter_wire::announce::{LEGACY_TOPIC, beacon_minute};
+use derouter_wire::limits::ANNOUNCEMENT_ADDRESSES;
 use libp2p::gossipsub::{self, IdentTopic, Message, MessageAcceptance, MessageId};
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
@@ -11,8 +12,10 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{Actor, unix_now};
+use crate::address::without_peer;
 use crate::counters::count;
 use crate::discovery::{DiscoveryPeer, Gossiped, Judged, Order, OwnPlace, Published};
+use crate::varied::most_varied;
 
 /// How far the minute of a beacon may be from ours: anybody can send one, so that old ones and
 /// those made ahead are worth little.
@@ -98,10 +101,8 @@ impl Actor {
             gossip.mesh_peers(&topic).next().is_none()
                 && peers.any(|(_, subscribed)| subscribed.contains(&&topic))
         };
-        let mut seen = std::collections::HashSet::new();
-        addresses.retain(|address| seen.insert(address.clone()));
         OwnPlace {
-            addresses,
+            addresses: told_addresses(addresses, self.peer_id),
             outside_mesh: topics.iter().any(outside),
         }
     }
@@ -200,4 +201,42 @@ fn is_loopback(address: &Multiaddr) -> bool {
         Protocol::Ip6(ip) => ip.is_loopback(),
         _ => false,
     })
+}
+
+/// Those that go into an announcement. It names the peer already, and is small: of many addresses
+/// those of one relay in one family would take all its room.
+fn told_addresses(addresses: Vec<Multiaddr>, own: PeerId) -> Vec<Multiaddr> {
+    let mut told: Vec<Multiaddr> = Vec::new();
+    for address in addresses {
+        let address = without_peer(address, own);
+        if !told.contains(&address) {
+            told.push(address);
+        }
+    }
+    most_varied(told, ANNOUNCEMENT_ADDRESSES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_announcement_tells_of_both_relays_in_both_families() {
+        let own = PeerId::random();
+        let mut all = Vec::new();
+        for (number, relay) in [(1, PeerId::random()), (2, PeerId::random())] {
+            for host in [
+                format!("/ip6/2600:{number}::2"),
+                format!("/ip4/45.{number}.0.2"),
+            ] {
+                let circuit = format!("{host}/tcp/4001/p2p/{relay}/p2p-circuit/p2p/{own}");
+                all.push(circuit.parse().unwrap());
+            }
+        }
+        let told = told_addresses([all.clone(), all].concat(), own);
+        assert_eq!(told.len(), 4);
+        let names_itself = Protocol::P2p(own);
+        let all_parts = || told.iter().flat_map(Multiaddr::iter);
+        assert!(!all_parts().any(|part| part == names_itself));
+    }
 }

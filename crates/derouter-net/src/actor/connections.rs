@@ -147,8 +147,12 @@ impl Actor {
                 cause,
                 ..
             } => {
+                let broke = cause.is_some();
                 tracing::debug!(peer = %peer_id, cause = ?cause.map(|cause| cause.to_string()), "connection closed");
                 self.on_closed(peer_id, connection_id, num_established);
+                if broke && num_established > 0 {
+                    self.look_at_remaining(peer_id);
+                }
             }
             SwarmEvent::OutgoingConnectionError {
                 connection_id,
@@ -199,6 +203,7 @@ impl Actor {
         }
         if inbound {
             self.make_place(id);
+            self.look_at_older(peer, id);
         }
         self.on_connected_for_kademlia(peer);
         let dialled = self.bootstrap_dials.remove(&id);

@@ -1,10 +1,11 @@
 //! Finds out soon which connections are dead, and closes them: what was asked on them ends, and the
 //! next exchange dials.
 
-use std::time::Instant;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
-use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
+use libp2p::{Multiaddr, PeerId};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -12,6 +13,7 @@ use super::Actor;
 use crate::limits;
 use crate::peer::PeerConnection;
 use crate::ping::{self, PING};
+use crate::reachability::place;
 use crate::reachability::punched::{self, Own};
 use crate::reachability::suspects::Suspect;
 use crate::streams::{OpenRequest, Substream};
@@ -24,8 +26,8 @@ pub(super) struct Answered {
 }
 
 impl Actor {
-    /// An answer on this connection is late. When it goes through a relay, it may be the relay that
-    /// is gone.
+    /// An answer on this connection is late. What broke it may have broken the others with the peer,
+    /// and when it goes through a relay, it may be the relay that is gone.
     pub(super) fn on_late_answer(&mut self, peer: PeerId, connection: ConnectionId) {
         let now = Instant::now();
         let state = self.peers.get(&peer);
@@ -34,15 +36,25 @@ impl Actor {
             return;
         };
         let relay = found.relay;
-        self.look_at(peer, connection, now);
-        let Some((relay, state)) = relay.and_then(|relay| self.peers.get_key_value(&relay)) else {
-            return;
-        };
-        let relay = *relay;
-        let connections: Vec<ConnectionId> = state.connections.iter().map(|(id, _)| *id).collect();
-        for connection in connections {
-            self.look_at(relay, connection, now);
+        for peer in std::iter::once(peer).chain(relay) {
+            self.look_at_peer(peer, limits::LIFE_SIGN, now);
         }
+    }
+
+    /// All connections with a peer have to show that they live.
+    fn look_at_peer(&mut self, peer: PeerId, patience: Duration, now: Instant) {
+        let state = self.peers.get(&peer);
+        let known = state.into_iter().flat_map(|state| &state.connections);
+        let known: Vec<ConnectionId> = known.map(|(id, _)| *id).collect();
+        for connection in known {
+            self.look_at_within(peer, connection, patience, now);
+        }
+    }
+
+    /// A connection with a peer broke, and others are left. Those over UDP do not notice when this
+    /// node's address changed or the peer has restarted, while TCP is told.
+    pub(super) fn look_at_remaining(&mut self, peer: PeerId) {
+        self.look_at_peer(peer, limits::QUICK_LIFE_SIGN, Instant::now());
     }
 
     /// All connections have to show that they live.
@@ -58,6 +70,61 @@ impl Actor {
         self.look_at_those(now, overdue);
     }
 
+    /// Those on which something is going on while nothing comes have to show that they live.
+    pub(super) fn look_at_busy(&mut self, now: Instant) {
+        if !self.reach.busy.is_due(now) {
+            return;
+        }
+        let streams = &self.swarm.behaviour().streams;
+        let mut busy = Vec::new();
+        for (peer, state) in &self.peers {
+            let ids = state.connections.iter().map(|(id, _)| *id);
+            let used = ids.filter_map(|id| Some((id, streams.connection_use(*peer, id)?)));
+            let used = used.filter(|(_, used)| used.open_streams > 0);
+            busy.extend(used.map(|(id, used)| (*peer, id, used.traffic.bytes_in)));
+        }
+        let received = busy.iter().map(|(_, id, bytes)| (*id, *bytes));
+        let silent = self.reach.busy.silent(received, now);
+        for (peer, id, _) in busy {
+            if silent.contains(&id) {
+                self.look_at_within(peer, id, limits::BUSY_LIFE_SIGN, now);
+            }
+        }
+    }
+
+    /// While another connection gives no sign, those with this node's relays have to.
+    pub(super) fn look_at_relays(&mut self, now: Instant) {
+        if !self.reach.suspects.look_at_relays(now) {
+            return;
+        }
+        for relay in self.reach.relays.reserved() {
+            self.look_at_peer(relay, limits::LIFE_SIGN, now);
+        }
+    }
+
+    /// A peer that is connected has connected again: it may have lost the older connections, and
+    /// what is sent to it over them is lost as well. A relay would go on to do so.
+    pub(super) fn look_at_older(&mut self, peer: PeerId, than: ConnectionId) {
+        let now = Instant::now();
+        let Some(state) = self.peers.get(&peer) else {
+            return;
+        };
+        let mut known = state.connections.iter();
+        let Some(new) = known.find(|(id, _)| *id == than) else {
+            return;
+        };
+        let new = new.1.address.clone();
+        let older = state.connections.iter().filter(|(id, known)| {
+            *id != than && now.saturating_duration_since(known.heard) > limits::JUST_HEARD
+        });
+        let older: Vec<(ConnectionId, Duration)> = older
+            .map(|(id, known)| (*id, patience_with_older(&known.address, &new)))
+            .collect();
+        for (connection, patience) in older {
+            self.look_at_within(peer, connection, patience, now);
+        }
+    }
+
     fn look_at_those(&mut self, now: Instant, which: impl Fn(&PeerConnection) -> bool) {
         let mut those = Vec::new();
         for (peer, state) in &self.peers {
@@ -70,12 +137,25 @@ impl Actor {
     }
 
     fn look_at(&mut self, peer: PeerId, connection: ConnectionId, now: Instant) {
+        self.look_at_within(peer, connection, limits::LIFE_SIGN, now);
+    }
+
+    fn look_at_within(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        patience: Duration,
+        now: Instant,
+    ) {
         let suspect = Suspect {
             connection,
             peer,
             received: self.received(peer, connection),
         };
-        if !self.reach.suspects.suspect(suspect, now) {
+        let new = self.reach.suspects.suspect(suspect, patience, now);
+        let due = self.reach.suspects.due(now);
+        self.reach.no_later_than(due, now);
+        if !new {
             return;
         }
         let (reply, opened) = oneshot::channel();
@@ -95,10 +175,9 @@ impl Actor {
                 }
                 Some(Answered { peer, connection })
             };
-            timeout(limits::LIFE_SIGN, ping).await.ok().flatten()
+            timeout(patience, ping).await.ok().flatten()
         };
         self.pings.spawn(answered);
-        self.reach.no_later_than(self.reach.suspects.due(), now);
     }
 
     fn received(&self, peer: PeerId, connection: ConnectionId) -> u64 {
@@ -163,6 +242,43 @@ impl Actor {
         let streams = &mut self.swarm.behaviour_mut().streams;
         for (peer, connection, needed) in judged {
             streams.set_punched(peer, connection, needed);
+        }
+    }
+}
+
+/// How long an older connection has to show that it lives, once there is a new one.
+fn patience_with_older(older: &Multiaddr, new: &Multiaddr) -> Duration {
+    let moved = match (direct_ip(older), direct_ip(new)) {
+        (Some(older), Some(new)) => older != new && older.is_ipv4() == new.is_ipv4(),
+        _ => false,
+    };
+    if moved {
+        limits::MOVED_LIFE_SIGN
+    } else {
+        limits::QUICK_LIFE_SIGN
+    }
+}
+
+fn direct_ip(address: &Multiaddr) -> Option<IpAddr> {
+    place::ip(address).filter(|_| !place::is_relayed(address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_connection_from_another_address_of_the_same_kind_has_little_time() {
+        let patience = |older: &str, new: &str| {
+            patience_with_older(&older.parse().unwrap(), &new.parse().unwrap())
+        };
+        let old = "/ip4/203.0.113.1/udp/1/quic-v1";
+        assert_eq!(
+            patience(old, "/ip4/203.0.113.2/tcp/1"),
+            limits::MOVED_LIFE_SIGN
+        );
+        for other in ["/ip4/203.0.113.1/tcp/2", "/ip6/2001:db8::1/tcp/1"] {
+            assert_eq!(patience(old, other), limits::QUICK_LIFE_SIGN);
         }
     }
 }

@@ -14,9 +14,10 @@ use super::{Actor, unix_now};
 use crate::address::{Scope, Subnet, is_named, scope, subnet};
 use crate::config::RelayLimits;
 use crate::connector::Connector;
+use crate::directory::Whereabouts;
 use crate::limits;
 use crate::peer::PeerConnection;
-use crate::peer_book::{KnownPeer, PeerBook, Source};
+use crate::peer_book::{Entry, KnownPeer, PeerBook, Source};
 
 /// What the actor needs for keeping its peers.
 pub(super) struct PeerKeeping {
@@ -123,6 +124,21 @@ impl Actor {
         };
         self.book_mut()
             .learn(peer, address, source, near, unix_now())
+    }
+
+    /// Somebody tells where a peer is. Whether any of it is new.
+    pub(super) fn learn_whereabouts(&mut self, told: &Whereabouts) -> bool {
+        let known = |actor: &Self| {
+            let places = actor.book().get(&told.peer).map(Entry::places);
+            let places = places.unwrap_or_default().iter();
+            places.map(|place| place.address.clone()).collect()
+        };
+        let before: HashSet<Multiaddr> = known(self);
+        for address in &told.addresses {
+            self.learn_address(told.peer, address.clone(), Source::Told, &told.teller);
+        }
+        let after: HashSet<Multiaddr> = known(self);
+        !after.is_subset(&before)
     }
 
     /// Whether a peer is connected from beyond the private network.

@@ -39,6 +39,8 @@ impl Actor {
         }
         self.close_dead(now);
         self.look_at_silent(now);
+        self.look_at_busy(now);
+        self.look_at_relays(now);
         self.map_ports(now);
         self.test_addresses(now);
         if let Some(reachability) = self.reach.judge(now) {
@@ -51,7 +53,8 @@ impl Actor {
         self.look_over_other_transports(now);
         self.close_idle();
         let relays = self.reach.relays.due().filter(|due| *due > now);
-        let due = relays.into_iter().chain(self.reach.suspects.due()).min();
+        let others = [relays, self.reach.suspects.due(now), self.reach.busy.due()];
+        let due = others.into_iter().flatten().min();
         self.reach.no_later_than(due, now);
     }
 
@@ -414,10 +417,11 @@ impl Actor {
     ) {
         self.reach.retiring.remove(&id);
         self.reach.suspects.clear(&id);
+        let now = Instant::now();
         if remaining == 0 {
-            self.reach.relays.disconnected(&peer);
+            self.reach.relays.disconnected(&peer, now);
         }
-        self.reach.look_soon(Instant::now());
+        self.reach.look_soon(now);
     }
 
     pub(super) fn on_reachability_dial_error(

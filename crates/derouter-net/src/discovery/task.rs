@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use libp2p::PeerId;
 use libp2p::identity::Keypair;
+use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -84,7 +84,8 @@ pub(crate) struct Discovery {
     counters: Arc<NetCounters>,
     directory: Directory,
     own: OwnAnnouncements,
-    place: OwnPlace,
+    /// See [`OwnPlace::outside_mesh`].
+    outside_mesh: bool,
     held: Held,
     news: News,
     tasks: JoinSet<Done>,
@@ -131,7 +132,7 @@ impl Discovery {
             counters: parts.counters,
             directory,
             own: OwnAnnouncements::new(local, parts.floor),
-            place: OwnPlace::default(),
+            outside_mesh: false,
             held: Held::default(),
             news: News::default(),
             tasks: JoinSet::new(),
@@ -223,17 +224,11 @@ impl Discovery {
         self.snapshots.forget_old(now);
         self.not_before.retain(|_, time| *time > now);
         self.avoided.retain(|_, time| *time > now);
-        if let Some(place) = self.ask_place().await {
-            let moved = place.addresses != self.place.addresses;
-            self.place = place;
-            if moved {
-                self.own.moved(now);
-            }
-        }
+        self.look_at_place(now).await;
         if now >= self.next_reconcile {
             self.reconcile_with_anybody(now);
         }
-        if self.place.outside_mesh {
+        if self.outside_mesh {
             self.next_reconcile = self.next_reconcile.min(now + RECONCILE_ALONE);
         }
     }
@@ -254,6 +249,16 @@ impl Discovery {
         if self.fresh.len() < limits::RECONCILE_QUEUE && !self.fresh.contains(&peer) {
             self.fresh.push_back(peer);
         }
+    }
+
+    /// Takes in where this node is reached.
+    async fn look_at_place(&mut self, now: Instant) {
+        let Some(place) = self.ask_place().await else {
+            return;
+        };
+        self.outside_mesh = place.outside_mesh;
+        let addresses = place.addresses.iter().map(Multiaddr::to_vec).collect();
+        self.own.reached_at(addresses, now);
     }
 
     /// Where this node is reached, from the swarm task.

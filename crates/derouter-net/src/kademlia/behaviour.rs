@@ -19,6 +19,7 @@ use super::scope::{Admitted, Scope, scope};
 use super::store::ProviderStore;
 use crate::address::is_named;
 use crate::behaviour::KADEMLIA_PROTOCOL;
+use crate::circuits::one_through_each_relay;
 use crate::heartbeat::bucket::{Bucket, Rate};
 use crate::limits;
 
@@ -132,6 +133,8 @@ impl NetworkBehaviour for Behaviour {
             .into_iter()
             .filter(|known| admitted.admits(known) && !is_named(known));
         // Queries collect what everybody says of a peer.
+        let known = one_through_each_relay(known.collect()).addresses;
+        let known = known.into_iter();
         Ok(known.take(limits::KADEMLIA_DIALLED_ADDRESSES).collect())
     }
 

@@ -17,6 +17,7 @@ use libp2p::{Multiaddr, PeerId};
 use super::{Met, PeerBook, Source};
 use crate::access::AccessRules;
 use crate::address::{Scope, ip_of, is_relayed, scope};
+use crate::circuits::one_through_each_relay;
 use crate::clock::unix_now;
 use crate::dial_error::{address_error_text, dial_error_text};
 
@@ -189,9 +190,15 @@ impl NetworkBehaviour for Behaviour {
         let Some(peer) = peer else {
             return Ok(Vec::new());
         };
-        let mut known = self.book.addresses(&peer, unix_now());
+        let now = unix_now();
+        let mut known = self.book.addresses(&peer, now);
         known.retain(|address| !self.rules.blocks_ip(direct_ip(address)));
-        Ok(known)
+        let dialled = one_through_each_relay(known);
+        for (relay, address) in dialled.relays {
+            self.book
+                .learn(relay, address, Source::Told, Scope::World, now);
+        }
+        Ok(dialled.addresses)
     }
 
     fn handle_established_inbound_connection(

@@ -72,8 +72,13 @@ impl Place {
         self.failure = Some((shortened(reason), now));
     }
 
-    /// Whether it failed often and so lately that it is better left alone.
+    /// Whether it failed often and so lately that it is better left alone. One behind a relay never
+    /// does: it mostly fails because this node has lost the relay for a moment, or the peer has, and it
+    /// may be the only way there. To try it costs one circuit.
     pub(crate) fn rests(&self, now: UnixSeconds) -> bool {
+        if is_relayed(&self.address) {
+            return false;
+        }
         let Some((_, at)) = &self.failure else {
             return false;
         };
@@ -196,6 +201,23 @@ mod tests {
         assert_eq!(first[0].address, places[1].address);
         places[0].worked(NOW);
         assert_eq!(ranked(&places, NOW).len(), 2);
+    }
+
+    #[test]
+    fn an_address_behind_a_relay_is_tried_however_often_it_failed() {
+        let relay = libp2p::PeerId::random();
+        let through = |host: &str| place(&format!("/ip4/{host}/tcp/1/p2p/{relay}/p2p-circuit"));
+        let mut places = vec![
+            place("/ip4/203.0.113.1/tcp/1"),
+            through("198.51.100.1"),
+            through("198.51.100.2"),
+        ];
+        for _ in 0..5 {
+            places[1].failed("the relay can't be reached", NOW);
+        }
+        let order: Vec<_> = ranked(&places, NOW);
+        let expected = [0, 2, 1].map(|index: usize| &places[index]);
+        assert_eq!(order, expected, "after one that did not fail");
     }
 
     #[test]

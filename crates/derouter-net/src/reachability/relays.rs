@@ -16,6 +16,14 @@ use crate::limits;
 const FIRST_DELAY: Duration = Duration::from_secs(5);
 /// The slowest retry.
 const LAST_DELAY: Duration = Duration::from_secs(5 * 60);
+/// The first retry on a relay whose reservation was lost: when other connections with it are dead too,
+/// that is known by then ([`limits::QUICK_LIFE_SIGN`]).
+const LOST_DELAY: Duration = Duration::from_secs(3);
+/// The slowest retry on a relay that granted a reservation not long ago ([`PROVEN`]): most come back
+/// soon, and until then others may look for this node in vain.
+const PROVEN_DELAY: Duration = Duration::from_secs(8);
+/// After a reservation was lost, how long its relay is one of those.
+const PROVEN: Duration = Duration::from_secs(10 * 60);
 /// How long a node is public before it gives its reservations up.
 const SURE: Duration = Duration::from_secs(5 * 60);
 /// A reservation is given up within this after it was granted or renewed. libp2p's relay client
@@ -72,6 +80,8 @@ struct Relay {
     since: UnixSeconds,
     delay: Duration,
     retry_at: Instant,
+    /// When a reservation on it was lost last.
+    lost_at: Option<Instant>,
     error: Option<String>,
 }
 
@@ -118,6 +128,10 @@ impl RelayManager {
             if relay.state == State::Free && !relay.pinned && better {
                 relay.address = address;
             }
+            if connected && !relay.connected {
+                // It is back, whatever failed before.
+                relay.retry_at = relay.retry_at.min(now);
+            }
             relay.connected |= connected;
             return;
         }
@@ -145,9 +159,14 @@ impl RelayManager {
         }
     }
 
-    /// The last connection with a peer is gone.
-    pub(crate) fn disconnected(&mut self, peer: &PeerId) {
+    /// The last connection with a peer is gone. Where a reservation was lost before, it was this
+    /// connection that stood in the way of another one.
+    pub(crate) fn disconnected(&mut self, peer: &PeerId, now: Instant) {
         if let Some(relay) = self.relays.get_mut(peer) {
+            let waited_for = |at: Instant| now.duration_since(at) < LOST_DELAY;
+            if relay.connected && relay.lost_at.is_some_and(waited_for) {
+                relay.retry_at = relay.retry_at.min(now);
+            }
             relay.connected = false;
         }
     }
@@ -181,6 +200,13 @@ impl RelayManager {
     pub(crate) fn is_reserved(&self, peer: &PeerId) -> bool {
         let relay = self.relays.get(peer);
         relay.is_some_and(|relay| matches!(relay.state, State::Reserved(..)))
+    }
+
+    /// The relays on which this node has a reservation.
+    pub(crate) fn reserved(&self) -> Vec<PeerId> {
+        let reserved = |relay: &Relay| matches!(relay.state, State::Reserved(..));
+        let relays = self.relays.iter().filter(|(_, relay)| reserved(relay));
+        relays.map(|(peer, _)| *peer).collect()
     }
 
     /// The relay granted or renewed a reservation. True when it is a new one.
@@ -221,7 +247,11 @@ impl RelayManager {
             .find(|(_, relay)| of_listener(relay.state))?;
         let was_reserved = matches!(relay.state, State::Reserved(..));
         relay.state = State::Free;
-        relay.fail(error, (now, unix), chance);
+        if was_reserved {
+            relay.lost(error, (now, unix), chance);
+        } else {
+            relay.fail(error, (now, unix), chance);
+        }
         Some((*peer, was_reserved))
     }
 
@@ -354,6 +384,7 @@ impl Relay {
             since: UnixSeconds(0),
             delay: FIRST_DELAY,
             retry_at: now,
+            lost_at: None,
             error: None,
         }
     }
@@ -370,11 +401,28 @@ impl Relay {
     }
 
     fn fail(&mut self, error: Option<String>, (now, unix): (Instant, UnixSeconds), chance: f64) {
-        self.retry_at = now + self.delay.mul_f64(0.75 + chance.clamp(0.0, 1.0) / 2.0);
+        let lately = |at: Instant| now.duration_since(at) < PROVEN;
+        let proven = self.lost_at.is_some_and(lately);
+        let slowest = if proven { PROVEN_DELAY } else { LAST_DELAY };
+        self.retry_at = now + jittered(self.delay.min(slowest), chance);
         self.delay = (self.delay * 2).min(LAST_DELAY);
+        self.failed_at(error, unix);
+    }
+
+    fn lost(&mut self, error: Option<String>, (now, unix): (Instant, UnixSeconds), chance: f64) {
+        self.lost_at = Some(now);
+        self.retry_at = now + jittered(LOST_DELAY, chance);
+        self.failed_at(error, unix);
+    }
+
+    fn failed_at(&mut self, error: Option<String>, unix: UnixSeconds) {
         self.since = unix;
         self.error = error.or_else(|| Some("the connection to the relay closed".to_owned()));
     }
+}
+
+fn jittered(delay: Duration, chance: f64) -> Duration {
+    delay.mul_f64(0.75 + chance.clamp(0.0, 1.0) / 2.0)
 }
 
 #[cfg(test)]
@@ -472,11 +520,7 @@ mod tests {
         let (peer, listener) = obey(&mut manager, now)[0];
         manager.accepted(&peer, now, UNIX);
         manager.closed(listener, None, (now, UNIX), 0.5);
-        assert_eq!(
-            manager.due(),
-            Some(now + FIRST_DELAY),
-            "a success resets it"
-        );
+        assert_eq!(manager.due(), Some(now + LOST_DELAY), "a success resets it");
         manager.network_changed(now);
         assert_eq!(obey(&mut manager, now).len(), 1, "at once in a new network");
     }
@@ -516,6 +560,41 @@ mod tests {
         assert!(manager.poll(renewal, Demand::Drop).is_empty());
         manager.accepted(&peers[0], renewal, UNIX);
         assert_eq!(manager.poll(renewal, Demand::Drop).len(), 1);
+    }
+
+    #[test]
+    fn a_relay_that_granted_a_reservation_is_tried_again_soon_and_at_once_when_it_is_back() {
+        let now = Instant::now();
+        let (mut manager, peers) = manager(1, &[1], now);
+        let (_, listener) = obey(&mut manager, now)[0];
+        manager.accepted(&peers[0], now, UNIX);
+        manager.disconnected(&peers[0], now);
+        manager.closed(listener, None, (now, UNIX), 0.5);
+        assert_eq!(manager.due(), Some(now + LOST_DELAY));
+        let mut at = now + LOST_DELAY;
+        for _ in 0..5 {
+            let (_, listener) = obey(&mut manager, at)[0];
+            manager.closed(listener, None, (at, UNIX), 0.5);
+            let due = manager.due().unwrap();
+            assert!(due <= at + PROVEN_DELAY);
+            at = due;
+        }
+        let back = at - Duration::from_secs(1);
+        manager.candidate(peers[0], &address(1), true, back);
+        assert_eq!(manager.due(), Some(back));
+    }
+
+    #[test]
+    fn a_reservation_that_was_lost_is_made_again_as_soon_as_the_dead_connections_are_gone() {
+        let now = Instant::now();
+        let (mut manager, peers) = manager(1, &[1], now);
+        let (_, listener) = obey(&mut manager, now)[0];
+        manager.accepted(&peers[0], now, UNIX);
+        manager.closed(listener, None, (now, UNIX), 1.0);
+        let gone = now + limits::QUICK_LIFE_SIGN;
+        assert!(manager.due().unwrap() > gone);
+        manager.disconnected(&peers[0], gone);
+        assert_eq!(manager.due(), Some(gone));
     }
 
     #[test]

@@ -203,11 +203,28 @@ impl Behaviour {
     /// Dials the peers whose turn it is.
     fn dial(&mut self) {
         while let Some(peer) = self.dials.take(|peer| self.waiting.contains_key(peer)) {
-            let opts = DialOpts::peer_id(peer)
-                .condition(PeerCondition::DisconnectedAndNotDialing)
-                .build();
-            self.actions.push_back(ToSwarm::Dial { opts });
+            self.dial_peer(peer);
         }
+    }
+
+    /// A substream with the peer is waited for since long.
+    pub(crate) fn dial_again(&mut self, peer: PeerId) {
+        let waiting = self.waiting.contains_key(&peer);
+        if waiting && self.dials.may_dial_again(&peer, Instant::now()) {
+            self.dial_peer(peer);
+            if let Some(waker) = self.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Also beside a dial that others make: that may go to one address alone, to punch a hole.
+    fn dial_peer(&mut self, peer: PeerId) {
+        let opts = DialOpts::peer_id(peer)
+            .condition(PeerCondition::Disconnected)
+            .build();
+        self.dials.dials(peer, opts.connection_id(), Instant::now());
+        self.actions.push_back(ToSwarm::Dial { opts });
     }
 
     fn on_established(&mut self, established: ConnectionEstablished<'_>) {
@@ -242,23 +259,18 @@ impl Behaviour {
 
     fn on_dial_failure(&mut self, failure: DialFailure<'_>) {
         self.starting.remove(&failure.connection_id);
-        if let Some(peer) = failure.peer_id {
+        let Some(peer) = failure.peer_id else {
+            return;
+        };
+        if self.dials.failed(&peer, failure.connection_id) {
             self.fail_waiting(peer, failure.error);
-            self.dials.ended(&peer);
             self.dial();
         }
     }
 
     fn fail_waiting(&mut self, peer: PeerId, error: &DialError) {
-        // Another dial to this peer goes on, or a connection is there: its outcome counts.
-        if matches!(error, DialError::DialPeerConditionFalse(_)) {
-            return;
-        }
-        let Some(requests) = self.waiting.remove(&peer) else {
-            return;
-        };
         let reason = dial_error_text(error);
-        for request in requests {
+        for request in self.waiting.remove(&peer).unwrap_or_default() {
             let _ = request
                 .reply
                 .send(Err(OpenError::Unreachable(reason.clone())));

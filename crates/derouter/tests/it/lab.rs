@@ -2,4 +2,5 @@
 
 mod events;
 mod matrix;
+mod relay;
 mod world;

@@ -23,7 +23,7 @@ impl Discovery {
             let whereabouts = stranger.and_then(|peer| self.directory.addresses(&peer));
             self.tasks.spawn(async move {
                 if let (Some(known), Some(sender)) = (whereabouts, commands.upgrade()) {
-                    let _ = sender.send(Command::Learn(known)).await;
+                    let _ = sender.send(Command::Learn(known, None)).await;
                 }
                 Done::Pulled(pulls::pull(commands, plan).await)
             });

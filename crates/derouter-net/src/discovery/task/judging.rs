@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use derouter_wire::announce::SignedAnnouncement;
 use libp2p::PeerId;
 use libp2p::gossipsub::MessageAcceptance;
+use tokio::sync::oneshot;
 
 use super::super::Gossiped;
 use super::super::held::Judged;
@@ -91,7 +92,7 @@ impl Discovery {
                     self.news.add(provider);
                 }
                 if self.learnt.try_take(LEARN_RATE, 1, Instant::now()) {
-                    self.learn(&provider).await;
+                    self.learn(&provider, None).await;
                 }
             }
             Verdict::Again {
@@ -121,13 +122,12 @@ impl Discovery {
         verdict
     }
 
-    /// Tells the peer book where a provider is. False when it does not say.
-    pub(super) async fn learn(&self, provider: &PeerId) -> bool {
-        let Some(known) = self.directory.addresses(provider) else {
-            return false;
-        };
-        self.command(Command::Learn(known)).await;
-        true
+    /// Tells the peer book where a provider is, which answers whether any of it is new. A dropped
+    /// reply says that the provider does not tell.
+    pub(super) async fn learn(&self, provider: &PeerId, reply: Option<oneshot::Sender<bool>>) {
+        if let Some(known) = self.directory.addresses(provider) {
+            self.command(Command::Learn(known, reply)).await;
+        }
     }
 
     /// Tells for `netcheck`, whose advice it is to check the clock.

@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use derouter_wire::UnixSeconds;
 use derouter_wire::announce::{AnnouncementBody, SignedAnnouncement};
-use libp2p::{Multiaddr, PeerId};
+use libp2p::PeerId;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -53,11 +53,8 @@ impl Discovery {
         if self.own.due().is_none_or(|due| due > now) {
             return;
         }
-        if let Some(place) = self.ask_place().await {
-            self.place = place;
-        }
-        let addresses = self.place.addresses.iter().map(Multiaddr::to_vec).collect();
-        if let Some(body) = self.own.take(moment(now), addresses)
+        self.look_at_place(now).await;
+        if let Some(body) = self.own.take(moment(now))
             && let Some(bytes) = self.sign(body, now)
         {
             self.publish_own(&bytes).await;

@@ -49,10 +49,7 @@ pub(super) struct Asker {
 impl Discovery {
     pub(super) async fn on_input(&mut self, input: Input) {
         match input {
-            Input::Learn(provider, reply) => {
-                let known = self.learn(&provider).await;
-                let _ = reply.send(known);
-            }
+            Input::Learn(provider, reply) => self.learn(&provider, Some(reply)).await,
             Input::Ask(peer, ask) => self.on_ask(peer, ask).await,
         }
     }

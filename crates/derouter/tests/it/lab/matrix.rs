@@ -34,7 +34,7 @@ enum Expected {
 }
 
 /// Provider, consumer, and what they must reach.
-const PAIRS: [(Nat, Nat, Expected); 19] = {
+const PAIRS: [(Nat, Nat, Expected); 21] = {
     use Expected::{Any, Direct};
     [
         (Nat::Public, Nat::Public, Direct),
@@ -52,6 +52,8 @@ const PAIRS: [(Nat, Nat, Expected); 19] = {
         (Nat::Symmetric, Nat::Symmetric, Any),
         (Nat::Double, Nat::PortRestricted, Direct),
         (Nat::NoUdp, Nat::PortRestricted, Any),
+        (Nat::Ipv6Only, Nat::PortRestricted, Any),
+        (Nat::PortRestricted, Nat::Ipv6Only, Any),
         (Nat::Lossy, Nat::PortRestricted, Direct),
         (Nat::Far, Nat::PortRestricted, Direct),
         (Nat::Upnp, Nat::Symmetric, Direct),
@@ -190,7 +192,10 @@ async fn measure(provider_nat: Nat, consumer_nat: Nat, expected: Expected) -> Ro
 
 /// What all nodes know, for whoever looks into a failure.
 async fn explain(world: &World, provider: &Member, consumer: &Member) {
-    for member in world.relays.iter().chain([provider, consumer]) {
+    for relay in &world.relays {
+        eprintln!("---- {}", relay.explain(SHOWN_LINES).await);
+    }
+    for member in [provider, consumer] {
         let name = format!("{} ({})", member.site.name(), member.site.nat());
         eprintln!("---- {name}: {:#?}", member.network().await);
         let mut lines = member.process().stderr();

@@ -9,13 +9,11 @@ use derouter_testkit::lab::{Lab, Namespace, Nat, Site};
 use derouter_testkit::{Backend, NodeConfig, NodeHome, NodeProcess, Process, ledger};
 use serde_json::{Value, json};
 
+use super::relay::Relay;
 use crate::DEROUTER;
 
 /// What the provider sells.
 pub(crate) const MODEL: &str = "test-model";
-
-/// Where relays listen, TCP and UDP.
-const RELAY_PORT: u16 = 4001;
 
 /// How often to look for what must come. Each look is a request to a node, or a chat.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -49,12 +47,12 @@ pub(crate) async fn within<T>(
 }
 
 /// Listens where a node of a home does: on every address of both families, TCP and QUIC.
-fn listen(port: u16) -> Value {
+fn listen() -> Value {
     json!([
-        format!("/ip4/0.0.0.0/tcp/{port}"),
-        format!("/ip4/0.0.0.0/udp/{port}/quic-v1"),
-        format!("/ip6/::/tcp/{port}"),
-        format!("/ip6/::/udp/{port}/quic-v1"),
+        "/ip4/0.0.0.0/tcp/0",
+        "/ip4/0.0.0.0/udp/0/quic-v1",
+        "/ip6/::/tcp/0",
+        "/ip6/::/udp/0/quic-v1",
     ])
 }
 
@@ -176,7 +174,7 @@ pub(crate) fn chat_body(chunks: u32, pace_ms: u64) -> Value {
 pub(crate) struct World {
     /// The relays, each in a network of its own. They are everyone's bootstrap nodes, and never
     /// know the provider or the consumer before.
-    pub(crate) relays: Vec<Member>,
+    pub(crate) relays: Vec<Relay>,
     /// Before it go the sites that are attached to it.
     pub(crate) lab: Lab,
 }
@@ -186,34 +184,20 @@ impl World {
     pub(crate) async fn new(relays: usize) -> Self {
         let mut lab = Lab::new();
         let sites = (1..=relays).map(|number| lab.site(&format!("relay{number}"), Nat::Public));
-        let starts = sites.collect::<Vec<_>>().into_iter().map(|site| {
-            let config = NodeConfig::default()
-                .with("listen", listen(RELAY_PORT))
-                .with("relay_server", true);
-            Member::new(site, config, None)
-        });
+        let starts = sites.collect::<Vec<_>>().into_iter().map(Relay::new);
         let relays = futures::future::join_all(starts).await;
         Self { relays, lab }
     }
 
-    /// The addresses of the relays, as an operator hands them out.
+    /// The addresses of the relays.
     pub(crate) fn bootstrap(&self) -> Vec<String> {
-        let addresses = self.relays.iter().flat_map(|relay| {
-            let (peer, v4) = (relay.peer(), relay.site.public_address());
-            let v6 = relay.site.public_address6();
-            [
-                format!("/ip4/{v4}/tcp/{RELAY_PORT}/p2p/{peer}"),
-                format!("/ip4/{v4}/udp/{RELAY_PORT}/quic-v1/p2p/{peer}"),
-                format!("/ip6/{v6}/tcp/{RELAY_PORT}/p2p/{peer}"),
-                format!("/ip6/{v6}/udp/{RELAY_PORT}/quic-v1/p2p/{peer}"),
-            ]
-        });
+        let addresses = self.relays.iter().flat_map(Relay::addresses);
         addresses.collect()
     }
 
     fn config(&self, nat: Nat) -> NodeConfig {
         let config = NodeConfig::default()
-            .with("listen", listen(0))
+            .with("listen", listen())
             .with("bootstrap", self.bootstrap());
         if nat.maps_ports() {
             return config.with("port_mapping", true);
