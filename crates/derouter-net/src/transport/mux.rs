@@ -13,6 +13,7 @@ use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
 use yamux::{Connection, ConnectionError, Mode};
 
+use super::coalesced::Coalesced;
 use crate::limits;
 
 const PROTOCOL: &str = "/yamux/1.0.0";
@@ -71,7 +72,7 @@ where
 /// while something else is wanted are kept for a moment.
 #[derive(Debug)]
 pub(super) struct Muxer<C> {
-    connection: Connection<C>,
+    connection: Connection<Coalesced<C>>,
     inbound: VecDeque<Substream>,
     inbound_waker: Option<Waker>,
 }
@@ -79,7 +80,7 @@ pub(super) struct Muxer<C> {
 impl<C: AsyncRead + AsyncWrite + Unpin> Muxer<C> {
     fn new(io: C, config: yamux::Config, mode: Mode) -> Self {
         Self {
-            connection: Connection::new(io, config, mode),
+            connection: Connection::new(Coalesced::new(io), config, mode),
             inbound: VecDeque::new(),
             inbound_waker: None,
         }
