@@ -173,9 +173,8 @@ async fn share(relay: &Node, streams: [Vec<(JobStream, JobStream)>; 2]) {
     let sum: u64 = got.iter().sum();
     // A tenth of a second may be unused before, and a portion of 16 KiB for each connection is given
     // at once.
-    let allowed = (elapsed + Duration::from_millis(100)).as_secs_f64() * RATE as f64;
-    let allowed = allowed as u64 + 4 * 16 * 1024;
-    assert!(sum <= allowed, "{sum} bytes in {elapsed:?}");
+    let allowed = u128::from(RATE) * (elapsed.as_millis() + 100) / 1_000 + 4 * 16 * 1024;
+    assert!(u128::from(sum) <= allowed, "{sum} bytes in {elapsed:?}");
     assert!(got.iter().all(|bytes| bytes * 3 >= sum), "{got:?}");
     assert_eq!(relay.net.counters().relay.circuits_broken.load(Relaxed), 0);
 }
