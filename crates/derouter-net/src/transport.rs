@@ -1,6 +1,7 @@
 //! The transports of wire 0.1 (TCP with noise and yamux, QUIC v1, DNS, relayed) and the swarm on
 //! top of them.
 
+mod coalesced;
 mod limiter;
 mod meter;
 mod metered;

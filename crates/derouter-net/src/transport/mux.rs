@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::future::{Ready, ready};
-use std::io;
+use std::io::{self, IoSlice};
 use std::iter;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -13,6 +13,7 @@ use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
 use yamux::{Connection, ConnectionError, Mode};
 
+use super::coalesced::Coalesced;
 use crate::limits;
 
 const PROTOCOL: &str = "/yamux/1.0.0";
@@ -50,7 +51,7 @@ where
     type Future = Ready<io::Result<Muxer<C>>>;
 
     fn upgrade_inbound(self, io: C, _: Self::Info) -> Self::Future {
-        ready(Ok(Muxer::new(Connection::new(io, self.0, Mode::Server))))
+        ready(Ok(Muxer::new(io, self.0, Mode::Server)))
     }
 }
 
@@ -63,7 +64,7 @@ where
     type Future = Ready<io::Result<Muxer<C>>>;
 
     fn upgrade_outbound(self, io: C, _: Self::Info) -> Self::Future {
-        ready(Ok(Muxer::new(Connection::new(io, self.0, Mode::Client))))
+        ready(Ok(Muxer::new(io, self.0, Mode::Client)))
     }
 }
 
@@ -71,34 +72,35 @@ where
 /// while something else is wanted are kept for a moment.
 #[derive(Debug)]
 pub(super) struct Muxer<C> {
-    connection: Connection<C>,
-    inbound: VecDeque<yamux::Stream>,
+    connection: Connection<Coalesced<C>>,
+    inbound: VecDeque<Substream>,
     inbound_waker: Option<Waker>,
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Muxer<C> {
-    fn new(connection: Connection<C>) -> Self {
+    fn new(io: C, config: yamux::Config, mode: Mode) -> Self {
         Self {
-            connection,
+            connection: Connection::new(Coalesced::new(io), config, mode),
             inbound: VecDeque::new(),
             inbound_waker: None,
         }
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<yamux::Stream, ConnectionError>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Substream, ConnectionError>> {
         let next = ready!(self.connection.poll_next_inbound(cx));
-        Poll::Ready(next.unwrap_or(Err(ConnectionError::Closed)))
+        let stream = next.unwrap_or(Err(ConnectionError::Closed));
+        Poll::Ready(stream.map(Substream::new))
     }
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Muxer<C> {
-    type Substream = yamux::Stream;
+    type Substream = Substream;
     type Error = ConnectionError;
 
     fn poll_inbound(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<yamux::Stream, ConnectionError>> {
+    ) -> Poll<Result<Substream, ConnectionError>> {
         let this = self.get_mut();
         if let Some(stream) = this.inbound.pop_front() {
             return Poll::Ready(Ok(stream));
@@ -113,8 +115,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Muxer<C> {
     fn poll_outbound(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<yamux::Stream, ConnectionError>> {
-        self.get_mut().connection.poll_new_outbound(cx)
+    ) -> Poll<Result<Substream, ConnectionError>> {
+        let stream = ready!(self.get_mut().connection.poll_new_outbound(cx));
+        Poll::Ready(stream.map(Substream::new))
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
@@ -138,5 +141,70 @@ impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Muxer<C> {
         // Others get their turn between two streams.
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+/// A substream that tells a reset, and a connection that broke, from an end. Yamux gives both as the
+/// end of what there is to read, so that half an answer would look like a whole one.
+///
+/// It can't be told once this side has ended its own direction: yamux then knows the stream as
+/// closed either way.
+#[derive(Debug)]
+pub(super) struct Substream {
+    stream: yamux::Stream,
+    ended: bool,
+}
+
+impl Substream {
+    fn new(stream: yamux::Stream) -> Self {
+        Self {
+            stream,
+            ended: false,
+        }
+    }
+}
+
+impl AsyncRead for Substream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let bytes = ready!(Pin::new(&mut this.stream).poll_read(cx, buffer)?);
+        // An end that the peer sent leaves this side's direction open.
+        if bytes == 0 && !buffer.is_empty() && !this.ended && this.stream.is_closed() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        Poll::Ready(Ok(bytes))
+    }
+}
+
+impl AsyncWrite for Substream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buffer)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, buffers)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        // One that is closed already was reset: that is still to be told.
+        this.ended |= !this.stream.is_closed();
+        Pin::new(&mut this.stream).poll_close(cx)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::client::Client;
 use super::transfer::Window;
-use super::{Direction, Route};
+use super::{Direction, ROUTES, Route};
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -31,14 +31,16 @@ struct Cell {
     streams: usize,
     direction: Direction,
     /// In the order of [`Route::ALL`], bytes a second.
-    rounds: [Vec<f64>; 3],
+    rounds: [Vec<f64>; ROUTES],
+    /// In the same order, what both processes computed for a byte, in seconds of one core.
+    costs: [Vec<f64>; ROUTES],
 }
 
 /// What was measured.
 #[derive(Clone, Debug)]
 pub struct Measured {
     cells: Vec<Cell>,
-    opens: [Vec<Duration>; 3],
+    opens: [Vec<Duration>; ROUTES],
 }
 
 fn median(values: &[f64]) -> f64 {
@@ -64,22 +66,26 @@ fn percentile_ms(sorted: &[Duration], share: usize) -> f64 {
 pub async fn measure(client: &Client, plan: Plan) -> Measured {
     let mut cells = Vec::new();
     for (streams, direction) in SHAPES {
-        let mut rounds = [const { Vec::new() }; 3];
+        let mut rounds = [const { Vec::new() }; ROUTES];
+        let mut costs = [const { Vec::new() }; ROUTES];
         for round in 0..plan.rounds {
             for turn in 0..Route::ALL.len() {
                 let index = (round + turn) % Route::ALL.len();
                 let route = Route::ALL[index];
-                let rate = client.throughput(route, direction, streams, plan.window);
-                rounds[index].push(rate.await);
+                let moved = client.throughput(route, direction, streams, plan.window);
+                let moved = moved.await;
+                rounds[index].push(moved.rate);
+                costs[index].push(moved.cost);
             }
         }
         cells.push(Cell {
             streams,
             direction,
             rounds,
+            costs,
         });
     }
-    let mut opens = [const { Vec::new() }; 3];
+    let mut opens = [const { Vec::new() }; ROUTES];
     for round in 0..plan.rounds {
         for turn in 0..Route::ALL.len() {
             let index = (round + turn) % Route::ALL.len();
@@ -113,7 +119,7 @@ impl Measured {
     /// As a table.
     pub fn table(&self) -> String {
         let mut text = String::from(
-            "streams  way   route              Mbit/s (median)   of raw   all rounds\n",
+            "streams  way   route              Mbit/s (median)   of raw   core ms/MB   all rounds\n",
         );
         for cell in &self.cells {
             let raw = median(&cell.rounds[0]);
@@ -121,16 +127,18 @@ impl Measured {
                 Direction::Up => "up",
                 Direction::Down => "down",
             };
-            for (route, rounds) in Route::ALL.iter().zip(&cell.rounds) {
+            for (index, route) in Route::ALL.iter().enumerate() {
+                let rounds = &cell.rounds[index];
                 let rate = median(rounds);
                 let all: Vec<String> = rounds.iter().map(|rate| megabits(*rate)).collect();
                 let _ = writeln!(
                     text,
-                    "{:>7}  {way:<4}  {:<17}  {:>15}  {:>6.1}%   {}",
+                    "{:>7}  {way:<4}  {:<17}  {:>15}  {:>6.1}%   {:>10.3}   {}",
                     cell.streams,
                     route.name(),
                     megabits(rate),
                     rate / raw * 100.0,
+                    median(&cell.costs[index]) * 1e9,
                     all.join(" ")
                 );
             }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until};
 
+use super::cipher::{Cipher, MESSAGE, PAYLOAD};
+
 /// Read and written at once, on every route.
 const BUFFER: usize = 64 * 1024;
 
@@ -36,27 +38,44 @@ impl Window {
     }
 }
 
+/// Whether bytes go as they are, or in sealed messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrapping {
+    /// As they are.
+    Plain,
+    /// See [`Cipher`].
+    Sealed,
+}
+
 /// Writes until the other side has enough.
-pub async fn pour(writer: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+pub async fn pour(writer: &mut (impl AsyncWrite + Unpin), wrapping: Wrapping) -> io::Result<()> {
     let bytes = vec![0x5a; BUFFER];
+    let mut message = Box::new([0x5a; MESSAGE]);
+    let mut cipher = Cipher::default();
     loop {
-        writer.write_all(&bytes).await?;
+        match wrapping {
+            Wrapping::Plain => writer.write_all(&bytes).await?,
+            Wrapping::Sealed => {
+                // What was sealed before is as good as anything else.
+                cipher.seal(&mut message)?;
+                writer.write_all(&*message).await?;
+            }
+        }
     }
 }
 
 /// Reads until the window is over; the bytes that came within it.
-pub async fn drain(reader: &mut (impl AsyncRead + Unpin), window: Window) -> io::Result<u64> {
+pub async fn drain(
+    reader: &mut (impl AsyncRead + Unpin),
+    wrapping: Wrapping,
+    window: Window,
+) -> io::Result<u64> {
     let count = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&count);
     let read = async move {
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            let bytes = reader.read(&mut buffer).await?;
-            if bytes == 0 {
-                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
-            }
-            let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-            counted.fetch_add(bytes, Ordering::Relaxed);
+        match wrapping {
+            Wrapping::Plain => read_plain(reader, &counted).await,
+            Wrapping::Sealed => read_sealed(reader, &counted).await,
         }
     };
     let start = Instant::now() + window.warm_up;
@@ -70,4 +89,30 @@ pub async fn drain(reader: &mut (impl AsyncRead + Unpin), window: Window) -> io:
         ended = read => ended,
         bytes = watch => Ok(bytes),
     }
+}
+
+async fn read_plain(reader: &mut (impl AsyncRead + Unpin), count: &AtomicU64) -> io::Result<u64> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let bytes = reader.read(&mut buffer).await?;
+        if bytes == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        }
+        add(count, bytes);
+    }
+}
+
+async fn read_sealed(reader: &mut (impl AsyncRead + Unpin), count: &AtomicU64) -> io::Result<u64> {
+    let mut message = Box::new([0; MESSAGE]);
+    let mut cipher = Cipher::default();
+    loop {
+        reader.read_exact(&mut *message).await?;
+        cipher.open(&mut message)?;
+        add(count, PAYLOAD);
+    }
+}
+
+fn add(count: &AtomicU64, bytes: usize) {
+    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    count.fetch_add(bytes, Ordering::Relaxed);
 }
