@@ -28,7 +28,8 @@ Tasks:
                            (--rounds N, --requests N, --quick)
   bench streams [OPTION]...  measure job streams against raw TCP, on 127.0.0.1 and with a
                            delay of 60 ms (--rounds N, --quick, --local, --delayed)
-  bench hostile [--chats N]  time a chat while peers attack both of its nodes
+  bench hostile [--chats N] [--attacks NAME,...]
+                             time a chat while peers attack both of its nodes; as root, in a network lab
   lab [matrix | events]    whole nodes behind NATs, in network namespaces (needs root)
   lab --only PAIR,...      these pairs of the matrix, such as symmetric/port-restricted
   sim discovery [OPTION]...  many nodes, and one node among many providers; options go to the

@@ -197,6 +197,7 @@ impl Actor {
     pub(crate) async fn run(mut self: Box<Self>) {
         let cancel = self.cancel.clone();
         let mut commands_in_a_row = 0;
+        let mut events_in_a_row = 0;
         let timer = tokio::time::sleep(limits::LISTEN_DEADLINE);
         tokio::pin!(timer);
         let stopper = loop {
@@ -226,8 +227,15 @@ impl Actor {
                 }
                 event = self.swarm.select_next_some() => {
                     commands_in_a_row = 0;
+                    events_in_a_row += 1;
                     self.on_swarm_event(event);
                 }
+            }
+            if events_in_a_row >= limits::EVENTS_PER_TURN {
+                events_in_a_row = 0;
+                // The swarm's channels take nothing from a task's budget, so that peers who send
+                // without end would keep this thread from the job streams that wait for it.
+                tokio::task::yield_now().await;
             }
             if commands_in_a_row >= limits::COMMANDS_PER_TURN {
                 commands_in_a_row = 0;
