@@ -48,7 +48,7 @@ use crate::peer_book::{KnownPeer, Source};
 use crate::reachability::ReachabilityState;
 use crate::reachability::clock_watch::OffClock;
 use crate::relay_server::RelayTally;
-use crate::streams::OpenRequest;
+use crate::streams::{Flooded, OpenRequest};
 pub(crate) use conduct::Offence;
 use connections::PeerState;
 use kademlia::Kademlia;
@@ -358,6 +358,9 @@ impl Actor {
             }
             SwarmEvent::Behaviour(BehaviourEvent::Dcutr(event)) => self.on_dcutr(event),
             SwarmEvent::Behaviour(BehaviourEvent::Kademlia(event)) => self.on_kademlia(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Streams(Flooded(peer))) => {
+                self.blame(peer, Offence::Flood);
+            }
             SwarmEvent::Behaviour(_) => {}
             other => self.on_connection_event(other),
         }

@@ -32,6 +32,9 @@ pub(crate) const INBOUND_TOTAL: usize = 2048;
 /// Of these for one peer, once half are taken: as many jobs as a busy buyer begins at once, and few
 /// enough that the peers of a dozen networks can't take the other half.
 pub(crate) const INBOUND_FAIR_SHARE: usize = 16;
+/// Substreams of one connection that are dropped for want of a place until that is an offence. A burst
+/// may lose a few hundred; each costs a negotiation, and ten thousand within minutes are no mistake.
+pub(crate) const DROPPED_PER_OFFENCE: usize = 1000;
 /// Negotiated substreams waiting for the task that serves them; it never waits, so bursts only.
 pub(crate) const INBOUND_QUEUE: usize = 512;
 /// Requests over [`SMALL_REQUEST_BYTES`] that are held in memory at the same time.

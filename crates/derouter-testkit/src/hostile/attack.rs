@@ -1,8 +1,7 @@
 //! What each kind of attacker does on its connections.
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use derouter_net::Multiaddr;
@@ -15,7 +14,6 @@ use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 use super::Attack;
-use super::ground::sources;
 use super::messages::{self, BATCH};
 use crate::sim::frames::{self, ANNOUNCEMENT_GOSSIP, HEARTBEAT_GOSSIP};
 use crate::sim::raw_peer::{RawPeer, read_frame, write};
@@ -53,9 +51,6 @@ pub(super) struct Armed {
     attack: Attack,
     frames: Vec<Vec<u8>>,
     done: Arc<Done>,
-    /// Connections come from these addresses in turn.
-    sources: Vec<Ipv4Addr>,
-    turn: AtomicUsize,
 }
 
 impl Attack {
@@ -80,22 +75,13 @@ impl Attack {
 }
 
 impl Armed {
-    /// Makes what will be sent, which takes a few seconds. `source` is an address of this machine, which
-    /// has its whole /24.
-    pub(super) fn new(attack: Attack, source: Option<Ipv4Addr>) -> Self {
+    /// Makes what will be sent, which takes a few seconds.
+    pub(super) fn new(attack: Attack) -> Self {
         Self {
             attack,
             frames: attack.frames(),
             done: Arc::default(),
-            sources: source.into_iter().flat_map(sources).collect(),
-            turn: AtomicUsize::new(0),
         }
-    }
-
-    fn source(&self) -> Option<Ipv4Addr> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let place = turn.checked_rem(self.sources.len())?;
-        self.sources.get(place).copied()
     }
 
     pub(super) fn done(&self) -> &Arc<Done> {
@@ -133,7 +119,7 @@ impl Armed {
 
     async fn once(&self, number: usize, victim: &Multiaddr) -> Result<(), String> {
         let spoken = [HEARTBEAT_GOSSIP, ANNOUNCEMENT_GOSSIP, DISCOVERY_PROTOCOL];
-        let mut peer = RawPeer::connect_from(self.source(), victim, &spoken).await?;
+        let mut peer = RawPeer::connect(victim, &spoken).await?;
         peer.drain(HEARTBEAT_GOSSIP);
         peer.drain(ANNOUNCEMENT_GOSSIP);
         match self.attack {

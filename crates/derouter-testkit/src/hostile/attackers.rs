@@ -50,10 +50,8 @@ impl Progress {
 /// Attacks until it is killed; tells its progress on the standard output. `arguments` are those that
 /// [`Attackers::start`] gave.
 pub fn run(arguments: &[String]) -> Option<()> {
-    let [attack, source, victims @ ..] = arguments else {
-        return None;
-    };
-    let armed = Arc::new(Armed::new(Attack::named(attack)?, source.parse().ok()));
+    let (attack, victims) = arguments.split_first()?;
+    let armed = Arc::new(Armed::new(Attack::named(attack)?));
     let victims = victims.iter().map(|victim| victim.parse().ok());
     let victims = victims.collect::<Option<Vec<Multiaddr>>>()?;
     step_back();
@@ -97,9 +95,7 @@ impl Attackers {
     pub async fn start(attack: Attack, machine: &Machine, victims: &[String]) -> Self {
         let program = std::env::current_exe().expect("this program");
         let mut command = machine.command(program);
-        let source = machine.public_address();
-        let source = source.map_or_else(|| "anywhere".to_owned(), |source| source.to_string());
-        command.args([ARGUMENT, attack.name(), &source]);
+        command.args([ARGUMENT, attack.name()]);
         command.args(victims);
         let attackers = Self {
             process: Process::spawn(attack.name(), command),

@@ -50,7 +50,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn public_address(&self) -> Option<Ipv4Addr> {
+    fn public_address(&self) -> Option<Ipv4Addr> {
         match self {
             Machine::Here => None,
             Machine::Site(site) => Some(site.public_address()),
@@ -168,29 +168,43 @@ impl Ground {
         self.consumer.node.ready.openai_url().to_owned()
     }
 
-    /// A machine in a network that no attack came from yet: nothing is held against it. It has all
-    /// addresses of a /24.
+    /// A machine in a network that no attack came from yet: nothing is held against it. Its connections
+    /// come from all addresses of a /24 in turn.
     pub fn attackers(&mut self) -> Machine {
         self.attackers += 1;
         let machine = site(self.lab.as_mut(), &format!("attackers{}", self.attackers));
         if let Machine::Site(site) = &machine {
-            let own = site.public_address();
-            let others = sources(own).filter(|other| *other != own);
-            let steps = others.map(|other| format!("addr add {other}/24 dev wan"));
-            site.host.ip(&steps.collect::<Vec<_>>());
+            take_turns(site);
         }
         machine
     }
-}
-
-/// All that a machine may use of the /24 that this address is in.
-pub(super) fn sources(own: Ipv4Addr) -> impl Iterator<Item = Ipv4Addr> + Clone {
-    let [a, b, c, _] = own.octets();
-    ADDRESSES.map(move |last| Ipv4Addr::new(a, b, c, last))
 }
 
 fn site(lab: Option<&mut Lab>, name: &str) -> Machine {
     lab.map_or(Machine::Here, |lab| {
         Machine::Site(Box::new(lab.site(name, Nat::Public)))
     })
+}
+
+/// Gives a host all addresses of its /24, and each of its connections another of them.
+fn take_turns(site: &Site) {
+    let [a, b, c, own] = site.public_address().octets();
+    let others = ADDRESSES.filter(|last| *last != own);
+    let steps = others.map(|last| format!("addr add {a}.{b}.{c}.{last}/24 dev wan"));
+    site.host.ip(&steps.collect::<Vec<_>>());
+    let places = ADDRESSES.enumerate();
+    let map = places.map(|(place, last)| format!("{place} : {a}.{b}.{c}.{last}"));
+    let map: Vec<_> = map.collect();
+    site.host.nft(&format!(
+        r#"
+table ip turns {{
+    chain postrouting {{
+        type nat hook postrouting priority srcnat
+        oifname "wan" snat to numgen inc mod {} map {{ {} }}
+    }}
+}}
+"#,
+        map.len(),
+        map.join(", ")
+    ));
 }

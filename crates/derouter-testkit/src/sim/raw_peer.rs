@@ -2,7 +2,6 @@
 //! pings, and else says what it is told to, on substreams that it opens by name.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use derouter_net::{Keypair, Multiaddr, PeerId};
@@ -10,7 +9,6 @@ use derouter_wire::cbor::Bytes;
 use derouter_wire::discovery::{Carried, DISCOVERY_PROTOCOL, DiscoveryRequest};
 use derouter_wire::limits::FETCH_IDS;
 use futures::{AsyncRead, AsyncReadExt, AsyncWriteExt, StreamExt};
-use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Stream, StreamProtocol, Swarm, SwarmBuilder, identify, noise, ping, tcp, yamux};
 use libp2p_stream::{Control, IncomingStreams};
@@ -84,37 +82,13 @@ fn swarm(keypair: Keypair, accepted: &[&'static str]) -> (Swarm<Behaviour>, Acce
     (swarm, accepted)
 }
 
-/// Listens on an address of this machine: libp2p dials from where it listens.
-async fn listen(swarm: &mut Swarm<Behaviour>, source: Ipv4Addr) -> Result<(), String> {
-    let address = Multiaddr::from(source).with(Protocol::Tcp(0));
-    let listening = swarm.listen_on(address);
-    listening.map_err(|error| error.to_string())?;
-    while !matches!(
-        swarm.select_next_some().await,
-        SwarmEvent::NewListenAddr { .. }
-    ) {}
-    Ok(())
-}
-
 impl RawPeer {
     /// Connects with a new identity, as a peer that speaks these protocols.
     pub async fn connect(address: &Multiaddr, accepted: &[&'static str]) -> Result<Self, String> {
-        Self::connect_from(None, address, accepted).await
-    }
-
-    /// The same, from an address of this machine.
-    pub async fn connect_from(
-        source: Option<Ipv4Addr>,
-        address: &Multiaddr,
-        accepted: &[&'static str],
-    ) -> Result<Self, String> {
         let keypair = Keypair::generate_ed25519();
         let id = keypair.public().to_peer_id();
         let (mut swarm, accepted) = swarm(keypair, accepted);
         let control = swarm.behaviour().streams.new_control();
-        if let Some(source) = source {
-            listen(&mut swarm, source).await?;
-        }
         swarm
             .dial(address.clone())
             .map_err(|error| error.to_string())?;
