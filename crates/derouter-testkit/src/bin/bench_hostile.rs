@@ -75,20 +75,19 @@ struct Round {
 }
 
 async fn round(ground: &Ground, chats: usize, attackers: Option<&Attackers>) -> Round {
-    let pids = ground.nodes().map(|node| node.pid());
-    for pid in pids {
-        reset_peak_memory(pid);
-    }
-    let processor = pids.map(processor_time);
+    let before = ground.nodes().map(|node| {
+        reset_peak_memory(node.pid());
+        (node.pid(), processor_time(node.pid()))
+    });
     let progress = attackers.map(Attackers::progress);
     let begin = Instant::now();
     let url = ground.url();
     let chat = async move { measure(&url, MODEL, chats).await };
     let gaps = ground.consumer.machine.run(chat).await;
     let seconds = begin.elapsed().as_secs_f64();
-    let taken = [0, 1].map(|node: usize| Taken {
-        processor: 100.0 * (processor_time(pids[node]) - processor[node]).as_secs_f64() / seconds,
-        memory: peak_memory_bytes(pids[node]) as f64 / f64::from(1 << 20),
+    let taken = before.map(|(pid, processor)| Taken {
+        processor: 100.0 * (processor_time(pid) - processor).as_secs_f64() / seconds,
+        memory: peak_memory_bytes(pid) as f64 / f64::from(1 << 20),
     });
     let rates = |earlier: &Progress| attackers.map(|now| now.progress().rates_since(earlier));
     Round {
