@@ -29,7 +29,8 @@ Tasks:
   bench streams [OPTION]...  measure job streams against raw TCP, on 127.0.0.1 and with a
                            delay of 60 ms (--rounds N, --quick, --local, --delayed)
   bench streams --opens N  open and use so many streams, and tell what they leave behind
-  bench hostile [--chats N]  time a chat while peers attack both of its nodes
+  bench hostile [--chats N] [--attacks NAME,...]
+                             time a chat while peers attack both of its nodes; as root, in a network lab
   lab [matrix | events]    whole nodes behind NATs, in network namespaces (needs root)
   lab --only NAME,...      these pairs of the matrix, such as symmetric/port-restricted, and these
                            events, such as sleep

@@ -48,7 +48,7 @@ use crate::peer_book::KnownPeer;
 use crate::reachability::ReachabilityState;
 use crate::reachability::clock_watch::OffClock;
 use crate::relay_server::RelayTally;
-use crate::streams::OpenRequest;
+use crate::streams::{Flooded, OpenRequest};
 pub(crate) use conduct::Offence;
 use connections::PeerState;
 use kademlia::Kademlia;
@@ -200,6 +200,7 @@ impl Actor {
     pub(crate) async fn run(mut self: Box<Self>) {
         let cancel = self.cancel.clone();
         let mut commands_in_a_row = 0;
+        let mut events_in_a_row = 0;
         let timer = tokio::time::sleep(limits::LISTEN_DEADLINE);
         tokio::pin!(timer);
         let stopper = loop {
@@ -229,8 +230,15 @@ impl Actor {
                 }
                 event = self.swarm.select_next_some() => {
                     commands_in_a_row = 0;
+                    events_in_a_row += 1;
                     self.on_swarm_event(event);
                 }
+            }
+            if events_in_a_row >= limits::EVENTS_PER_TURN {
+                events_in_a_row = 0;
+                // The swarm's channels take nothing from a task's budget, so that peers who send
+                // without end would keep this thread from the job streams that wait for it.
+                tokio::task::yield_now().await;
             }
             if commands_in_a_row >= limits::COMMANDS_PER_TURN {
                 commands_in_a_row = 0;
@@ -355,6 +363,9 @@ impl Actor {
             }
             SwarmEvent::Behaviour(BehaviourEvent::Dcutr(event)) => self.on_dcutr(event),
             SwarmEvent::Behaviour(BehaviourEvent::Kademlia(event)) => self.on_kademlia(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Streams(Flooded(peer))) => {
+                self.blame(peer, Offence::Flood);
+            }
             SwarmEvent::Behaviour(_) => {}
             other => self.on_connection_event(other),
         }

@@ -36,6 +36,22 @@ pub(crate) enum Subnet {
     V6([u16; 3]),
 }
 
+impl Subnet {
+    /// The network that an IP address is in.
+    pub(crate) fn of(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(ip) => {
+                let [a, b, c, _] = ip.octets();
+                Self::V4([a, b, c])
+            }
+            IpAddr::V6(ip) => {
+                let [a, b, c, ..] = ip.segments();
+                Self::V6([a, b, c])
+            }
+        }
+    }
+}
+
 /// The network that counts for an address. None for this machine and private networks, where
 /// everybody may share one, and for relayed connections, which the relay limits.
 pub(crate) fn subnet(address: &Multiaddr) -> Option<Subnet> {
@@ -51,16 +67,7 @@ pub(crate) fn first_subnet(address: &Multiaddr) -> Option<Subnet> {
     if ip_scope(ip) != Scope::World {
         return None;
     }
-    Some(match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, c, _] = ip.octets();
-            Subnet::V4([a, b, c])
-        }
-        IpAddr::V6(ip) => {
-            let [a, b, c, ..] = ip.segments();
-            Subnet::V6([a, b, c])
-        }
-    })
+    Some(Subnet::of(ip))
 }
 
 /// The IP address at the start, IPv4 also where it is written as IPv6.

@@ -20,6 +20,7 @@ use crate::address::Scope;
 use crate::config::RelayLimits;
 use crate::counters::NetCounters;
 use crate::discovery::Shards;
+use crate::paced::Paced;
 use crate::streams::InboundQueue;
 use crate::transport::Meters;
 use crate::{kademlia, limits, peer_book, streams, subnets};
@@ -76,8 +77,8 @@ pub(crate) struct Behaviour {
     dcutr: dcutr::Behaviour,
     pub(crate) kademlia: Toggle<kademlia::Behaviour>,
     mdns: Toggle<mdns::tokio::Behaviour>,
-    pub(crate) gossipsub: Gossipsub,
-    pub(crate) announcements: Gossipsub,
+    pub(crate) gossipsub: Paced<Gossipsub>,
+    pub(crate) announcements: Paced<Gossipsub>,
     pub(crate) streams: streams::Behaviour,
 }
 
@@ -119,8 +120,14 @@ impl Behaviour {
                 .then(|| kademlia::Behaviour::new(peer))
                 .into(),
             mdns: mdns_behaviour(parts.mdns, peer).into(),
-            gossipsub: gossipsub_behaviour(parts.keypair)?,
-            announcements: announcement_gossip(parts.shards)?,
+            gossipsub: Paced::new(
+                gossipsub_behaviour(parts.keypair)?,
+                limits::HEARTBEAT_FRAMES,
+            ),
+            announcements: Paced::new(
+                announcement_gossip(parts.shards)?,
+                limits::ANNOUNCEMENT_FRAMES,
+            ),
             streams: streams::Behaviour::new(parts.inbound, parts.counters, parts.meters),
         })
     }
@@ -193,6 +200,7 @@ fn gossipsub_behaviour(keypair: Keypair) -> Result<Gossipsub, BuildError> {
         .heartbeat_initial_delay(Duration::from_millis(100))
         .flood_publish(false)
         .max_transmit_size(limits::GOSSIP_FRAME_BYTES)
+        .max_publish_messages(limits::GOSSIP_FRAME_MESSAGES)
         .max_transmit_size_for_topic(limits::GOSSIP_MESSAGE_BYTES, topic.hash())
         .build()?;
     let topics = WhitelistSubscriptionFilter(HashSet::from([topic.hash()]));
@@ -226,7 +234,9 @@ fn announcement_gossip(shards: Shards) -> Result<Gossipsub, BuildError> {
         .heartbeat_initial_delay(Duration::from_millis(100))
         .flood_publish(false)
         // Frames hold many ids; messages are held to their size by topic.
-        .max_transmit_size(limits::GOSSIP_FRAME_BYTES);
+        .max_transmit_size(limits::GOSSIP_FRAME_BYTES)
+        .max_publish_messages(limits::GOSSIP_FRAME_MESSAGES)
+        .duplicate_cache_time(limits::ANNOUNCEMENT_IDS);
     // All shards: a provider publishes on its own, whether it subscribes to it or not.
     let mut known: HashSet<_> = (0..SHARDS)
         .map(|shard| IdentTopic::new(shard_topic(shard)).hash())

@@ -31,6 +31,7 @@ mod limits;
 mod listen_ports;
 mod net;
 mod offers;
+mod paced;
 mod peer;
 mod peer_book;
 mod peer_places;

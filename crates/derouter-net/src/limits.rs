@@ -3,11 +3,14 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::heartbeat::bucket::Rate;
+
 /// Commands from handles to the swarm task. Callers wait, so this only smooths bursts.
 pub(crate) const COMMAND_QUEUE: usize = 256;
 /// Commands that the swarm task takes in a row before it polls the swarm once.
 pub(crate) const COMMANDS_PER_TURN: u32 = 32;
-/// Swarm events handled in a row when commands exceeded their budget.
+/// Swarm events handled in a row: when commands exceeded their budget, and before other tasks get the
+/// thread.
 pub(crate) const EVENTS_PER_TURN: u32 = 32;
 /// A command is queued and answered by the swarm task within this, else the caller gives up. The
 /// task never waits on anything, so only an overloaded machine gets near it.
@@ -30,6 +33,9 @@ pub(crate) const INBOUND_TOTAL: usize = 2048;
 /// Of these for one peer, once half are taken: as many jobs as a busy buyer begins at once, and few
 /// enough that the peers of a dozen networks can't take the other half.
 pub(crate) const INBOUND_FAIR_SHARE: usize = 16;
+/// Substreams of one connection that are dropped for want of a place until that is an offence. A burst
+/// may lose a few hundred; each costs a negotiation, and ten thousand within minutes are no mistake.
+pub(crate) const DROPPED_PER_OFFENCE: usize = 1000;
 /// Negotiated substreams waiting for the task that serves them; it never waits, so bursts only.
 pub(crate) const INBOUND_QUEUE: usize = 512;
 /// Requests over [`SMALL_REQUEST_BYTES`] that are held in memory at the same time.
@@ -126,6 +132,16 @@ pub(crate) const ESTABLISHED_PER_PEER: u32 = 4;
 pub(crate) const INBOUND_PER_SUBNET: usize = 16;
 /// Of [`PENDING_INCOMING`], those from one such network.
 pub(crate) const PENDING_PER_SUBNET: usize = 8;
+/// Inbound connections that one such network may begin. The burst is for all places twice, as when this
+/// node or a router comes back; after that, a handshake costs so much (some 0.3 ms here, as at the
+/// other end) that who hangs up and comes again for hours must not take a processor.
+pub(crate) const INBOUND_RATE: Rate = Rate {
+    every: Duration::from_secs(1),
+    burst: 32,
+};
+/// Networks of which that is remembered. At the limit those that owe nothing are forgotten, then the
+/// one that owes least.
+pub(crate) const INBOUND_NETWORKS: usize = 4096;
 /// A connection without substreams stays this long: heartbeats arrive every 30 s, and a peer that
 /// is silent for hours is only kept for its address.
 pub(crate) const IDLE_CONNECTION: Duration = Duration::from_secs(4 * 3600);
@@ -208,6 +224,25 @@ pub(crate) const GOSSIP_PEERS: usize = 300;
 /// Gossip frames. One heartbeat is capped at 64 KiB by topic; libp2p counts bytes of the next
 /// message that are already read against this limit, so it needs room for both.
 pub(crate) const GOSSIP_FRAME_BYTES: usize = 256 * 1024;
+/// Gossip messages in one frame. Nodes send one; the rest is room for others' ways.
+pub(crate) const GOSSIP_FRAME_MESSAGES: usize = 4;
+/// Frames of announcements from one network. 100,000 providers refresh 330 times a second in all, and
+/// one peer may bring them all; a burst is three seconds of that.
+pub(crate) const ANNOUNCEMENT_FRAMES: Rate = Rate {
+    every: Duration::from_millis(2),
+    burst: 1000,
+};
+/// Frames of heartbeats from one network. 3000 providers send 100 a second; each costs a signature
+/// check (60 us), whoever made it. The burst is all of them once.
+pub(crate) const HEARTBEAT_FRAMES: Rate = Rate {
+    every: Duration::from_millis(5),
+    burst: 3000,
+};
+/// Networks whose pace of gossip is remembered: several times those connected.
+pub(crate) const PACED_NETWORKS: usize = 1024;
+/// How long ids of gossiped announcements are remembered. Whoever repeats one later is told apart by
+/// its sequence number, so this only saves work, and bounds what many different ones take.
+pub(crate) const ANNOUNCEMENT_IDS: Duration = Duration::from_secs(20);
 /// A gossip message on the heartbeat topic, as 0.1 has it.
 pub(crate) const GOSSIP_MESSAGE_BYTES: usize = 64 * 1024;
 

@@ -16,7 +16,7 @@ use libp2p::swarm::ConnectionId;
 use libp2p::{PeerId, StreamProtocol};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-pub(crate) use behaviour::{Behaviour, ConnectionUse};
+pub(crate) use behaviour::{Behaviour, ConnectionUse, Flooded};
 pub(crate) use substream::Substream;
 
 use crate::behaviour::MESH_PROTOCOL;

@@ -1,9 +1,11 @@
 //! At most so many inbound connections from one network, so that one machine with many peer ids
-//! can't take every place.
+//! can't take every place; and at most so many new ones in a second, so that it can't keep this node
+//! busy with handshakes.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use libp2p::core::transport::PortUse;
 use libp2p::core::{ConnectedPoint, Endpoint};
@@ -14,12 +16,41 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId};
 
 use crate::address::{Subnet, subnet};
+use crate::heartbeat::bucket::Bucket;
 use crate::limits;
 
-/// A network has as many inbound connections as it may have.
+/// A network has as many inbound connections as it may have, or began as many.
 #[derive(Debug, thiserror::Error)]
 #[error("too many connections from one network")]
 struct TooMany;
+
+/// How many connections each network may still begin. Pure.
+#[derive(Debug, Default)]
+struct Arrivals(HashMap<Subnet, Bucket>);
+
+impl Arrivals {
+    fn may_come(&mut self, network: Subnet, now: Instant) -> bool {
+        if !self.0.contains_key(&network) {
+            self.make_room(now);
+        }
+        let bucket = self.0.entry(network).or_default();
+        bucket.try_take(limits::INBOUND_RATE, 1, now)
+    }
+
+    fn make_room(&mut self, now: Instant) {
+        let rate = limits::INBOUND_RATE;
+        let full_at = |bucket: &Bucket| bucket.ready_at(rate, rate.burst, now);
+        if self.0.len() >= limits::INBOUND_NETWORKS {
+            self.0.retain(|_, bucket| full_at(bucket) > now);
+        }
+        if self.0.len() >= limits::INBOUND_NETWORKS {
+            let least = self.0.iter().min_by_key(|(_, bucket)| full_at(bucket));
+            if let Some(least) = least.map(|(network, _)| *network) {
+                self.0.remove(&least);
+            }
+        }
+    }
+}
 
 /// Counts inbound connections by network and refuses those over the limit.
 #[derive(Debug, Default)]
@@ -27,6 +58,7 @@ pub(crate) struct Behaviour {
     inbound: HashMap<Subnet, usize>,
     /// Those whose handshake is not finished; libp2p bounds them.
     pending: HashMap<ConnectionId, Subnet>,
+    arrivals: Arrivals,
 }
 
 impl Behaviour {
@@ -39,6 +71,10 @@ impl Behaviour {
         };
         let pending = self.pending.values().filter(|other| **other == subnet);
         if pending.count() >= limits::PENDING_PER_SUBNET {
+            return Err(ConnectionDenied::new(TooMany));
+        }
+        // The last question: what is refused for another reason costs nothing.
+        if !self.arrivals.may_come(subnet, Instant::now()) {
             return Err(ConnectionDenied::new(TooMany));
         }
         self.pending.insert(id, subnet);
@@ -176,6 +212,36 @@ mod tests {
         assert!(behaviour.check(&address("/ip6/2001:db8::1/tcp/1")).is_ok());
         behaviour.closed(&address("/ip4/203.0.113.3/tcp/1000"));
         assert!(behaviour.check(&one_more).is_ok());
+    }
+
+    fn network(number: usize) -> Subnet {
+        let [.., high, low] = number.to_be_bytes();
+        Subnet::V4([203, high, low])
+    }
+
+    #[test]
+    fn a_network_that_comes_and_goes_gets_a_burst_and_then_one_connection_a_second() {
+        let mut arrivals = Arrivals::default();
+        let now = Instant::now();
+        let burst = limits::INBOUND_RATE.burst;
+        assert!((0..burst).all(|_| arrivals.may_come(network(1), now)));
+        assert!(!arrivals.may_come(network(1), now));
+        assert!(arrivals.may_come(network(2), now), "others are let in");
+        let later = now + limits::INBOUND_RATE.every;
+        assert!(arrivals.may_come(network(1), later));
+        assert!(!arrivals.may_come(network(1), later));
+    }
+
+    #[test]
+    fn a_flood_of_networks_does_not_make_one_that_owes_much_forgotten() {
+        let mut arrivals = Arrivals::default();
+        let now = Instant::now();
+        while arrivals.may_come(network(0), now) {}
+        for number in 1..2 * limits::INBOUND_NETWORKS {
+            assert!(arrivals.may_come(network(number), now), "{number}");
+        }
+        assert_eq!(arrivals.0.len(), limits::INBOUND_NETWORKS);
+        assert!(!arrivals.may_come(network(0), now));
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Lab {
     }
 
     /// Why there can be no lab here, if there can't.
-    fn unavailable() -> Option<String> {
+    pub fn unavailable() -> Option<String> {
         if !is_root() {
             return Some("network namespaces need root".to_owned());
         }

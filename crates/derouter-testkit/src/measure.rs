@@ -21,6 +21,12 @@ pub fn peak_memory_bytes(pid: u32) -> u64 {
     status_kib(pid, "VmHWM:").saturating_mul(1_024)
 }
 
+/// From now on the most resident memory ever is counted anew.
+pub fn reset_peak_memory(pid: u32) {
+    let path = format!("/proc/{pid}/clear_refs");
+    fs::write(path, "5").expect("the process lives and is ours");
+}
+
 /// Open files and sockets.
 pub fn open_files(pid: u32) -> usize {
     let entries = fs::read_dir(format!("/proc/{pid}/fd"));

@@ -8,8 +8,9 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use crate::config::LogFormat;
 use crate::failure::Failure;
 
-/// What is logged without `RUST_LOG` by a node: what it does, and what is wrong elsewhere.
-pub(crate) const NODE: &str = "info,libp2p=warn,libp2p_kad=error,multistream_select=warn,yamux=warn,quinn=warn,\
+/// What is logged without `RUST_LOG` by a node: what it does, and what is wrong elsewhere. Gossipsub
+/// warns of each invalid message, so that any peer could fill the disk.
+pub(crate) const NODE: &str = "info,libp2p=warn,libp2p_gossipsub=error,libp2p_kad=error,multistream_select=warn,yamux=warn,quinn=warn,\
                                hyper=warn,reqwest=warn,netlink=warn,if_watch=warn";
 
 /// What is logged without `RUST_LOG` by the demo, which tells its story itself.

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use derouter_wire::UnixSeconds;
 use libp2p::PeerId;
 
+use crate::address::Subnet;
 use crate::limits;
 
 /// What a peer did that no honest node of ours does.
@@ -57,6 +58,9 @@ const BAN_FORGOTTEN_SECONDS: u64 = 24 * 3600;
 /// So many banned peers of one address make it an address of somebody who changes his peer id. A
 /// single one may share it with honest peers behind the same NAT.
 const BANNED_PEERS_OF_IP: usize = 3;
+/// So many banned peers of one /24 or /48, as many as may be connected from there, make it a network of
+/// somebody who changes his address too.
+const BANNED_PEERS_OF_NETWORK: usize = limits::INBOUND_PER_SUBNET;
 /// A score above this is forgotten.
 const FORGIVEN: f64 = -1.0;
 
@@ -153,10 +157,17 @@ impl ConductBook {
         self.peers.get(peer)?.banned_until(now)
     }
 
-    /// Whether several banned peers are at this address.
+    /// Whether several banned peers are at this address, or many in its network.
     pub(crate) fn bans_ip(&self, ip: IpAddr, now: UnixSeconds) -> bool {
-        let there = |record: &&Record| record.ip == Some(ip) && record.banned_until(now).is_some();
-        self.peers.values().filter(there).count() >= BANNED_PEERS_OF_IP
+        let network = Subnet::of(ip);
+        let banned = self.peers.values();
+        let banned = banned.filter(|record| record.banned_until(now).is_some());
+        let (mut there, mut near) = (0, 0);
+        for at in banned.filter_map(|record| record.ip) {
+            there += usize::from(at == ip);
+            near += usize::from(Subnet::of(at) == network);
+        }
+        there >= BANNED_PEERS_OF_IP || near >= BANNED_PEERS_OF_NETWORK
     }
 
     /// The score, from 0 down to -100, which a banned peer keeps until its ban ends.
@@ -296,6 +307,22 @@ mod tests {
         assert!(book.bans_ip(ip, START));
         assert!(!book.bans_ip("203.0.113.8".parse().unwrap(), START));
         assert!(!book.bans_ip(ip, later(601)));
+    }
+
+    #[test]
+    fn a_network_is_refused_when_as_many_of_it_are_banned_as_may_be_connected() {
+        let mut book = ConductBook::default();
+        let inside: IpAddr = "203.0.113.250".parse().unwrap();
+        for last in 0..16 {
+            assert!(!book.bans_ip(inside, START), "after {last}");
+            let (peer, ip) = (PeerId::random(), IpAddr::from([203, 0, 113, last]));
+            book.blame(peer, Offence::ForgedAnnouncement, Some(ip), START);
+            book.blame(peer, Offence::ForgedAnnouncement, Some(ip), START);
+        }
+        assert!(book.bans_ip(inside, START));
+        assert!(!book.bans_ip("203.0.114.1".parse().unwrap(), START));
+        assert!(!book.bans_ip("2001:db8::1".parse().unwrap(), START));
+        assert!(!book.bans_ip(inside, later(601)));
     }
 
     #[test]

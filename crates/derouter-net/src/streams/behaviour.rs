@@ -1,7 +1,6 @@
 //! Opens substreams on the best connection of a peer, and knows what its connections carry.
 
 use std::collections::{HashMap, VecDeque};
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -27,6 +26,10 @@ use crate::dial_queue::DialQueue;
 use crate::limits;
 use crate::peer_places::PeerPlaces;
 use crate::transport::{ConnectionMeter, Meters, Traffic, dial_error_text};
+
+/// A peer goes on opening substreams for which it has no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Flooded(pub(crate) PeerId);
 
 #[derive(Debug)]
 struct Connection {
@@ -62,7 +65,7 @@ pub(crate) struct Behaviour {
     /// Substreams wanted with peers that are being dialled.
     waiting: HashMap<PeerId, Vec<OpenRequest>>,
     dials: DialQueue,
-    actions: VecDeque<ToSwarm<Infallible, OpenRequest>>,
+    actions: VecDeque<ToSwarm<Flooded, OpenRequest>>,
     waker: Option<Waker>,
 }
 
@@ -280,7 +283,7 @@ impl Behaviour {
 
 impl NetworkBehaviour for Behaviour {
     type ConnectionHandler = Handler;
-    type ToSwarm = Infallible;
+    type ToSwarm = Flooded;
 
     fn handle_established_inbound_connection(
         &mut self,
@@ -319,9 +322,14 @@ impl NetworkBehaviour for Behaviour {
         &mut self,
         peer: PeerId,
         connection: ConnectionId,
-        Told::Failed: THandlerOutEvent<Self>,
+        told: THandlerOutEvent<Self>,
     ) {
-        self.suspect(peer, connection);
+        match told {
+            Told::Failed => self.suspect(peer, connection),
+            Told::Flooded => self
+                .actions
+                .push_back(ToSwarm::GenerateEvent(Flooded(peer))),
+        }
     }
 
     fn poll(
@@ -412,6 +420,21 @@ mod tests {
         assert_eq!(asked(&mut behaviour, peer, None), punched);
         behaviour.on_connection_handler_event(peer, punched, Told::Failed);
         assert_eq!(asked(&mut behaviour, peer, None), relayed);
+    }
+
+    #[test]
+    fn a_peer_whose_substreams_are_dropped_by_the_thousand_is_told_of() {
+        let mut behaviour = behaviour();
+        let peer = PeerId::random();
+        let id = ConnectionId::new_unchecked(1);
+        behaviour.on_connection_handler_event(peer, id, Told::Flooded);
+        let mut cx = Context::from_waker(Waker::noop());
+        let told = behaviour.poll(&mut cx);
+        let Poll::Ready(ToSwarm::GenerateEvent(told)) = told else {
+            panic!("{told:?}");
+        };
+        assert_eq!(told, Flooded(peer));
+        assert!(behaviour.poll(&mut cx).is_pending());
     }
 
     #[test]

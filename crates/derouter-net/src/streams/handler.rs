@@ -69,6 +69,8 @@ pub(crate) struct Shared {
 pub(crate) enum Told {
     /// The connection failed to give a substream.
     Failed,
+    /// The peer opened so many substreams for which it has no place that it means harm.
+    Flooded,
 }
 
 /// Negotiates the substreams of one connection.
@@ -81,6 +83,8 @@ pub(crate) struct Handler {
     /// (4 KiB).
     spoken: Option<HashSet<StreamProtocol>>,
     failed: bool,
+    /// Substreams of the peer that were dropped since it was last told of.
+    dropped: usize,
     /// Places that all connections of the peer share.
     unserved: Arc<Semaphore>,
     wanted: VecDeque<OpenRequest>,
@@ -101,6 +105,7 @@ impl Handler {
             open,
             spoken: None,
             failed: false,
+            dropped: 0,
             unserved: shared.of_peer.of(peer),
             shared,
             wanted: VecDeque::new(),
@@ -114,32 +119,37 @@ impl Handler {
         &self.unserved
     }
 
-    fn on_inbound(&self, stream: Stream, protocol: StreamProtocol) {
+    fn on_inbound(&mut self, stream: Stream, protocol: StreamProtocol) {
         // The marker is a capability, not a conversation.
         if protocol == MESH {
             return;
         }
+        let given = self.place().is_some_and(|permit| {
+            let inbound = InboundStream {
+                peer: self.peer,
+                protocol,
+                stream: Substream::new(stream, self.connection, &self.open),
+                permit,
+            };
+            self.shared.inbound.try_send(inbound).is_ok()
+        });
+        if !given {
+            count(&self.shared.counters.substreams_dropped);
+            self.dropped = self.dropped.saturating_add(1);
+            self.wake();
+        }
+    }
+
+    /// A place for one more substream of the peer, if there is one.
+    fn place(&self) -> Option<Permit> {
         let held = limits::INBOUND_PER_PEER.saturating_sub(self.unserved.available_permits());
         if !has_place(held, self.shared.total.available_permits()) {
-            return count(&self.shared.counters.substreams_dropped);
+            return None;
         }
-        let peer = self.unserved.clone().try_acquire_owned();
-        let node = self.shared.total.clone().try_acquire_owned();
-        let (Ok(peer), Ok(node)) = (peer, node) else {
-            return count(&self.shared.counters.substreams_dropped);
-        };
-        let inbound = InboundStream {
-            peer: self.peer,
-            protocol,
-            stream: Substream::new(stream, self.connection, &self.open),
-            permit: Permit {
-                _peer: peer,
-                _node: node,
-            },
-        };
-        if self.shared.inbound.try_send(inbound).is_err() {
-            count(&self.shared.counters.substreams_dropped);
-        }
+        Some(Permit {
+            _peer: self.unserved.clone().try_acquire_owned().ok()?,
+            _node: self.shared.total.clone().try_acquire_owned().ok()?,
+        })
     }
 
     fn on_protocols(&mut self, change: ProtocolsChange<'_>) {
@@ -192,6 +202,10 @@ impl ConnectionHandler for Handler {
     ) -> Poll<ConnectionHandlerEvent<Bare, super::OpenReply, Told>> {
         if std::mem::take(&mut self.failed) {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(Told::Failed));
+        }
+        if self.dropped >= limits::DROPPED_PER_OFFENCE {
+            self.dropped = 0;
+            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(Told::Flooded));
         }
         while self.negotiating < limits::OUTBOUND_NEGOTIATING {
             let Some(request) = self.wanted.pop_front() else {

@@ -12,17 +12,27 @@ const PACE: Duration = Duration::from_millis(20);
 /// Tokens of one chat.
 const TOKENS: usize = 250;
 
-/// How late tokens came: the time from one to the next, less the backend's pace.
-#[derive(Clone, Copy, Debug)]
-pub struct Lateness {
-    /// Half of the gaps were no longer.
-    pub median: Duration,
-    /// 99 of 100 gaps were no longer.
-    pub p99: Duration,
-    /// The longest gap.
-    pub longest: Duration,
-    /// Tokens that came, of those of all chats.
-    pub tokens: usize,
+/// The times from one token to the next of some chats.
+#[derive(Clone, Debug, Default)]
+pub struct Gaps {
+    gaps: Vec<Duration>,
+    /// Tokens that did not come.
+    pub lost: usize,
+}
+
+impl Gaps {
+    /// So many of a hundred gaps were no longer.
+    pub fn percentile(&self, percent: usize) -> Duration {
+        percentile(&mut self.gaps.clone(), percent)
+    }
+
+    /// Those of both.
+    pub fn with(&self, other: &Gaps) -> Gaps {
+        Gaps {
+            gaps: [&self.gaps[..], &other.gaps[..]].concat(),
+            lost: self.lost + other.lost,
+        }
+    }
 }
 
 /// Gaps between the tokens of one chat.
@@ -56,24 +66,19 @@ async fn gaps(url: &str, model: &str) -> Result<Vec<Duration>, String> {
 }
 
 /// So many chats, one after the other.
-pub async fn measure(url: &str, model: &str, chats: usize) -> Lateness {
-    let mut all = Vec::new();
+pub async fn measure(url: &str, model: &str, chats: usize) -> Gaps {
+    let mut all = Gaps::default();
     for _ in 0..chats {
         match gaps(url, model).await {
-            Ok(gaps) => all.extend(gaps),
-            Err(error) => eprintln!("a chat failed: {error}"),
+            Ok(gaps) => {
+                all.lost += (TOKENS - 1).saturating_sub(gaps.len());
+                all.gaps.extend(gaps);
+            }
+            Err(error) => {
+                eprintln!("a chat failed: {error}");
+                all.lost += TOKENS;
+            }
         }
     }
-    let [median, p99, longest] = [50, 99, 100].map(|percent| percentile(&mut all, percent));
-    Lateness {
-        median,
-        p99,
-        longest,
-        tokens: all.len() + chats,
-    }
-}
-
-/// Tokens that so many chats have.
-pub fn tokens_of(chats: usize) -> usize {
-    chats * TOKENS
+    all
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use derouter_testkit::home::{offer, openai_provider};
 use derouter_testkit::pair::{models, wait_model};
+use derouter_testkit::sim::frames::{self, ANNOUNCEMENT_GOSSIP, HEARTBEAT_GOSSIP};
+use derouter_testkit::sim::raw_peer::{RawPeer, read_frame, write};
 use derouter_testkit::{Backend, NodeConfig, Pair, eventually, http};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -142,6 +144,29 @@ async fn garbage_on_any_port_harms_nobody() {
     let mut ledger = pair.ledger().await;
     let url = format!("{}/chat/completions", pair.url());
     wait_model(pair.url(), MODEL).await;
+    let answer = http::post_json(&url, &request(MODEL)).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    ledger.one_signed().await;
+}
+
+/// Nodes put one message into a frame, and read up to four.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gossip_frame_of_many_messages_is_not_read_and_harms_nobody() {
+    let pair = Pair::start(DEROUTER, &[MODEL]).await;
+    for node in [&pair.provider, &pair.consumer] {
+        let address = node.ready.bootstrap().parse().unwrap();
+        for gossip in [ANNOUNCEMENT_GOSSIP, HEARTBEAT_GOSSIP] {
+            let peer = RawPeer::connect(&address, &[]).await.unwrap();
+            let messages = vec![frames::anonymous_message("nowhere", b"nothing"); 1_000];
+            let mut stream = peer.open(gossip).await.unwrap();
+            write(&mut stream, &frames::frame(&messages)).await.unwrap();
+            // The node says nothing on this stream: it has ended it.
+            let ended = read_frame(&mut stream).await;
+            assert!(ended.is_err(), "{gossip}");
+        }
+    }
+    let mut ledger = pair.ledger().await;
+    let url = format!("{}/chat/completions", pair.url());
     let answer = http::post_json(&url, &request(MODEL)).await.unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());
     ledger.one_signed().await;
