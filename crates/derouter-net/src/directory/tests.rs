@@ -824,3 +824,31 @@ fn only_what_has_more_than_half_of_its_time_left_is_spread() {
     assert!(!spread(&bench, 1));
     assert!(bench.directory.announcement(&peer).is_some(), "kept");
 }
+
+#[test]
+fn a_peer_is_asked_less_often_than_it_answers() {
+    let mut bench = Bench::new();
+    bench.connect(&[bench.forwarder]);
+    let mut large = list("a");
+    large.summary.bytes = 2 << 20;
+    let mut asked = 0;
+    for number in 0..600_u32 {
+        let mut seed = [7; 32];
+        seed[..4].copy_from_slice(&number.to_be_bytes());
+        let key = Keypair::ed25519_from_bytes(seed).unwrap();
+        let mut body = body(&key, 1, Some(&large));
+        body.list = Some(ListSummary {
+            bytes: 256 * 1024,
+            ..large.summary
+        });
+        let bytes = SignedAnnouncement::sign(body, &key).unwrap().encode();
+        bench.judge(&bytes);
+        while let Some(plan) = bench.pull() {
+            asked += 1;
+            bench.asked(&plan, false);
+        }
+    }
+    assert_eq!(asked, 500);
+    let next = bench.directory.next_pull(bench.now).unwrap();
+    assert_eq!(next, bench.now + Duration::from_millis(100));
+}

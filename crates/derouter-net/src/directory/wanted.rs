@@ -25,6 +25,11 @@ const PULL_RATE: Rate = Rate {
     every: Duration::from_millis(1),
     burst: 32 * 1024,
 };
+/// Requests to one peer: fewer than it answers, reconciliations beside them.
+const REQUEST_RATE: Rate = Rate {
+    every: Duration::from_millis(100),
+    burst: 500,
+};
 /// Providers that are asked themselves although there is no connection. Each is a dial to where it
 /// says that it is, which may be anywhere.
 const STRANGER_RATE: Rate = Rate {
@@ -71,6 +76,7 @@ struct Source {
     own: Queue,
     favours: Queue,
     asking: usize,
+    requests: Bucket,
     bytes: Bucket,
     failures: u32,
     rests_until: Option<Instant>,
@@ -138,14 +144,19 @@ impl Source {
         }
         let queues = [self.own.first(), self.favours.first()];
         let (first, _) = queues.into_iter().flatten().min()?;
-        let allowed = self.bytes.ready_at(PULL_RATE, 1, now);
-        let ready = (*first).max(allowed);
+        let may_ask = self.requests.ready_at(REQUEST_RATE, 1, now);
+        let may_take = self.bytes.ready_at(PULL_RATE, 1, now);
+        let ready = (*first).max(may_ask).max(may_take);
         Some(self.rests_until.map_or(ready, |until| ready.max(until)))
     }
 
     /// Whether nothing that it did counts any more.
     fn is_forgotten(&self, now: Instant) -> bool {
-        let owes = self.bytes.ready_at(PULL_RATE, PULL_RATE.burst, now) > now;
+        let bytes = self.bytes.ready_at(PULL_RATE, PULL_RATE.burst, now);
+        let requests = self
+            .requests
+            .ready_at(REQUEST_RATE, REQUEST_RATE.burst, now);
+        let owes = bytes.max(requests) > now;
         !self.connected && self.asking == 0 && !owes && !self.rests(now)
     }
 }
@@ -326,6 +337,7 @@ impl Wanted {
             }
         }
         source.asking += 1;
+        source.requests.take(REQUEST_RATE, 1, now);
         let brought = |(provider, _): &&(PeerId, ListSummary)| {
             let want = self.wants.get(provider);
             want.is_some_and(|want| want.forwarder == peer)

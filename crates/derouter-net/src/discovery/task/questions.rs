@@ -9,6 +9,7 @@ use libp2p::PeerId;
 use super::super::reconcile::Snapshot;
 use super::super::{Ask, Input};
 use super::Discovery;
+use crate::actor::Offence;
 use crate::counters::count;
 use crate::directory::Verdict;
 use crate::heartbeat::bucket::{Bucket, Rate};
@@ -33,6 +34,8 @@ const OTHER_SHARDS_RATE: Rate = Rate {
     every: Duration::from_secs(1),
     burst: 64,
 };
+/// So many refused questions are an offence.
+const REFUSALS: u32 = 100;
 /// Peers whose questions are counted.
 const ASKERS: usize = 1024;
 
@@ -44,6 +47,8 @@ pub(super) struct Asker {
     snapshots: Bucket,
     /// KiB of lists.
     given: Bucket,
+    /// Questions that were too many.
+    refused: u32,
 }
 
 impl Discovery {
@@ -58,7 +63,8 @@ impl Discovery {
         let now = Instant::now();
         if !self.may_ask(peer, now) {
             // Dropping the reply tells who waits.
-            return count(&self.counters.discovery_refused);
+            count(&self.counters.discovery_refused);
+            return self.count_refusal(peer).await;
         }
         match ask {
             Ask::Lists(wants, reply) => {
@@ -92,6 +98,17 @@ impl Discovery {
         }
         let asker = self.askers.entry(peer).or_default();
         asker.questions.try_take(ASK_RATE, 1, now)
+    }
+
+    /// Our own nodes ask less than they may, so who is refused again and again asks to do harm.
+    async fn count_refusal(&mut self, peer: PeerId) {
+        let Some(asker) = self.askers.get_mut(&peer) else {
+            return;
+        };
+        asker.refused = asker.refused.wrapping_add(1);
+        if asker.refused.is_multiple_of(REFUSALS) {
+            self.blame(peer, Offence::Flood).await;
+        }
     }
 
     /// Each peer may have snapshots of some other shards than ours made, before all together may.
