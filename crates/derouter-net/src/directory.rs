@@ -24,6 +24,7 @@ use derouter_wire::cbor::Bytes;
 use derouter_wire::discovery::Carried;
 use libp2p::{Multiaddr, PeerId};
 
+use crate::address::Subnet;
 use crate::heartbeat::bucket::Bucket;
 use crate::limits;
 use crate::offers::{AnnouncedList, OfferNews};
@@ -31,7 +32,7 @@ use floors::{Floor, Floors};
 use lists::ListState;
 pub(crate) use lists::PullOutcome;
 use senders::Senders;
-use shares::{Bringer, Shares};
+use shares::{Bringer, Origin, Shares};
 use wanted::Wanted;
 pub(crate) use wanted::{PullEnd, PullPlan};
 
@@ -171,6 +172,8 @@ pub(crate) struct Directory {
     room: Room,
     /// Providers whose announcements are not taken, whoever forwards them: the operator's list.
     blocked: HashSet<PeerId>,
+    /// Where connected peers are.
+    networks: HashMap<PeerId, Subnet>,
     entries: HashMap<PeerId, Entry>,
     by_id: HashMap<[u8; 32], PeerId>,
     floors: Floors,
@@ -195,6 +198,7 @@ impl Directory {
                 list_bytes: limits::LIST_BYTES_TOTAL,
             },
             blocked: HashSet::new(),
+            networks: HashMap::new(),
             entries: HashMap::new(),
             by_id: HashMap::new(),
             floors: Floors::default(),
@@ -238,7 +242,7 @@ impl Directory {
         };
         let list = list.map_or(ListState::None, ListState::Here);
         let bytes = signed.encode();
-        let bringer = self.shares.add(self.local);
+        let bringer = self.shares.add(self.local, Origin::Peer(self.local));
         let own = entry(signed, &bytes, times, bringer, list);
         let bytes = Arc::clone(&own.bytes);
         self.insert(self.local, own);
@@ -368,7 +372,7 @@ impl Directory {
         let addresses = addresses.filter_map(|bytes| Multiaddr::try_from(bytes).ok());
         let whereabouts = Whereabouts {
             peer: *peer,
-            teller: self.shares.get(entry.bringer)?.peer,
+            teller: self.shares.peer(entry.bringer)?,
             addresses: addresses.collect(),
         };
         (!whereabouts.addresses.is_empty()).then_some(whereabouts)

@@ -22,6 +22,8 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::address::Subnet;
+
 pub(crate) use held::Judged;
 pub(crate) use serve::DiscoveryServer;
 pub(crate) use task::{Discovery, DiscoveryParts};
@@ -43,6 +45,8 @@ pub(crate) struct DiscoveryPeer {
     pub(crate) peer: PeerId,
     /// Whether this node opened the connection: then it is the one to reconcile.
     pub(crate) dialled: bool,
+    /// The network that it is in, where that counts.
+    pub(crate) network: Option<Subnet>,
 }
 
 /// What the swarm task knows and the discovery task asks for.

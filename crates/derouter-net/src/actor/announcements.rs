@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{Actor, unix_now};
-use crate::address::without_peer;
+use crate::address::{subnet, without_peer};
 use crate::counters::count;
 use crate::discovery::{DiscoveryPeer, Gossiped, Judged, Order, OwnPlace, Published};
 use crate::varied::most_varied;
@@ -112,6 +112,10 @@ impl Actor {
         let peer = |(peer, state): (&PeerId, &super::connections::PeerState)| DiscoveryPeer {
             peer: *peer,
             dialled: state.dialled(),
+            network: state
+                .connections
+                .iter()
+                .find_map(|(_, known)| subnet(&known.address)),
         };
         let speaking = self
             .peers

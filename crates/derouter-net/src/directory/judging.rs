@@ -8,7 +8,7 @@ use derouter_wire::announce::SignedAnnouncement;
 use libp2p::PeerId;
 
 use super::lists::ListState;
-use super::shares::Bringer;
+use super::shares::Origin;
 use super::{
     Arrival, Directory, Entry, Listed, MAX_SKEW_SECONDS, ROOM_PART, ROOM_PAUSE, Times, Verdict,
     entry,
@@ -74,9 +74,9 @@ impl Directory {
         if !signed.verify() {
             return Verdict::Forged;
         }
-        if let Some((bringer, count)) = crowd {
+        if let Some((origin, count)) = crowd {
             self.next_room = Some(now + ROOM_PAUSE);
-            self.drop_of(bringer, count);
+            self.drop_of(origin, count);
         }
         let list = self.store(&signed, arrival, times, now);
         Verdict::New {
@@ -135,13 +135,14 @@ impl Directory {
 
     /// A peer passes on what it has the list of: one that is missing is asked of it.
     fn passed_on(&mut self, provider: PeerId, forwarder: PeerId, now: Instant) {
+        let origin = self.origin_of(forwarder);
         let Some(entry) = self.entries.get_mut(&provider) else {
             return;
         };
         match (&entry.list, entry.summary) {
             (ListState::Wanted, _) => self.wanted.passed_on(provider, forwarder, now),
             // As costly as a new one, and counted as such.
-            (ListState::Missing, Some(summary)) if self.senders.may_send(forwarder, true, now) => {
+            (ListState::Missing, Some(summary)) if self.senders.may_send(origin, true, now) => {
                 entry.list = ListState::Wanted;
                 self.wanted.want(provider, summary, forwarder, now);
             }
@@ -156,11 +157,12 @@ impl Directory {
         arrival: &Arrival<'_>,
         peer: &PeerId,
         now: Instant,
-    ) -> Result<Option<(Bringer, usize)>, Verdict> {
+    ) -> Result<Option<(Origin, usize)>, Verdict> {
         let known = self.entries.get(peer);
         let too_soon = |entry: &Entry| entry.rate.ready_at(SOURCE_RATE, 1, now) > now;
         let (is_new, too_soon) = (known.is_none(), known.is_some_and(too_soon));
-        if !self.senders.may_send(arrival.forwarder, is_new, now) || too_soon {
+        let origin = self.origin_of(arrival.forwarder);
+        if !self.senders.may_send(origin, is_new, now) || too_soon {
             return Err(Verdict::TooMany);
         }
         if !is_new || self.entries.len() < self.room.announcements {
@@ -171,7 +173,7 @@ impl Directory {
         }
         let largest = self.shares.largest(|share| share.entries);
         let (largest, share) = largest.ok_or(Verdict::Full)?;
-        let own = self.shares.of(&arrival.forwarder);
+        let own = self.shares.of(origin);
         // Not below the share of who takes the room.
         let more = share.entries.saturating_sub(own.entries) / 2;
         let count = (self.room.announcements / ROOM_PART).max(1).min(more);
@@ -180,20 +182,28 @@ impl Directory {
             .ok_or(Verdict::Full)
     }
 
-    /// Drops so many announcements that a peer brought: first those without their list, then those
-    /// that end first.
-    fn drop_of(&mut self, bringer: Bringer, count: usize) {
-        let local = self.local;
-        let of_bringer = self.entries.iter();
-        let of_bringer =
-            of_bringer.filter(|(peer, entry)| entry.bringer == bringer && **peer != local);
-        let mut worst: Vec<(bool, Instant, PeerId)> = of_bringer
+    /// Drops so many announcements of an origin: first those without their list, then those that end
+    /// first.
+    fn drop_of(&mut self, origin: Origin, count: usize) {
+        let mut worst: Vec<(bool, Instant, PeerId)> = self
+            .brought_by(origin)
             .map(|(peer, entry)| (entry.list.is_here(), entry.expires, *peer))
             .collect();
         worst.sort_unstable();
         for (_, _, peer) in worst.into_iter().take(count) {
             self.end(&peer);
         }
+    }
+
+    /// The announcements that were brought by an origin, without our own.
+    pub(super) fn brought_by(&self, origin: Origin) -> impl Iterator<Item = (&PeerId, &Entry)> {
+        let others = self.entries.iter().filter(|(peer, _)| **peer != self.local);
+        others.filter(move |(_, entry)| self.shares.origin(entry.bringer) == Some(origin))
+    }
+
+    pub(super) fn origin_of(&self, peer: PeerId) -> Origin {
+        let network = self.networks.get(&peer);
+        network.map_or(Origin::Peer(peer), |network| Origin::Network(*network))
     }
 
     fn store(
@@ -207,7 +217,8 @@ impl Directory {
         let mut rate = Bucket::default();
         let mut held = None;
         // Before the old entry goes, so that a share is not forgotten in between.
-        let bringer = self.shares.add(arrival.forwarder);
+        let origin = self.origin_of(arrival.forwarder);
+        let bringer = self.shares.add(arrival.forwarder, origin);
         if let Some(old) = self.remove(&peer) {
             rate = old.rate;
             if let (Some(summary), ListState::Here(list)) = (old.summary, old.list) {

@@ -7,8 +7,9 @@ use std::time::Instant;
 use derouter_wire::announce::{ListSummary, OfferListHash};
 use libp2p::PeerId;
 
-use super::shares::Bringer;
-use super::{Directory, PullEnd, PullPlan, ROOM_PART, ROOM_PAUSE};
+use super::shares::{Bringer, Origin};
+use super::{Directory, Entry, PullEnd, PullPlan, ROOM_PART, ROOM_PAUSE};
+use crate::address::Subnet;
 
 /// What is known of a list.
 #[derive(Debug)]
@@ -55,9 +56,13 @@ pub(crate) enum PullOutcome {
 }
 
 impl Directory {
-    /// The peers that can be asked for lists.
-    pub(crate) fn set_connected(&mut self, peers: &[PeerId], now: Instant) {
-        self.wanted.set_connected(peers, now);
+    /// The peers that are connected and speak the protocol, and the networks that they are in.
+    pub(crate) fn set_connected(&mut self, peers: &[(PeerId, Option<Subnet>)], now: Instant) {
+        let in_networks = peers.iter();
+        let in_networks = in_networks.filter_map(|(peer, network)| Some((*peer, (*network)?)));
+        self.networks = in_networks.collect();
+        let peers: Vec<PeerId> = peers.iter().map(|(peer, _)| *peer).collect();
+        self.wanted.set_connected(&peers, now);
     }
 
     /// When a list is to be asked for next.
@@ -150,7 +155,8 @@ impl Directory {
         let Some((largest, share)) = self.shares.largest(|share| share.list_bytes) else {
             return false;
         };
-        let own = self.shares.get(bringer).map_or(0, |own| own.list_bytes);
+        let own = self.shares.origin(bringer);
+        let own = own.map_or(0, |origin| self.shares.of(origin).list_bytes);
         let room = (self.room.list_bytes / ROOM_PART).max(bytes);
         // Not below the share of who takes the room.
         if share.list_bytes < own.saturating_add(bytes).saturating_add(room) {
@@ -165,12 +171,11 @@ impl Directory {
         self.list_bytes.saturating_add(bytes) <= self.room.list_bytes
     }
 
-    fn drop_largest_lists(&mut self, bringer: Bringer, room: usize) {
-        let local = self.local;
-        let of_bringer = self.entries.iter().filter(|(peer, entry)| {
-            entry.bringer == bringer && entry.list.bytes() > 0 && **peer != local
-        });
-        let mut lists: Vec<(usize, PeerId)> = of_bringer
+    fn drop_largest_lists(&mut self, origin: Origin, room: usize) {
+        let is_there = |(_, entry): &(&PeerId, &Entry)| entry.list.bytes() > 0;
+        let mut lists: Vec<(usize, PeerId)> = self
+            .brought_by(origin)
+            .filter(is_there)
             .map(|(peer, entry)| (entry.list.bytes(), *peer))
             .collect();
         lists.sort_unstable();

@@ -1,11 +1,10 @@
-//! What each forwarder may cost us. Remembered beyond its connection, so that connecting again
+//! What each forwarder, or all of its network, may cost us. Remembered beyond its connection, so that connecting again
 //! gives no new burst.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use libp2p::PeerId;
-
+use super::shares::Origin;
 use crate::heartbeat::bucket::{Bucket, Rate};
 use crate::limits;
 
@@ -32,28 +31,28 @@ struct Sender {
 
 #[derive(Debug, Default)]
 pub(super) struct Senders {
-    senders: HashMap<PeerId, Sender>,
+    senders: HashMap<Origin, Sender>,
     looks: u64,
 }
 
 impl Senders {
     /// Takes a signature check, and a new source where it is one, from the forwarder's share.
-    pub(super) fn may_send(&mut self, forwarder: PeerId, is_new: bool, now: Instant) -> bool {
+    pub(super) fn may_send(&mut self, forwarder: Origin, is_new: bool, now: Instant) -> bool {
         let sender = self.sender(forwarder);
         let room = !is_new || sender.new_sources.try_take(NEW_SOURCE_RATE, 1, now);
         room && sender.checks.try_take(CHECK_RATE, 1, now)
     }
 
-    fn sender(&mut self, peer: PeerId) -> &mut Sender {
-        let known = self.senders.contains_key(&peer);
+    fn sender(&mut self, origin: Origin) -> &mut Sender {
+        let known = self.senders.contains_key(&origin);
         if self.senders.len() >= limits::HEARTBEAT_FORWARDERS && !known {
             let least_recent = self.senders.iter().min_by_key(|(_, sender)| sender.seen);
-            if let Some(peer) = least_recent.map(|(peer, _)| *peer) {
-                self.senders.remove(&peer);
+            if let Some(oldest) = least_recent.map(|(origin, _)| *origin) {
+                self.senders.remove(&oldest);
             }
         }
         self.looks += 1;
-        let sender = self.senders.entry(peer).or_default();
+        let sender = self.senders.entry(origin).or_default();
         sender.seen = self.looks;
         sender
     }

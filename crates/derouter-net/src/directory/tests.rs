@@ -67,7 +67,8 @@ impl Bench {
     }
 
     fn connect(&mut self, peers: &[PeerId]) {
-        self.directory.set_connected(peers, self.now);
+        let peers: Vec<_> = peers.iter().map(|peer| (*peer, None)).collect();
+        self.directory.set_connected(&peers, self.now);
     }
 
     fn pull(&mut self) -> Option<PullPlan> {
@@ -231,7 +232,7 @@ fn a_forwarder_of_forgeries_runs_out_of_signature_checks_and_others_do_not() {
         let may = bench
             .directory
             .senders
-            .may_send(bench.forwarder, true, bench.now);
+            .may_send(Origin::Peer(bench.forwarder), true, bench.now);
         judged += u32::from(may);
     }
     assert_eq!(judged, 20_000);
@@ -602,9 +603,32 @@ fn whoever_brought_most_makes_room_for_what_others_bring() {
         bench.now += ROOM_PAUSE;
         bench.judge_from(modest, &signed(&key(seed), 1, None), None);
     }
-    let shares = [greedy, modest].map(|peer| bench.directory.shares.of(&peer).entries);
+    let shares = [greedy, modest].map(|peer| bench.directory.shares.of(Origin::Peer(peer)).entries);
     assert_eq!(shares.iter().sum::<usize>(), 100);
     assert!(shares.iter().all(|entries| *entries >= 49), "{shares:?}");
+}
+
+#[test]
+fn new_names_of_one_network_share_what_it_may_bring() {
+    let mut bench = Bench::new();
+    bench.directory.room.announcements = 60;
+    let network = Subnet::V4([203, 0, 113]);
+    let sybils: Vec<PeerId> = (0..5).map(|_| PeerId::random()).collect();
+    let honest = PeerId::random();
+    let mut places: Vec<_> = sybils.iter().map(|peer| (*peer, Some(network))).collect();
+    places.push((honest, Some(Subnet::V4([198, 51, 100]))));
+    bench.directory.set_connected(&places, bench.now);
+    for seed in 1..=30 {
+        bench.judge_from(honest, &signed(&key(seed), 1, None), None);
+    }
+    for seed in 31..=250 {
+        bench.now += ROOM_PAUSE;
+        let sybil = sybils[usize::from(seed) % sybils.len()];
+        bench.judge_from(sybil, &signed(&key(seed), 1, None), None);
+    }
+    let shares = [honest, sybils[0]].map(|peer| bench.directory.origin_of(peer));
+    let entries = shares.map(|origin| bench.directory.shares.of(origin).entries);
+    assert_eq!(entries, [30, 30]);
 }
 
 #[test]
@@ -621,7 +645,8 @@ fn whoever_brought_the_most_bytes_of_lists_makes_room_for_lists_of_others() {
         bench.give(&provider, &large);
         assert!(bench.directory.list_bytes <= 10 * bytes);
     }
-    let held = |bench: &Bench, peer| bench.directory.shares.of(&peer).list_bytes / bytes;
+    let held =
+        |bench: &Bench, peer| bench.directory.shares.of(Origin::Peer(peer)).list_bytes / bytes;
     assert_eq!(held(&bench, greedy), 10);
     for seed in 21..=40 {
         bench.now += ROOM_PAUSE;
@@ -729,7 +754,7 @@ fn check_books(bench: &Bench) -> Result<(), TestCaseError> {
         prop_assert_eq!(matches!(entry.list, ListState::Wanted), wanted);
         prop_assert!(directory.floors.get(peer).is_none());
         prop_assert!(entry.expires <= entry.latest);
-        let share = directory.shares.get(entry.bringer).unwrap();
+        let share = directory.shares.share(entry.bringer);
         let of_share = || {
             directory
                 .entries

@@ -289,8 +289,10 @@ impl Discovery {
                 self.reconcile_soon(known.peer);
             }
         }
+        let places = peers.iter().map(|known| (known.peer, known.network));
+        let places: Vec<_> = places.collect();
+        self.directory.set_connected(&places, now);
         self.connected = peers.into_iter().map(|known| known.peer).collect();
-        self.directory.set_connected(&self.connected, now);
     }
 }
 
