@@ -6,6 +6,7 @@
 //! while, because one that says "nothing changed" puts them back.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use derouter_wire::announce::OfferListHash;
@@ -142,8 +143,9 @@ fn name(offer: &OfferSnapshot) -> (&ProtocolId, &OfferId) {
 #[derive(Debug)]
 pub struct OfferIndex {
     local: PeerId,
-    providers: HashMap<PeerId, Provider>,
-    by_snapshot: HashMap<SnapshotId, PeerId>,
+    /// A peer id takes eighty bytes, and there is one of each provider for both maps.
+    providers: HashMap<Arc<PeerId>, Provider>,
+    by_snapshot: HashMap<SnapshotId, Arc<PeerId>>,
     /// The sum over all providers.
     text_bytes: usize,
     /// The inactive ones, by when they were heard last.
@@ -277,6 +279,7 @@ impl OfferIndex {
         }
         changes.push(OfferChange::ProviderHeartbeat(beat));
 
+        let id = Arc::new(peer);
         let was_active = before.as_ref().is_some_and(|old| old.active);
         offers.sort_by(|one, other| name(one).cmp(&name(other)));
         for offer in &offers {
@@ -288,7 +291,7 @@ impl OfferIndex {
             if !same || !was_active {
                 changes.push(OfferChange::OfferUpdated(offer.clone()));
             }
-            self.by_snapshot.insert(offer.snapshot_id, peer);
+            self.by_snapshot.insert(offer.snapshot_id, Arc::clone(&id));
         }
         offers.shrink_to_fit();
         let provider = Provider {
@@ -306,7 +309,7 @@ impl OfferIndex {
         });
         changes.extend(gone.map(|gone| OfferChange::OfferRemoved(removal(gone))));
         self.text_bytes = self.text_bytes.saturating_add(text_bytes);
-        self.providers.insert(peer, provider);
+        self.providers.insert(id, provider);
         changes
     }
 
@@ -335,11 +338,11 @@ impl OfferIndex {
         let mut changes = Vec::new();
         for (peer, provider) in &mut self.providers {
             let silent = now.uptime.saturating_sub(provider.heard);
-            if *peer == self.local || !provider.active || silent < provider.lasting() {
+            if **peer == self.local || !provider.active || silent < provider.lasting() {
                 continue;
             }
             provider.active = false;
-            self.idle.insert((provider.heard, *peer));
+            self.idle.insert((provider.heard, **peer));
             for offer in &provider.offers {
                 self.by_snapshot.remove(&offer.snapshot_id);
                 changes.push(OfferChange::OfferRemoved(removal(offer)));
@@ -378,9 +381,9 @@ impl OfferIndex {
     /// node while it offers anything.
     pub fn active_providers(&self, now: Now) -> impl Iterator<Item = &ProviderRecord> {
         let now = now.uptime;
-        let fresh = move |(peer, provider): &(&PeerId, &Provider)| {
-            let own = **peer == self.local && !provider.offers.is_empty();
-            own || (**peer != self.local && provider.counts(now))
+        let fresh = move |(peer, provider): &(&Arc<PeerId>, &Provider)| {
+            let own = ***peer == self.local && !provider.offers.is_empty();
+            own || (***peer != self.local && provider.counts(now))
         };
         self.providers
             .iter()
@@ -394,8 +397,10 @@ impl OfferIndex {
     }
 
     fn put_on_market(&mut self, offer: OfferSnapshot) -> OfferChange {
-        self.by_snapshot
-            .insert(offer.snapshot_id, offer.provider_peer_id);
+        let known = self.providers.get_key_value(&offer.provider_peer_id);
+        if let Some((id, _)) = known {
+            self.by_snapshot.insert(offer.snapshot_id, Arc::clone(id));
+        }
         OfferChange::OfferUpdated(offer)
     }
 

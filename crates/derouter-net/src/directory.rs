@@ -174,8 +174,9 @@ pub(crate) struct Directory {
     blocked: HashSet<PeerId>,
     /// Where connected peers are.
     networks: HashMap<PeerId, Subnet>,
-    entries: HashMap<PeerId, Entry>,
-    by_id: HashMap<[u8; 32], PeerId>,
+    /// A peer id takes eighty bytes, and there is one of each provider for both maps.
+    entries: HashMap<Arc<PeerId>, Entry>,
+    by_id: HashMap<[u8; 32], Arc<PeerId>>,
     floors: Floors,
     senders: Senders,
     shares: Shares,
@@ -251,7 +252,8 @@ impl Directory {
 
     fn insert(&mut self, peer: PeerId, entry: Entry) {
         self.count_list_bytes(entry.bringer, entry.list.bytes(), 0);
-        self.by_id.insert(entry.id, peer);
+        let peer = Arc::new(peer);
+        self.by_id.insert(entry.id, Arc::clone(&peer));
         self.entries.insert(peer, entry);
     }
 
@@ -278,7 +280,7 @@ impl Directory {
     /// Forgets what no longer holds; the sequence numbers stay known until a replay would be
     /// refused for its age.
     pub(crate) fn expire(&mut self, now: Instant) {
-        let over = |(peer, entry): (&PeerId, &Entry)| (entry.expires <= now).then_some(*peer);
+        let over = |(peer, entry): (&Arc<PeerId>, &Entry)| (entry.expires <= now).then_some(**peer);
         let gone: Vec<PeerId> = self.entries.iter().filter_map(over).collect();
         for peer in gone {
             self.end(&peer);

@@ -197,7 +197,8 @@ impl Directory {
 
     /// The announcements that were brought by an origin, without our own.
     pub(super) fn brought_by(&self, origin: Origin) -> impl Iterator<Item = (&PeerId, &Entry)> {
-        let others = self.entries.iter().filter(|(peer, _)| **peer != self.local);
+        let entries = self.entries.iter().map(|(peer, entry)| (&**peer, entry));
+        let others = entries.filter(|(peer, _)| **peer != self.local);
         others.filter(move |(_, entry)| self.shares.origin(entry.bringer) == Some(origin))
     }
 

@@ -14,9 +14,10 @@ use super::usage::processor_time;
 
 /// Below what one forwarder may have checked at once (20,000), twice.
 const ANNOUNCEMENTS: usize = 8000;
-/// Gossiped in one frame, and frames that go out together: what is queued for judging is less than
-/// the node's queue holds.
-const FRAME: usize = 100;
+/// Gossiped in one frame: the most that a node takes.
+const FRAME: usize = 4;
+/// Between two frames: less often than a node reads those of one network.
+const FRAME_EVERY: Duration = Duration::from_micros(2500);
 /// The node is done when it takes no processor time worth telling for so long.
 const QUIET: Duration = Duration::from_millis(700);
 /// What a node that has nothing to do takes in that time.
@@ -70,8 +71,7 @@ async fn gossip(peer: &RawPeer, messages: &[Vec<u8>]) {
         write(&mut stream, &frames::frame(some))
             .await
             .expect("the node reads");
-        // About half of what one core can judge.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(FRAME_EVERY).await;
     }
 }
 
