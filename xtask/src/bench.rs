@@ -7,12 +7,16 @@ use crate::shell::{Failure, cargo, root, run};
 
 /// Builds node, proxy, backend and load generator for release, and runs the load generator.
 pub(crate) fn gateway(options: &[&str]) -> Result<(), Failure> {
-    on_node("bench_gateway", options)
+    on_node(
+        "bench_gateway",
+        &["testkit_backend", "testkit_proxy"],
+        options,
+    )
 }
 
 /// Times a chat while peers attack both of its nodes.
 pub(crate) fn hostile(options: &[&str]) -> Result<(), Failure> {
-    on_node("bench_hostile", options)
+    on_node("bench_hostile", &[], options)
 }
 
 /// Builds and runs the measurement of job streams against raw TCP.
@@ -26,9 +30,14 @@ pub(crate) fn alone(program: &str, options: &[&str]) -> Result<(), Failure> {
     run(Command::new(binaries.join(program)).args(options))
 }
 
-fn on_node(program: &str, options: &[&str]) -> Result<(), Failure> {
-    let packages = ["--package", "derouter", "--package", "derouter-testkit"];
-    let binaries = build(&[&packages[..], &["--bins"]].concat())?;
+/// Builds the node, a program of the testkit and what that starts, and runs it. Nothing else is
+/// built: linking for release takes a minute for each.
+fn on_node(program: &str, helpers: &[&str], options: &[&str]) -> Result<(), Failure> {
+    let mut what = vec!["--package", "derouter", "--package", "derouter-testkit"];
+    for binary in ["derouter", program].iter().chain(helpers) {
+        what.extend(["--bin", *binary]);
+    }
+    let binaries = build(&what)?;
     let mut bench = Command::new(binaries.join(program));
     run(bench
         .arg("--node")
