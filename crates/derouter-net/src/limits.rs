@@ -352,9 +352,9 @@ pub(crate) const ANNOUNCEMENT_QUEUE: usize = 4096;
 /// Announcements that are judged before others are served.
 pub(crate) const ANNOUNCEMENTS_PER_TURN: usize = 64;
 /// Announcements that wait for their list before they are spread.
-pub(crate) const HELD_ANNOUNCEMENTS: usize = 4096;
+pub(crate) const HELD_ANNOUNCEMENTS: usize = 8192;
 /// Of these, those of one forwarder: changes of a second in a network of 100,000 providers.
-pub(crate) const HELD_PER_FORWARDER: usize = 256;
+pub(crate) const HELD_PER_FORWARDER: usize = 512;
 /// How long an announcement waits for its list. It is not spread without: nobody passes on what it
 /// can't give. gossipsub forgets the message after 5 s.
 pub(crate) const HOLD: Duration = Duration::from_secs(4);

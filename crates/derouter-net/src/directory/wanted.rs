@@ -37,7 +37,7 @@ const STRANGER_RATE: Rate = Rate {
     burst: 16,
 };
 /// How long a peer that did not answer is left alone, doubled each time.
-const FIRST_REST: Duration = Duration::from_secs(5);
+const FIRST_REST: Duration = Duration::from_secs(1);
 /// The longest such rest.
 const LONGEST_REST: Duration = Duration::from_secs(60);
 

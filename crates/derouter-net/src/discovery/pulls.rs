@@ -47,8 +47,8 @@ pub(super) async fn pull(commands: Commands, plan: PullPlan) -> Pulled {
     };
     let bytes: usize = coming.lists.iter().flatten().map(|list| list.len()).sum();
     let lacks = plan.own >= LACKING && bytes == 0;
-    // Who is slow and gives lists is not to blame.
-    let broke = ended.is_err() && bytes == 0;
+    // Who is slow and gives lists is not to blame. A stream that broke costs nothing but a try.
+    let stalled = matches!(ended, Err(ExchangeError::Timeout)) && bytes == 0;
     let invalid = matches!(ended, Err(ExchangeError::Invalid(_)));
     if let Err(error) = ended {
         tracing::debug!(peer = %plan.source, %error, "offer lists could not be pulled");
@@ -62,7 +62,7 @@ pub(super) async fn pull(commands: Commands, plan: PullPlan) -> Pulled {
         end: PullEnd {
             source: plan.source,
             stranger: plan.stranger,
-            failed: lacks || broke || invalid || coming.wrong,
+            failed: lacks || stalled || invalid || coming.wrong,
             bytes,
         },
         outcomes: wants.zip(coming.lists).map(outcome).collect(),

@@ -132,7 +132,6 @@ async fn injector(address: &Multiaddr, wire: Wire, providers: &Arc<Providers>) -
     Injector { peer, gossip }
 }
 
-/// Gives the lists of its providers to whoever asks.
 /// Gives the lists of these providers to whoever asks this peer for them.
 pub fn serve_pulls(peer: &mut RawPeer, providers: Arc<Providers>) {
     let mut streams = peer.accept(DISCOVERY_PROTOCOL);
