@@ -170,6 +170,8 @@ struct Room {
 pub(crate) struct Directory {
     local: PeerId,
     room: Room,
+    /// The shards of which announcements are taken.
+    shards: u16,
     /// Providers whose announcements are not taken, whoever forwards them: the operator's list.
     blocked: HashSet<PeerId>,
     /// Where connected peers are.
@@ -198,6 +200,7 @@ impl Directory {
                 announcements: limits::ANNOUNCEMENTS,
                 list_bytes: limits::LIST_BYTES_TOTAL,
             },
+            shards: u16::MAX,
             blocked: HashSet::new(),
             networks: HashMap::new(),
             entries: HashMap::new(),
@@ -211,6 +214,11 @@ impl Directory {
             next_list_room: None,
             signature_checks: 0,
         }
+    }
+
+    /// Takes only announcements of these shards (bit 0 is shard 0).
+    pub(crate) fn take_part_in(&mut self, shards: u16) {
+        self.shards = shards;
     }
 
     /// Takes nothing from these providers.

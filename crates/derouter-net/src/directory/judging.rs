@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
 use derouter_wire::UnixSeconds;
-use derouter_wire::announce::SignedAnnouncement;
+use derouter_wire::announce::{SignedAnnouncement, shard_of};
 use libp2p::PeerId;
 
 use super::lists::ListState;
@@ -45,7 +45,8 @@ impl Directory {
             return Verdict::Invalid;
         };
         let peer = signed.body.peer;
-        if peer == self.local || self.blocked.contains(&peer) {
+        let elsewhere = self.shards & (1 << (shard_of(&peer) & 15)) == 0;
+        if peer == self.local || elsewhere || self.blocked.contains(&peer) {
             return Verdict::Old;
         }
         let Some(standing) = self.standing(&signed) else {

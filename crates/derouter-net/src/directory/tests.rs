@@ -691,6 +691,18 @@ fn announcements_of_a_blocked_provider_are_not_taken_from_anybody() {
     assert_eq!(bench.directory.len(), 1);
 }
 
+#[test]
+fn announcements_of_other_shards_are_not_taken() {
+    let mut bench = Bench::new();
+    let (one, two) = (key(1), key(2));
+    let shards = [&one, &two].map(|key| shard_of(&key.public().to_peer_id()));
+    assert_ne!(shards[0], shards[1]);
+    bench.directory.take_part_in(1 << shards[0]);
+    assert!(is_new(bench.judge(&signed(&one, 1, None))));
+    assert_eq!(bench.judge(&signed(&two, 1, None)), Verdict::Old);
+    assert_eq!(bench.directory.signature_checks(), 1);
+}
+
 /// What may happen to a directory.
 #[derive(Debug, Clone)]
 enum Step {

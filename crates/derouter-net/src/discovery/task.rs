@@ -116,6 +116,7 @@ impl Discovery {
         let now = Instant::now();
         let mut directory = Directory::new(local);
         directory.block(parts.blocked);
+        directory.take_part_in(parts.shards.bits());
         let (own_inputs, inputs) = parts.inputs;
         Self {
             keypair: parts.keypair,

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use derouter_net::{Keypair, Multiaddr, Net, NetConfig, NetEvents, RelayLimits, start};
+use derouter_wire::announce::SHARDS;
 use derouter_wire::cbor::Bytes;
 use derouter_wire::discovery::{DISCOVERY_PROTOCOL, DiscoveryRequest, PulledList};
 use futures::future::join_all;
@@ -81,6 +82,10 @@ impl Relays {
         for _ in 0..count {
             let mut config = NetConfig::new(Keypair::generate_ed25519());
             config.options = wire.net_options(Vec::new());
+            if wire == Wire::Sharded {
+                // Relays take part in all.
+                config.options.discovery.shards = Some(usize::from(SHARDS));
+            }
             // Relays hear all shards.
             config.options.relay_server = Some(RelayLimits::default());
             let (net, events) = start(config, cancel.clone()).await.expect("a node starts");

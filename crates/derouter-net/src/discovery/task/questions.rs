@@ -113,6 +113,10 @@ impl Discovery {
 
     /// Each peer may have snapshots of some other shards than ours made, before all together may.
     fn snapshot_for(&mut self, peer: PeerId, shards: u16, now: Instant) -> Option<Arc<Snapshot>> {
+        if shards & !self.shards.bits() != 0 {
+            // It would give us what we do not take.
+            return None;
+        }
         let asker = self.askers.entry(peer).or_default();
         let allowed =
             self.snapshots.is_common(shards) || asker.snapshots.try_take(OTHER_SHARDS_RATE, 1, now);
