@@ -1,15 +1,27 @@
 //! A job as one of its sides has it, and every step it can take.
 //!
 //! ```text
-//! provider: Open -> Completed (awaits the signature) -> Confirmed
-//! consumer: Open -> Signed (undelivered) -> Confirmed | Refused
-//! both:     Open -> Failed
+//! consumer: Created -> Accepted -> Running -> Signed (undelivered) -> Confirmed | Refused
+//! provider:            Accepted -> Running -> Completed (awaits the signature) -> Confirmed
+//!                                                      \-> Disputed -> Confirmed
+//! both:     Created, Accepted, Running -> Failed (by whom and why; told to the other side)
 //! ```
-//! Invariants: an ended job never opens again; a job that is signed never fails, and one that
-//! failed is never signed; the outcome that the hash covers never changes once it is set; a step
-//! that is taken twice has the effect of once.
+//!
+//! Invariants, for each side:
+//! - An ended job never opens again. A job that is signed never fails, and one that failed is never
+//!   signed, whatever arrives, in whatever order, however often.
+//! - What the hash covers never changes once there is an outcome, nor does a signature.
+//! - A step that is taken twice has the effect of once.
+//! - A provider takes a valid signature at any time after the completion: late, or after the consumer
+//!   said that it would not sign. Money that somebody owes and says so is never refused.
+//! - Every open job has an end: [`crate::deadlines`] gives up what nobody works on.
+//!
+//! And for both together, once all messages have arrived: either both are confirmed with one hash, or
+//! both failed, or the provider is Disputed and the consumer Failed, or the consumer is Refused and
+//! the provider Failed. Each of these says why.
 
-use derouter_wire::job::{JobHash, JobOutcome, SignatureError};
+use derouter_wire::job::{JobHash, JobOutcome, JobWire, SignatureError};
+use derouter_wire::jobs::{FailureCause, Settled};
 use derouter_wire::reqres::ConfirmJobResult;
 use derouter_wire::rpc::record::FailureReason;
 use derouter_wire::{
@@ -43,6 +55,8 @@ pub struct JobOffer {
 pub struct Job {
     /// Its row on this node.
     pub row_id: RowId,
+    /// The wire on which it was created.
+    pub wire: JobWire,
     /// This node's side.
     pub role: Role,
     /// Provider and job id.
@@ -67,21 +81,58 @@ pub struct Job {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobState {
     /// Neither completed nor failed.
-    Open,
+    Open(Stage),
     /// Given up; nothing is owed.
-    Failed {
-        /// Why.
-        failure: FailureReason,
-        /// When, by our clock.
-        at_local: UnixSeconds,
-    },
+    Failed(Failure),
     /// It has an outcome.
     Completed {
         /// What both sides agree on.
         outcome: Outcome,
         /// Where the consumer's signature is.
         signature: SignatureState,
+        /// The provider's signature over the same hash (wire 0.2): the provider's own, or what the
+        /// consumer was given for its signature.
+        provider_signature: Option<Vec<u8>>,
     },
+}
+
+/// How far an open job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// Consumer: the provider was asked for it, or will be; it may not know of it.
+    Created,
+    /// The provider has taken it.
+    Accepted,
+    /// The two sides were joined at least once.
+    Running,
+}
+
+/// How a job ended without an outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// By whom and why.
+    pub cause: FailureCause,
+    /// In words, and the protocol's class.
+    pub reason: FailureReason,
+    /// When, by our clock.
+    pub at_local: UnixSeconds,
+    /// Whether the other side has to be told.
+    pub notice: Notice,
+}
+
+/// Whether a consumer's failure is known to the provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Nobody is to be told: the provider's own failures, those that it told us of, and all on wire
+    /// 0.1, which has no word for it.
+    Unneeded,
+    /// The provider is not known to have heard.
+    Undelivered {
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// The provider has heard.
+    Delivered,
 }
 
 /// The part of a job's outcome that its creation does not say.
@@ -102,6 +153,14 @@ pub struct Outcome {
 pub enum SignatureState {
     /// Provider: not here yet.
     Awaited,
+    /// Provider: the consumer says that it will not sign, or let the time for it pass. What is owed
+    /// counts as before, and a signature is still taken.
+    Disputed {
+        /// Why.
+        reason: String,
+        /// When we learnt of it, by our clock.
+        at_local: UnixSeconds,
+    },
     /// Consumer: signed, and not yet known to be with the provider.
     Undelivered {
         /// Over the job hash.
@@ -134,9 +193,11 @@ pub struct JobChange {
     pub state: JobState,
     /// A new private payload; `None` leaves the old one.
     pub private_payload: Option<String>,
+    /// When the provider created it, once a consumer learns that; `None` leaves the old one.
+    pub created_at_sync: Option<UnixSeconds>,
 }
 
-/// Why a job can't be ended this way: it has ended already.
+/// Why a job can't be ended this way.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AlreadyEnded {
     /// It has an outcome.
@@ -150,226 +211,31 @@ pub enum AlreadyEnded {
     Failed(FailureReason),
 }
 
-/// What became of an attempt to deliver a signature.
+/// What became of an attempt to tell the provider of a signature or a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// The provider answered.
+    /// The provider answered on wire 0.1.
     Answered(ConfirmJobResult),
+    /// The provider answered on wire 0.2.
+    Settled(Settled),
     /// It can't be reached, or its answer makes no sense.
     Unreached(String),
 }
 
-impl Job {
-    /// Everything that the job hash covers, once there is an outcome.
-    pub fn outcome_to_hash(&self, outcome: &Outcome) -> JobOutcome {
-        JobOutcome {
-            key: self.key.clone(),
-            consumer: self.consumer,
-            protocol_id: self.offer.protocol_id.clone(),
-            offer_payload: self.offer.payload.clone(),
-            currency: self.currency,
-            created_at_sync: self.created_at_sync,
-            public_payload: outcome.public_payload.clone(),
-            completed_at_sync: outcome.completed_at_sync,
-            balance_delta: outcome.balance_delta,
-        }
-    }
-
-    /// The job hash, once there is an outcome.
-    pub fn hash(&self) -> Option<JobHash> {
-        match &self.state {
-            JobState::Completed { outcome, .. } => Some(self.outcome_to_hash(outcome).hash()),
-            JobState::Open | JobState::Failed { .. } => None,
-        }
-    }
-
-    /// Provider: the job is done and this is owed for it.
-    pub fn complete_as_provider(
-        &self,
-        outcome: Outcome,
-        private_payload: Option<String>,
-    ) -> Result<JobChange, AlreadyEnded> {
-        self.check_open()?;
-        let state = JobState::Completed {
-            outcome,
-            signature: SignatureState::Awaited,
-        };
-        Ok(JobChange {
-            state,
-            private_payload,
-        })
-    }
-
-    /// Consumer: agrees with the provider's outcome. `signature` is over the hash of
-    /// [`Job::outcome_to_hash`].
-    pub fn sign_as_consumer(
-        &self,
-        outcome: Outcome,
-        signature: Vec<u8>,
-        private_payload: Option<String>,
-    ) -> Result<JobChange, AlreadyEnded> {
-        self.check_open()?;
-        let signature = SignatureState::Undelivered {
-            signature,
-            attempts: 0,
-            last_error: None,
-        };
-        Ok(JobChange {
-            state: JobState::Completed { outcome, signature },
-            private_payload,
-        })
-    }
-
-    /// Gives the job up.
-    pub fn fail(
-        &self,
-        failure: FailureReason,
-        private_payload: Option<String>,
-        now: UnixSeconds,
-    ) -> Result<JobChange, AlreadyEnded> {
-        self.check_open()?;
-        Ok(JobChange {
-            state: JobState::Failed {
-                failure,
-                at_local: now,
-            },
-            private_payload,
-        })
-    }
-
-    /// Provider: a consumer delivers its signature. The answer for any failure comes back as
-    /// `Err`; the checks and their order are wire 0.1's.
-    pub fn confirm(
-        &self,
-        asker: &PeerId,
-        hash: &[u8],
-        public_key: &[u8],
-        signature: &[u8],
-        now: UnixSeconds,
-    ) -> Result<JobChange, ConfirmJobResult> {
-        if self.role != Role::Provider || self.consumer != *asker {
-            return Err(ConfirmJobResult::JobNotFound);
-        }
-        let outcome = match &self.state {
-            JobState::Completed {
-                signature: SignatureState::Confirmed { .. },
-                ..
-            } => {
-                return Err(ConfirmJobResult::AlreadyConfirmed);
-            }
-            JobState::Completed { outcome, .. } => outcome,
-            JobState::Open => return Err(ConfirmJobResult::NotCompletedYet),
-            JobState::Failed { .. } => return Err(ConfirmJobResult::AlreadyFailed),
-        };
-        let ours = self.outcome_to_hash(outcome).hash();
-        if hash != ours.0 {
-            let ours = derouter_wire::cbor::IntArray(ours.0.to_vec());
-            return Err(ConfirmJobResult::HashMismatch(ours));
-        }
-        ours.verify(&self.consumer, public_key, signature)
-            .map_err(|error| match error {
-                SignatureError::InvalidPublicKey => ConfirmJobResult::InvalidPublicKey,
-                _ => ConfirmJobResult::InvalidSignature,
-            })?;
-        Ok(self.confirmed(outcome, signature, now))
-    }
-
-    /// Consumer: what an attempt to deliver the signature changes, if anything.
-    pub fn delivered(&self, delivery: Delivery, now: UnixSeconds) -> Option<JobChange> {
-        let JobState::Completed {
-            outcome,
-            signature:
-                SignatureState::Undelivered {
-                    signature,
-                    attempts,
-                    ..
-                },
-        } = &self.state
-        else {
-            return None;
-        };
-        let retry = |error: String| SignatureState::Undelivered {
-            signature: signature.clone(),
-            attempts: attempts.saturating_add(1),
-            last_error: Some(error),
-        };
-        let refused = |error: &str| SignatureState::Refused {
-            signature: signature.clone(),
-            error: error.into(),
-        };
-        let next = match delivery {
-            Delivery::Answered(ConfirmJobResult::Ok | ConfirmJobResult::AlreadyConfirmed) => {
-                return Some(self.confirmed(outcome, signature, now));
-            }
-            Delivery::Answered(ConfirmJobResult::NotCompletedYet) => {
-                retry("NotCompletedYet".into())
-            }
-            Delivery::Answered(ConfirmJobResult::UnexpectedResponse) => {
-                retry("UnexpectedResponse".into())
-            }
-            Delivery::Answered(ConfirmJobResult::JobNotFound) => refused("JobNotFound"),
-            Delivery::Answered(ConfirmJobResult::AlreadyFailed) => refused("AlreadyFailed"),
-            Delivery::Answered(ConfirmJobResult::HashMismatch(_)) => refused("HashMismatch"),
-            Delivery::Answered(ConfirmJobResult::InvalidPublicKey) => refused("InvalidPublicKey"),
-            Delivery::Answered(ConfirmJobResult::InvalidSignature) => refused("InvalidSignature"),
-            Delivery::Unreached(error) => retry(error),
-        };
-        let state = JobState::Completed {
-            outcome: outcome.clone(),
-            signature: next,
-        };
-        Some(JobChange {
-            state,
-            private_payload: None,
-        })
-    }
-
-    /// What the consumer owes and has not signed: a provider's completed, unconfirmed job.
-    pub fn unsigned_debt(&self) -> Option<Wei> {
-        match &self.state {
-            JobState::Completed {
-                outcome,
-                signature: SignatureState::Awaited,
-            } if self.role == Role::Provider => outcome.balance_delta,
-            _ => None,
-        }
-    }
-
-    fn check_open(&self) -> Result<(), AlreadyEnded> {
-        match &self.state {
-            JobState::Open => Ok(()),
-            JobState::Failed { failure, .. } => Err(AlreadyEnded::Failed(failure.clone())),
-            JobState::Completed { outcome, .. } => Err(AlreadyEnded::Completed {
-                completed_at_sync: outcome.completed_at_sync,
-            }),
-        }
-    }
-
-    fn confirmed(&self, outcome: &Outcome, signature: &[u8], now: UnixSeconds) -> JobChange {
-        let signature = SignatureState::Confirmed {
-            signature: signature.to_vec(),
-            at_local: now,
-        };
-        let state = JobState::Completed {
-            outcome: outcome.clone(),
-            signature,
-        };
-        JobChange {
-            state,
-            private_payload: None,
-        }
-    }
+/// What a consumer presents to have a job confirmed.
+#[derive(Clone, Copy, Debug)]
+pub struct Presented<'a> {
+    /// Who presents it: the peer at the other end of the connection.
+    pub asker: &'a PeerId,
+    /// The hash that was signed.
+    pub hash: &'a [u8],
+    /// The signature.
+    pub signature: &'a [u8],
 }
 
-/// How long to wait before delivering a signature again, in seconds: doubling from 2 s to one
-/// hour. The caller adds jitter.
-pub fn delivery_backoff_secs(attempts: u32) -> u64 {
-    const FIRST: u64 = 2;
-    const LONGEST: u64 = 3600;
-    // Twelve doublings are over the longest wait; more would shift the bit out.
-    let doublings = attempts.saturating_sub(1).min(12);
-    (FIRST << doublings).min(LONGEST)
-}
+mod steps;
+
+pub use steps::delivery_backoff_secs;
 
 #[cfg(test)]
 mod tests;

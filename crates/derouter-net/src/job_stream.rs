@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use derouter_wire::JobId;
 use derouter_wire::cbor::truncate_to_char;
+use derouter_wire::limits::{REASON_BYTES, STREAM_HEAD_BYTES};
 use derouter_wire::stream::{
-    HeadRequest, HeadResponse, JobConnectionResult, STREAM_PROTOCOL, head_length,
+    HeadRequest, HeadResponse, JobConnectionResult, STREAM_PROTOCOL, frame_length,
 };
-use derouter_wire::{JobId, limits::REASON_BYTES};
 use libp2p::PeerId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc;
@@ -35,7 +36,7 @@ const LINGER: Duration = Duration::from_secs(2);
 pub struct JobStream(Compat<Substream>);
 
 impl JobStream {
-    fn new(stream: Substream) -> Self {
+    pub(crate) fn new(stream: Substream) -> Self {
         Self(stream.compat())
     }
 }
@@ -102,12 +103,32 @@ pub(crate) async fn connect(stream: Substream, job: JobId) -> Result<JobStream, 
 }
 
 async fn read_head<R: AsyncRead + Unpin>(stream: &mut R) -> io::Result<Vec<u8>> {
+    read_frame(stream, STREAM_HEAD_BYTES).await
+}
+
+/// Reads one frame of at most `limit` bytes. Memory is taken as they come.
+pub(crate) async fn read_frame<R: AsyncRead + Unpin>(
+    stream: &mut R,
+    limit: usize,
+) -> io::Result<Vec<u8>> {
     let mut prefix = [0; 4];
     stream.read_exact(&mut prefix).await?;
-    let length =
-        head_length(prefix).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).await?;
+    let length = frame_length(prefix, limit);
+    let length = length.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    read_exactly(stream, length).await
+}
+
+/// Reads so many bytes. Memory is taken as they come.
+pub(crate) async fn read_exactly<R: AsyncRead + Unpin>(
+    stream: &mut R,
+    length: usize,
+) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    let cap = u64::try_from(length).unwrap_or(u64::MAX);
+    stream.take(cap).read_to_end(&mut body).await?;
+    if body.len() < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     Ok(body)
 }
 
@@ -149,6 +170,11 @@ impl InboundJobStream {
 
 async fn refuse(mut stream: JobStream, reason: JobConnectionResult) -> io::Result<()> {
     write_head(&mut stream, reason).await?;
+    finish(stream).await
+}
+
+/// Ends a substream behind its last answer.
+pub(crate) async fn finish(mut stream: JobStream) -> io::Result<()> {
     timeout(limits::HEAD_DEADLINE, stream.shutdown()).await??;
     // A reset must not overtake the answer: wait for the peer to end its side.
     let mut byte = [0; 1];
@@ -157,9 +183,13 @@ async fn refuse(mut stream: JobStream, reason: JobConnectionResult) -> io::Resul
 }
 
 async fn write_head(stream: &mut JobStream, result: JobConnectionResult) -> io::Result<()> {
-    let head = HeadResponse::JobConnection(result).encode();
+    write_frame(stream, &HeadResponse::JobConnection(result).encode()).await
+}
+
+/// Writes one frame, within 10 s.
+pub(crate) async fn write_frame(stream: &mut JobStream, frame: &[u8]) -> io::Result<()> {
     let write = async {
-        stream.write_all(&head).await?;
+        stream.write_all(frame).await?;
         stream.flush().await
     };
     timeout(limits::HEAD_DEADLINE, write).await?

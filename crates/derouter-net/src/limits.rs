@@ -73,6 +73,8 @@ pub(crate) const READ_REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) const ANSWER_DEADLINE: Duration = Duration::from_secs(9);
 /// Writing a response of up to 10 MiB.
 pub(crate) const WRITE_RESPONSE_DEADLINE: Duration = Duration::from_secs(10);
+/// Reading or writing the arguments of a new job: 1 MiB over a slow line.
+pub(crate) const JOB_ARGS_DEADLINE: Duration = Duration::from_secs(30);
 /// Each step of the head of a job stream.
 pub(crate) const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use derouter_wire::announce::SHARDS;
 use derouter_wire::gossip::{Announcement, fit_announcement};
+use derouter_wire::jobs::{JOBS_PROTOCOL, JobCall};
 use derouter_wire::reqres::{Request, Response};
 use derouter_wire::rpc::network::{NetworkReport, PathReport, PeerReport, PingReport};
 use derouter_wire::stream::STREAM_PROTOCOL;
@@ -25,13 +26,14 @@ use crate::counters::NetCounters;
 use crate::discovery::{Discovery, DiscoveryParts, DiscoveryServer, Input, Inputs, Shards};
 use crate::error::{DialError, OpenStreamError, RequestError, StartError};
 use crate::heartbeat::{ReceivedHeartbeat, SentHeartbeat};
+use crate::job_calls::{self, InboundJobCall, JobCallServer, JobReply};
 use crate::job_stream::{InboundJobStream, JobStream, JobStreamServer};
 use crate::offers::OfferNews;
 use crate::peer::{PeerEvent, PeerInfo};
 use crate::peer_book::{self, KnownPeer, PeerBook};
 use crate::ping::{self, PING};
-use crate::reqres::{InboundRequest, RequestServer, UNSUPPORTED};
-use crate::streams::{JOBS, OpenError, OpenRequest, REQUESTS, Substream};
+use crate::reqres::{InboundRequest, LargePlaces, RequestServer, UNSUPPORTED};
+use crate::streams::{JOB_CALLS, JOBS, OpenError, OpenRequest, REQUESTS, Substream};
 use crate::transport::{Meters, NodeMeter, Traffic};
 use crate::{job_stream, limits, reqres, serve, transport};
 
@@ -69,7 +71,9 @@ pub struct NetEvents {
     pub offers: mpsc::Receiver<OfferNews>,
     /// Requests of peers; `Busy` or no answer (counted) when full.
     pub requests: mpsc::Receiver<InboundRequest>,
-    /// Job streams of peers, heads read; `Busy` (counted) when full.
+    /// Calls of peers on the jobs protocol (0.2), read; refused as busy (counted) when full.
+    pub calls: mpsc::Receiver<InboundJobCall>,
+    /// Job streams of peers (0.1), heads read; `Busy` (counted) when full.
     pub streams: mpsc::Receiver<InboundJobStream>,
     /// Comings and goings; dropped (counted) when full.
     pub peers: mpsc::Receiver<PeerEvent>,
@@ -92,6 +96,8 @@ pub async fn start(
     let (heartbeat_sender, heartbeats) = mpsc::channel(limits::HEARTBEAT_QUEUE);
     let (request_sender, requests) = mpsc::channel(limits::REQUEST_QUEUE);
     let (stream_sender, streams) = mpsc::channel(limits::STREAM_QUEUE);
+    let (call_sender, calls) = mpsc::channel(limits::REQUEST_QUEUE);
+    let large = LargePlaces::default();
     let (peer_sender, peers) = mpsc::channel(limits::PEER_EVENT_QUEUE);
     let (known_sender, known_peers) = mpsc::channel(limits::BOOK_QUEUE);
     let (command_sender, commands) = mpsc::channel(limits::COMMAND_QUEUE);
@@ -167,7 +173,16 @@ pub async fn start(
     Box::pin(actor.listen()).await?;
     tokio::spawn(serve::serve_inbound(
         inbound,
-        RequestServer::new(request_sender, counters.clone()),
+        RequestServer {
+            queue: request_sender,
+            large: large.clone(),
+            counters: counters.clone(),
+        },
+        JobCallServer {
+            queue: call_sender,
+            large,
+            counters: counters.clone(),
+        },
         JobStreamServer {
             queue: stream_sender,
             counters: counters.clone(),
@@ -199,6 +214,7 @@ pub async fn start(
         heartbeats,
         offers,
         requests,
+        calls,
         streams,
         peers,
         sent,
@@ -394,7 +410,29 @@ impl Net {
         self.watched(peer, connection, answer).await
     }
 
-    /// Connects to a job of a provider, which is dialled when it is not connected.
+    /// Makes a call of the jobs protocol (0.2) to a peer, which is dialled when it is not connected.
+    /// `args` are those of a new job. Within 48 s, for a creation with arguments over a slow
+    /// connection; an unreachable peer is known after 8 s, most at once.
+    pub async fn call_job(
+        &self,
+        peer: PeerId,
+        call: &JobCall,
+        args: Option<&str>,
+    ) -> Result<JobReply, RequestError> {
+        let stream = self
+            .open(peer, JOB_CALLS)
+            .await
+            .map_err(|error| match error {
+                Unopened::Open(OpenError::Unsupported) => RequestError::Unsupported(JOBS_PROTOCOL),
+                Unopened::Open(error) => RequestError::Unreachable(open_error_text(error)),
+                Unopened::Stopped => RequestError::Stopped,
+            })?;
+        let connection = stream.connection();
+        let answer = job_calls::call(stream, call, args);
+        self.watched(peer, connection, answer).await
+    }
+
+    /// Connects to a job of a provider (0.1), which is dialled when it is not connected.
     pub async fn open_job_stream(
         &self,
         provider: PeerId,

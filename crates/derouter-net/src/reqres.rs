@@ -104,30 +104,48 @@ fn read_response(request: &Request, body: &[u8]) -> Result<Response, RequestErro
 
 /// A place among the large requests of a peer and of the node.
 #[derive(Debug)]
-struct LargePlace {
+pub(crate) struct LargePlace {
     _own: OwnedSemaphorePermit,
     _shared: OwnedSemaphorePermit,
+}
+
+/// Room for the large requests that are held in memory at once.
+#[derive(Debug, Clone)]
+pub(crate) struct LargePlaces {
+    shared: Arc<Semaphore>,
+    of_peer: Arc<PeerPlaces>,
+}
+
+impl Default for LargePlaces {
+    fn default() -> Self {
+        Self {
+            shared: Arc::new(Semaphore::new(limits::LARGE_REQUESTS)),
+            of_peer: Arc::new(PeerPlaces::new(limits::LARGE_REQUESTS_PER_PEER)),
+        }
+    }
+}
+
+impl LargePlaces {
+    /// Waits for a place. The peer's own first: one that waits for those holds none of the others.
+    pub(crate) async fn take(&self, peer: PeerId) -> Option<LargePlace> {
+        let own = self.of_peer.of(peer).acquire_owned().await.ok()?;
+        let shared = self.shared.clone().acquire_owned().await.ok()?;
+        Some(LargePlace {
+            _own: own,
+            _shared: shared,
+        })
+    }
 }
 
 /// Serves inbound requests.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestServer {
     pub(crate) queue: mpsc::Sender<InboundRequest>,
-    pub(crate) large: Arc<Semaphore>,
-    pub(crate) large_of_peer: Arc<PeerPlaces>,
+    pub(crate) large: LargePlaces,
     pub(crate) counters: Arc<NetCounters>,
 }
 
 impl RequestServer {
-    pub(crate) fn new(queue: mpsc::Sender<InboundRequest>, counters: Arc<NetCounters>) -> Self {
-        Self {
-            queue,
-            large: Arc::new(Semaphore::new(limits::LARGE_REQUESTS)),
-            large_of_peer: Arc::new(PeerPlaces::new(limits::LARGE_REQUESTS_PER_PEER)),
-            counters,
-        }
-    }
-
     /// Reads one request, has it answered, writes the answer. Every step has a deadline.
     pub(crate) async fn serve(self, inbound: InboundStream) {
         let _permit = inbound.permit;
@@ -164,13 +182,7 @@ impl RequestServer {
         let first = (&mut *stream).take(small).read_to_end(&mut body).await;
         first.ok()?;
         if body.len() >= limits::SMALL_REQUEST_BYTES {
-            // The peer's own first: one that waits for those holds none of the others.
-            let own = self.large_of_peer.of(peer).acquire_owned().await.ok()?;
-            let shared = self.large.clone().acquire_owned().await.ok()?;
-            *place = Some(LargePlace {
-                _own: own,
-                _shared: shared,
-            });
+            *place = Some(self.large.take(peer).await?);
             let rest = stream.take(cap + 1 - small).read_to_end(&mut body).await;
             rest.ok()?;
         }
@@ -247,7 +259,11 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_stalls_many_large_requests_leaves_places_to_others() {
         let (queue, _requests) = mpsc::channel(1);
-        let server = RequestServer::new(queue, Arc::default());
+        let server = RequestServer {
+            queue,
+            large: LargePlaces::default(),
+            counters: Arc::default(),
+        };
         let staller = PeerId::random();
         let mut held = Vec::new();
         for _ in 0..limits::LARGE_REQUESTS {
@@ -263,7 +279,7 @@ mod tests {
             });
         }
         let taken = async {
-            while server.large.available_permits() > 112 {
+            while server.large.shared.available_permits() > 112 {
                 tokio::task::yield_now().await;
             }
         };
@@ -276,8 +292,12 @@ mod tests {
         let read = server.read(PeerId::random(), &mut bytes, &mut place);
         let read = timeout(Duration::from_secs(5), read).await;
         assert_eq!(read.unwrap(), Some(request));
-        assert_eq!(server.large.available_permits(), 111, "16 stalled, 1 read");
+        assert_eq!(
+            server.large.shared.available_permits(),
+            111,
+            "16 stalled, 1 read"
+        );
         drop(place);
-        assert_eq!(server.large.available_permits(), 112);
+        assert_eq!(server.large.shared.available_permits(), 112);
     }
 }

@@ -21,7 +21,10 @@ pub(crate) use substream::Substream;
 
 use crate::behaviour::MESH_PROTOCOL;
 
-/// Job streams.
+/// Jobs of wire 0.2: calls and job streams.
+pub(crate) const JOB_CALLS: StreamProtocol =
+    StreamProtocol::new(derouter_wire::jobs::JOBS_PROTOCOL);
+/// Job streams of wire 0.1.
 pub(crate) const JOBS: StreamProtocol = StreamProtocol::new(derouter_wire::stream::STREAM_PROTOCOL);
 /// Requests and responses.
 pub(crate) const REQUESTS: StreamProtocol =

@@ -1,31 +1,36 @@
-//! Delivers the consumer's signatures to providers: at once, when a provider connects, and again
-//! with growing waits, across restarts, until the provider takes or refuses each.
+//! Tells providers what they have to know of this node's jobs as a consumer, its signatures and (wire 0.2)
+//! the jobs that it gave up: at once, when a provider connects, and again with growing waits, across
+//! restarts, until the provider has taken or refused each. What is due for one provider goes together.
 
 pub(crate) mod queue;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use derouter_market::Role;
 use derouter_market::job::{Delivery, Job, JobState, SignatureState};
-use derouter_net::PeerEvent;
+use derouter_net::{JobReply, PeerEvent};
 use derouter_store::limits::PAGE_ROWS;
-use derouter_store::{ChangeOutcome, Durability, StoreError};
-use derouter_wire::cbor::IntArray;
+use derouter_store::{Durability, StoreError};
+use derouter_wire::cbor::{Bytes, IntArray, truncate_to_char};
+use derouter_wire::job::JobWire;
+use derouter_wire::jobs::{GivenUp, JobAnswer, JobCall, SignedJob};
+use derouter_wire::limits::NOTICE_REASON_BYTES;
 use derouter_wire::reqres::{Request, Response};
-use derouter_wire::{JobKey, RowId};
+use derouter_wire::{JobKey, PeerId, RowId};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::queue::{DeliveryQueue, MAX_QUEUED};
+use self::queue::{Batch, DeliveryQueue, MAX_QUEUED};
 use crate::clock::unix_now;
 use crate::shared::Shared;
 
-/// Freshly signed jobs on their way to the queue. When it is full they are found in the database.
-pub(crate) const SIGNED_QUEUE: usize = 1024;
+/// Jobs with news on their way to the queue. When it is full they are found in the database.
+pub(crate) const NEWS_QUEUE: usize = 1024;
 
-/// Deliveries under way at once, over all providers.
+/// Deliveries under way at once, over all providers; each of up to [`queue::BATCH`] jobs.
 const MAX_UNDER_WAY: usize = 32;
 
 /// The pause after the database could not be read.
@@ -37,15 +42,17 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 pub(crate) struct Confirmer {
     shared: Arc<Shared>,
     queue: DeliveryQueue,
-    /// Whether the database holds undelivered signatures that are not in the queue.
+    /// Whether the database holds jobs with news that are not in the queue.
     more_in_store: bool,
     /// Not before this time is the database read again.
     next_read: Duration,
 }
 
-enum Finished {
-    Settled(JobKey),
-    Again(JobKey),
+/// What became of a delivery.
+struct Finished {
+    provider: PeerId,
+    /// Each job, and whether it has to be told again.
+    jobs: Vec<(JobKey, bool)>,
 }
 
 impl Confirmer {
@@ -60,7 +67,7 @@ impl Confirmer {
 
     pub(crate) async fn run(
         mut self,
-        mut signed: mpsc::Receiver<JobKey>,
+        mut news: mpsc::Receiver<JobKey>,
         mut peers: mpsc::Receiver<PeerEvent>,
         stop: CancellationToken,
     ) {
@@ -76,8 +83,8 @@ impl Confirmer {
                 biased;
                 () = stop.cancelled() => break,
                 Some(finished) = deliveries.join_next() => self.finish(finished),
-                Some(job) = signed.recv() => self.add(job, 0),
-                () = shared.signed_overflow.notified() => self.more_in_store = true,
+                Some(job) = news.recv() => self.add(job, 0),
+                () = shared.news_overflow.notified() => self.more_in_store = true,
                 Some(event) = peers.recv() => {
                     if let PeerEvent::Connected(peer) = event {
                         self.queue.peer_connected(&peer, self.now());
@@ -113,16 +120,16 @@ impl Confirmer {
         }
     }
 
-    /// Loads undelivered signatures until the queue is full or there are no more.
+    /// Loads jobs with news until the queue is full or there are no more.
     async fn load(&mut self) {
         let mut after: Option<RowId> = None;
         self.more_in_store = false;
         loop {
-            let page = match self.shared.store.undelivered(PAGE_ROWS, after).await {
+            let page = match self.shared.store.jobs_with_news(PAGE_ROWS, after).await {
                 Ok(page) => page,
                 Err(StoreError::Closed) => return,
                 Err(error) => {
-                    tracing::warn!(%error, "could not read which signatures wait for delivery; trying again");
+                    tracing::warn!(%error, "could not read what providers are to be told; trying again");
                     self.more_in_store = true;
                     self.next_read = self.now() + READ_PAUSE;
                     return;
@@ -131,7 +138,7 @@ impl Confirmer {
             let Some(last) = page.last() else { return };
             after = Some(last.row_id);
             for job in page {
-                let attempts = attempts(&job);
+                let attempts = job.delivery_attempts();
                 self.add(job.key, attempts);
                 if self.more_in_store {
                     return;
@@ -146,72 +153,183 @@ impl Confirmer {
             return;
         }
         let now = self.now();
-        for job in self.queue.take_due(now, free) {
-            deliveries.spawn(deliver(Arc::clone(&self.shared), job));
+        for batch in self.queue.take_due(now, free) {
+            deliveries.spawn(deliver(Arc::clone(&self.shared), batch));
         }
     }
 
     fn finish(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
-        match finished {
-            Ok(Finished::Settled(job)) => self.queue.done(&job),
-            Ok(Finished::Again(job)) => {
-                let jitter = rand::random::<f64>();
-                let now = self.now();
-                self.queue.retry(&job, now, jitter);
+        let finished = match finished {
+            Ok(finished) => finished,
+            // A panic in a delivery: its jobs stay marked until the next start loads them again.
+            Err(error) => return tracing::error!(%error, "a delivery ended badly"),
+        };
+        let now = self.now();
+        for (job, again) in &finished.jobs {
+            if *again {
+                self.queue.retry(job, now, rand::random());
+            } else {
+                self.queue.done(job);
             }
-            // A panic in a delivery: the job stays marked until the next start loads it again.
-            Err(error) => tracing::error!(%error, "a delivery ended badly"),
         }
+        self.queue.returned(&finished.provider);
     }
 }
 
-fn attempts(job: &Job) -> u32 {
-    match &job.state {
-        JobState::Completed {
-            signature: SignatureState::Undelivered { attempts, .. },
-            ..
-        } => *attempts,
-        _ => 0,
-    }
-}
-
-async fn deliver(shared: Arc<Shared>, key: JobKey) -> Finished {
-    let job = match shared.store.job(Role::Consumer, &key).await {
-        Ok(Some(job)) => job,
-        Ok(None) => return Finished::Settled(key),
-        Err(_) => return Finished::Again(key),
+/// Tells one provider of some jobs.
+async fn deliver(shared: Arc<Shared>, batch: Batch) -> Finished {
+    let provider = batch.provider;
+    let again = |jobs: Vec<JobKey>| Finished {
+        provider,
+        jobs: jobs.into_iter().map(|job| (job, true)).collect(),
     };
-    let Some(request) = confirmation(&shared, &job) else {
-        return Finished::Settled(key);
-    };
-    let delivery = ask(&shared, &job, request).await;
-    tracing::debug!(job = %key, ?delivery, "signature delivery");
-    let now = unix_now();
-    let step = move |job: &Job| job.delivered(delivery, now).ok_or(());
-    match shared
+    let read = shared
         .store
-        .change_job(Role::Consumer, &key, Durability::Wal, step)
+        .jobs_of(Role::Consumer, batch.jobs.clone())
+        .await;
+    let Ok(read) = read else {
+        return again(batch.jobs);
+    };
+    let jobs: Vec<Job> = read.into_iter().flatten().filter(Job::has_news).collect();
+    let deliveries = tell(&shared, provider, &jobs).await;
+    let told = store(&shared, jobs, deliveries).await;
+    let Some(told) = told else {
+        return again(batch.jobs);
+    };
+    let jobs = batch.jobs.into_iter().map(|job| {
+        let again = told.get(&job).copied().unwrap_or(false);
+        (job, again)
+    });
+    Finished {
+        provider,
+        jobs: jobs.collect(),
+    }
+}
+
+/// Stores what became of each job. Gives which of them are to be told again; `None` when the database
+/// fails.
+async fn store(
+    shared: &Shared,
+    jobs: Vec<Job>,
+    deliveries: Vec<Delivery>,
+) -> Option<HashMap<JobKey, bool>> {
+    let keys: Vec<JobKey> = jobs.iter().map(|job| job.key.clone()).collect();
+    let now = unix_now();
+    let step = move |index: usize, job: Option<&Job>| {
+        let delivery = deliveries.get(index).cloned();
+        let change = job
+            .zip(delivery)
+            .and_then(|(job, delivery)| job.delivered(delivery, now));
+        ((), change)
+    };
+    crate::failpoint!("consumer::before-confirmed");
+    let changed = shared
+        .store
+        .change_jobs(Role::Consumer, keys, Durability::Wal, step)
         .await
-    {
-        Ok(ChangeOutcome::Changed(job)) => {
-            shared.emit_job(&job);
-            match &job.state {
-                JobState::Completed {
-                    signature: SignatureState::Undelivered { .. },
-                    ..
-                } => Finished::Again(key),
-                JobState::Completed {
-                    signature: SignatureState::Refused { error, .. },
-                    ..
-                } => {
-                    tracing::warn!(job = %key, answer = %error, "the provider refuses the signature for good");
-                    Finished::Settled(key)
-                }
-                _ => Finished::Settled(key),
-            }
+        .ok()?;
+    let mut again = HashMap::new();
+    for ((), job) in changed {
+        let Some(job) = job else { continue };
+        shared.emit_job(&job);
+        if let JobState::Completed {
+            signature: SignatureState::Refused { error, .. },
+            ..
+        } = &job.state
+        {
+            tracing::warn!(job = %job.key, answer = %error, "the provider refuses the signature for good");
         }
-        Ok(ChangeOutcome::NotFound | ChangeOutcome::Refused(())) => Finished::Settled(key),
-        Err(_) => Finished::Again(key),
+        again.insert(job.key.clone(), job.has_news());
+    }
+    Some(again)
+}
+
+/// Tells a provider of jobs; one delivery for each, in that order.
+async fn tell(shared: &Arc<Shared>, provider: PeerId, jobs: &[Job]) -> Vec<Delivery> {
+    let (mut signed, mut given_up) = (Vec::new(), Vec::new());
+    let mut deliveries = Vec::with_capacity(jobs.len());
+    for (index, job) in jobs.iter().enumerate() {
+        if job.wire == JobWire::V0_1 {
+            deliveries.push(tell_0_1(shared, job).await);
+            continue;
+        }
+        deliveries.push(Delivery::Unreached("there is nothing to tell".into()));
+        signed.extend(signed_job(job).map(|job| (index, job)));
+        given_up.extend(given_up_job(job).map(|job| (index, job)));
+    }
+    let signed = settle(shared, provider, signed, JobCall::Confirm).await;
+    let given_up = settle(shared, provider, given_up, JobCall::GiveUp).await;
+    for (index, delivery) in signed.into_iter().chain(given_up) {
+        if let Some(slot) = deliveries.get_mut(index) {
+            *slot = delivery;
+        }
+    }
+    deliveries
+}
+
+fn signed_job(job: &Job) -> Option<SignedJob> {
+    let JobState::Completed {
+        signature: SignatureState::Undelivered { signature, .. },
+        ..
+    } = &job.state
+    else {
+        return None;
+    };
+    Some(SignedJob {
+        job_id: job.key.job_id.clone(),
+        hash: Bytes(job.hash()?.0.to_vec()),
+        signature: Bytes(signature.clone()),
+    })
+}
+
+fn given_up_job(job: &Job) -> Option<GivenUp> {
+    let JobState::Failed(failure) = &job.state else {
+        return None;
+    };
+    let mut reason = failure.reason.reason.clone();
+    truncate_to_char(&mut reason, NOTICE_REASON_BYTES);
+    Some(GivenUp {
+        job_id: job.key.job_id.clone(),
+        cause: failure.cause,
+        reason,
+    })
+}
+
+/// Makes one call of wire 0.2 about numbered jobs, if there are any.
+async fn settle<T>(
+    shared: &Shared,
+    provider: PeerId,
+    jobs: Vec<(usize, T)>,
+    call: fn(Vec<T>) -> JobCall,
+) -> Vec<(usize, Delivery)> {
+    let (numbers, jobs): (Vec<usize>, Vec<T>) = jobs.into_iter().unzip();
+    if jobs.is_empty() {
+        return Vec::new();
+    }
+    let called = shared.net.call_job(provider, &call(jobs), None).await;
+    let unreached = match called {
+        Ok(JobReply::Answered(JobAnswer::Confirmed(settled) | JobAnswer::GivenUp(settled)))
+            if settled.len() == numbers.len() =>
+        {
+            let deliveries = settled.into_iter().map(Delivery::Settled);
+            return numbers.into_iter().zip(deliveries).collect();
+        }
+        Ok(JobReply::Answered(JobAnswer::Refused(refusal))) => refusal.message,
+        Ok(_) => "the provider's answer makes no sense".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let delivery = Delivery::Unreached(unreached);
+    numbers
+        .into_iter()
+        .map(|number| (number, delivery.clone()))
+        .collect()
+}
+
+/// Delivers a signature on wire 0.1.
+async fn tell_0_1(shared: &Arc<Shared>, job: &Job) -> Delivery {
+    match confirmation(shared, job) {
+        Some(request) => ask(shared, job, request).await,
+        None => Delivery::Unreached("there is no signature to deliver".into()),
     }
 }
 

@@ -13,6 +13,7 @@ use derouter_sdk::{
     SnapshotId, UnixSeconds, Watch, async_trait,
 };
 use derouter_store::JobPage;
+use derouter_wire::jobs::FailureCause;
 use derouter_wire::limits::{RPC_FILTER_ITEMS, RPC_QUERY_ITEMS};
 
 use crate::jobs::{self, internal};
@@ -223,7 +224,14 @@ impl Node for LocalNode {
     }
 
     async fn fail_job(&self, job: &JobKey, failure: FailureReason) -> Result<(), FailJobError> {
-        jobs::fail(&self.shared, Role::Consumer, job, failure).await
+        jobs::fail(
+            &self.shared,
+            Role::Consumer,
+            job,
+            FailureCause::ConsumerGaveUp,
+            failure,
+        )
+        .await
     }
 
     async fn provider_complete_job(
@@ -239,7 +247,14 @@ impl Node for LocalNode {
         job: &JobKey,
         failure: FailureReason,
     ) -> Result<(), FailJobError> {
-        jobs::fail(&self.shared, Role::Provider, job, failure).await
+        jobs::fail(
+            &self.shared,
+            Role::Provider,
+            job,
+            FailureCause::ProviderGaveUp,
+            failure,
+        )
+        .await
     }
 
     async fn network(&self) -> Result<NetworkReport, NodeError> {

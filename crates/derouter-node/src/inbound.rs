@@ -1,18 +1,22 @@
-//! What other nodes ask of this one as a provider: create, get and confirm jobs ([`streams`]: connect
-//! to them).
+//! What other nodes ask of this one as a provider: create, get and confirm jobs on wire 0.1
+//! ([`streams`]: connect to them), and all of it on wire 0.2 ([`calls`]).
 
+pub(crate) mod calls;
 pub(crate) mod streams;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use derouter_market::Role;
-use derouter_market::job::{Job, JobState};
+use derouter_market::job::{Job, JobState, Presented, Stage};
 use derouter_net::InboundRequest;
-use derouter_sdk::{FailureReason, JobRefusal, ProviderJob};
-use derouter_store::{ChangeOutcome, Durability, InsertJobError, NewJob};
+use derouter_sdk::{FailureReason, JobRefusal, ProviderJob, ProviderService};
+use derouter_store::{ChangeOutcome, Durability, InsertJobError, NewJob, StoreError};
+use derouter_wire::job::JobWire;
+use derouter_wire::jobs::FailureCause;
 use derouter_wire::reqres::{ConfirmJobResult, CreateJobResult, GetJobResult, Request, Response};
-use derouter_wire::{Currency, JobId, JobKey, PeerId, limits};
+use derouter_wire::{Currency, JobId, JobKey, PeerId, SnapshotId, limits};
+use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::clock::unix_now;
@@ -95,7 +99,15 @@ async fn give_up_orphan(shared: &Arc<Shared>, created: Option<JobKey>) {
         reason,
         reason_class: None,
     };
-    if let Err(error) = crate::jobs::fail(shared, Role::Provider, &key, failure).await {
+    if let Err(error) = crate::jobs::fail(
+        shared,
+        Role::Provider,
+        &key,
+        FailureCause::NotJoined,
+        failure,
+    )
+    .await
+    {
         tracing::debug!(job = %key, %error, "could not give up an orphaned job");
     }
 }
@@ -120,9 +132,11 @@ pub(crate) async fn answer(shared: &Arc<Shared>, peer: PeerId, request: Request)
         } => {
             let wanted = Wanted {
                 name: (protocol_id, offer_id),
-                offer_payload,
+                payload: WantedPayload::Whole(offer_payload),
                 currency,
                 job_args,
+                wire: JobWire::V0_1,
+                stage: Stage::Accepted,
             };
             Response::CreateJob(create_job(shared, peer, wanted).await)
         }
@@ -140,26 +154,58 @@ pub(crate) async fn answer(shared: &Arc<Shared>, peer: PeerId, request: Request)
                 job_id: provider_job_id,
             };
             let step = move |job: &Job| {
-                let (hash, key) = (&job_hash.0, &consumer_public_key.0);
-                job.confirm(&peer, hash, key, &consumer_signature.0, unix_now())
+                let presented = Presented {
+                    asker: &peer,
+                    hash: &job_hash.0,
+                    signature: &consumer_signature.0,
+                };
+                job.confirm(presented, &consumer_public_key.0, unix_now())
             };
             Response::ConfirmJob(confirm_job(shared, key, step).await)
         }
     }
 }
 
-struct Wanted {
-    name: OfferName,
-    offer_payload: String,
-    currency: Currency,
-    job_args: Option<String>,
+/// A job that a consumer wants.
+pub(crate) struct Wanted {
+    pub(crate) name: OfferName,
+    pub(crate) payload: WantedPayload,
+    pub(crate) currency: Currency,
+    pub(crate) job_args: Option<String>,
+    pub(crate) wire: JobWire,
+    /// How far the job is once it is taken: running when its consumer is joined at once.
+    pub(crate) stage: Stage,
+}
+
+/// How a consumer says which payload of an offer it means.
+pub(crate) enum WantedPayload {
+    /// Byte for byte (0.1).
+    Whole(String),
+    /// By its SHA-256 (0.2).
+    Sha256(Vec<u8>),
+}
+
+impl WantedPayload {
+    fn is(&self, payload: &str) -> bool {
+        match self {
+            Self::Whole(wanted) => wanted == payload,
+            Self::Sha256(wanted) => Sha256::digest(payload).as_slice() == wanted,
+        }
+    }
+}
+
+/// Why a job is not taken.
+pub(crate) enum NotTaken {
+    OfferNotFound,
+    OfferChanged,
+    InvalidArgs(String),
+    OwesTooMuch,
+    Busy,
+    /// The id stands for a job already.
+    Exists,
 }
 
 async fn create_job(shared: &Arc<Shared>, consumer: PeerId, wanted: Wanted) -> CreateJobResult {
-    let offer = match provided(shared, &consumer, &wanted) {
-        Ok(offer) => offer,
-        Err(refusal) => return refusal,
-    };
     let Ok(job_id) = JobId::new(uuid::Uuid::new_v4().to_string()) else {
         return CreateJobResult::Busy;
     };
@@ -167,12 +213,28 @@ async fn create_job(shared: &Arc<Shared>, consumer: PeerId, wanted: Wanted) -> C
         provider: shared.local,
         job_id,
     };
+    match take_job(shared, consumer, key, wanted).await {
+        Ok((job, _)) => CreateJobResult::Ok {
+            provider_job_id: job.key.job_id,
+            created_at_sync: job.created_at_sync,
+        },
+        Err(NotTaken::OfferNotFound) => CreateJobResult::OfferNotFound,
+        Err(NotTaken::OfferChanged) => CreateJobResult::OfferPayloadMismatch,
+        Err(NotTaken::InvalidArgs(reason)) => CreateJobResult::InvalidJobArgs(reason),
+        Err(NotTaken::OwesTooMuch | NotTaken::Busy | NotTaken::Exists) => CreateJobResult::Busy,
+    }
+}
+
+/// Has a job taken by the module that serves its offer, and stores it.
+pub(crate) async fn take_job(
+    shared: &Arc<Shared>,
+    consumer: PeerId,
+    key: JobKey,
+    wanted: Wanted,
+) -> Result<(Job, Arc<dyn ProviderService>), NotTaken> {
+    let offer = provided(shared, &consumer, &wanted)?;
     let created_at_sync = unix_now();
-    let kept_args = if shared.store_payloads {
-        wanted.job_args.clone()
-    } else {
-        None
-    };
+    let kept_args = wanted.job_args.clone().filter(|_| shared.store_payloads);
     let job = ProviderJob {
         key: key.clone(),
         protocol_id: wanted.name.0.clone(),
@@ -180,55 +242,78 @@ async fn create_job(shared: &Arc<Shared>, consumer: PeerId, wanted: Wanted) -> C
         created_at_sync,
         job_args: wanted.job_args,
     };
-    // From here on the service may end the job, before its row is there; whoever does waits for
-    // this sender to be dropped.
-    let (_arrived, arriving) = watch::channel(());
-    shared.market().arriving.insert(key.clone(), arriving);
-    let _arrival = Arrival { shared, key: &key };
+    let _arrival = Arrival::of(shared, &key).ok_or(NotTaken::Exists)?;
+    accept(&offer, job).await?;
+    let snapshot_id = match snapshot(shared, &wanted.name, offer.payload).await {
+        Ok(snapshot_id) => snapshot_id,
+        Err(error) => return Err(not_stored(&key, &error)),
+    };
+    let new = NewJob {
+        wire: wanted.wire,
+        stage: wanted.stage,
+        role: Role::Provider,
+        key: key.clone(),
+        consumer,
+        snapshot_id,
+        currency: wanted.currency,
+        job_args: kept_args,
+        created_at_sync,
+        created_at_local: created_at_sync,
+    };
+    match shared.store.insert_job(new, Durability::Wal).await {
+        Ok(job) => {
+            shared.job_opened(&job);
+            Ok((job, offer.service))
+        }
+        Err(InsertJobError::Duplicate) => Err(NotTaken::Exists),
+        Err(error) => Err(not_stored(&key, &error)),
+    }
+}
+
+async fn accept(offer: &ProvidedOffer, job: ProviderJob) -> Result<(), NotTaken> {
+    let name = job.offer_id.clone();
     match tokio::time::timeout(SERVICE_DEADLINE, offer.service.accept(job)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(JobRefusal::Busy)) => return CreateJobResult::Busy,
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(JobRefusal::Busy)) => Err(NotTaken::Busy),
         Ok(Err(JobRefusal::InvalidJobArgs(mut reason))) => {
             derouter_wire::cbor::truncate_to_char(&mut reason, limits::REASON_BYTES);
-            return CreateJobResult::InvalidJobArgs(reason);
+            Err(NotTaken::InvalidArgs(reason))
         }
         Err(_) => {
-            tracing::warn!(offer = %wanted.name.1, "the module did not answer a new job in time; the consumer is told busy");
-            return CreateJobResult::Busy;
-        }
-    }
-    let inserted = insert(
-        shared,
-        &wanted.name,
-        offer.payload,
-        NewJobParts {
-            key: key.clone(),
-            consumer,
-            currency: wanted.currency,
-            job_args: kept_args,
-            created_at_sync,
-        },
-    );
-    match inserted.await {
-        Ok(job) => {
-            shared.remember_job(&job);
-            shared.emit_job(&job);
-            CreateJobResult::Ok {
-                provider_job_id: key.job_id.clone(),
-                created_at_sync,
-            }
-        }
-        Err(error) => {
-            tracing::error!(job = %key, %error, "could not store a new job; the consumer is told busy");
-            CreateJobResult::Busy
+            tracing::warn!(offer = %name, "the module did not answer a new job in time; the consumer is told busy");
+            Err(NotTaken::Busy)
         }
     }
 }
 
-/// Takes the job off the list of arriving ones, however its creation ends.
+fn not_stored(key: &JobKey, error: &dyn std::error::Error) -> NotTaken {
+    tracing::error!(job = %key, %error, "could not store a new job; the consumer is told busy");
+    NotTaken::Busy
+}
+
+/// A job on its way into the database. From here on its service may end it, before its row is there;
+/// whoever does waits for the sender to be dropped.
 struct Arrival<'a> {
     shared: &'a Shared,
     key: &'a JobKey,
+    _arrived: watch::Sender<()>,
+}
+
+impl<'a> Arrival<'a> {
+    /// `None` when a job of that id is arriving already.
+    fn of(shared: &'a Shared, key: &'a JobKey) -> Option<Self> {
+        let (arrived, arriving) = watch::channel(());
+        let mut market = shared.market();
+        if market.arriving.contains_key(key) {
+            return None;
+        }
+        market.arriving.insert(key.clone(), arriving);
+        Some(Self {
+            shared,
+            key,
+            _arrived: arrived,
+        })
+    }
 }
 
 impl Drop for Arrival<'_> {
@@ -242,59 +327,35 @@ fn provided(
     shared: &Shared,
     consumer: &PeerId,
     wanted: &Wanted,
-) -> Result<ProvidedOffer, CreateJobResult> {
+) -> Result<ProvidedOffer, NotTaken> {
     let market = shared.market();
-    let Some(offer) = market.provided.get(&wanted.name) else {
-        return Err(CreateJobResult::OfferNotFound);
-    };
-    if offer.payload != wanted.offer_payload {
-        return Err(CreateJobResult::OfferPayloadMismatch);
+    let offer = market.provided.get(&wanted.name);
+    let offer = offer.ok_or(NotTaken::OfferNotFound)?;
+    if !wanted.payload.is(&offer.payload) {
+        return Err(NotTaken::OfferChanged);
     }
     // On one's own offers nothing is owed to anybody else.
     if *consumer != shared.local && !market.credit.allows(consumer, offer.max_unsigned) {
         let owed = market.credit.unsigned(consumer).to_pol_text();
-        tracing::warn!(%consumer, owed_pol = %owed, "a consumer owes more than max_unsigned without signing; it is told busy until it signs");
-        return Err(CreateJobResult::Busy);
+        tracing::warn!(%consumer, owed_pol = %owed, "a consumer owes more than max_unsigned without signing; it is refused until it signs");
+        return Err(NotTaken::OwesTooMuch);
     }
     Ok(offer.clone())
 }
 
-struct NewJobParts {
-    key: JobKey,
-    consumer: PeerId,
-    currency: Currency,
-    job_args: Option<String>,
-    created_at_sync: derouter_wire::UnixSeconds,
-}
-
-async fn insert(
+/// The snapshot of a provided offer.
+async fn snapshot(
     shared: &Shared,
     name: &OfferName,
     payload: String,
-    parts: NewJobParts,
-) -> Result<Job, InsertJobError> {
+) -> Result<SnapshotId, StoreError> {
     let known = shared.market().index.own_snapshot(name, &payload);
-    let snapshot_id = match known {
-        Some(id) => id,
-        None => {
-            let offer = vec![(name.0.clone(), name.1.clone(), payload)];
-            let ids = shared.store.snapshot_ids(shared.local, offer).await?;
-            ids.first()
-                .copied()
-                .ok_or(derouter_store::StoreError::Closed)?
-        }
-    };
-    let job = NewJob {
-        role: Role::Provider,
-        key: parts.key,
-        consumer: parts.consumer,
-        snapshot_id,
-        currency: parts.currency,
-        job_args: parts.job_args,
-        created_at_sync: parts.created_at_sync,
-        created_at_local: parts.created_at_sync,
-    };
-    shared.store.insert_job(job, Durability::Wal).await
+    if let Some(id) = known {
+        return Ok(id);
+    }
+    let offer = vec![(name.0.clone(), name.1.clone(), payload)];
+    let ids = shared.store.snapshot_ids(shared.local, offer).await?;
+    ids.first().copied().ok_or(StoreError::Closed)
 }
 
 async fn get_job(shared: &Shared, peer: PeerId, job_id: JobId) -> GetJobResult {
@@ -312,7 +373,7 @@ async fn get_job(shared: &Shared, peer: PeerId, job_id: JobId) -> GetJobResult {
     };
     let outcome = match job.state {
         JobState::Completed { outcome, .. } => Some(outcome),
-        JobState::Open | JobState::Failed { .. } => None,
+        JobState::Open(_) | JobState::Failed(_) => None,
     };
     GetJobResult::Ok {
         public_payload: outcome
@@ -339,11 +400,7 @@ async fn confirm_job(
         .await
     {
         Ok(ChangeOutcome::Changed(job)) => {
-            if let JobState::Completed { outcome, .. } = &job.state {
-                let owed = outcome.balance_delta.unwrap_or_default();
-                shared.market().credit.signed(&job.consumer, owed);
-            }
-            shared.emit_job(&job);
+            paid(shared, &job);
             ConfirmJobResult::Ok
         }
         Ok(ChangeOutcome::Refused(answer)) => answer,
@@ -354,4 +411,13 @@ async fn confirm_job(
             ConfirmJobResult::UnexpectedResponse
         }
     }
+}
+
+/// A consumer has signed what it owes for a job.
+pub(crate) fn paid(shared: &Shared, job: &Job) {
+    if let JobState::Completed { outcome, .. } = &job.state {
+        let owed = outcome.balance_delta.unwrap_or_default();
+        shared.market().credit.signed(&job.consumer, owed);
+    }
+    shared.emit_job(job);
 }

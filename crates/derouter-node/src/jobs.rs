@@ -1,10 +1,13 @@
-//! Steps on jobs that start on this node: as consumer, and as provider when a service ends one.
+//! Steps on jobs that start on this node: as consumer ([`creation`]: on wire 0.2), and as provider when
+//! a service ends one.
+
+mod creation;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use derouter_market::Role;
-use derouter_market::job::{AlreadyEnded, Job, JobChange, JobState, Outcome};
+use derouter_market::job::{AlreadyEnded, Job, JobChange, JobState, Outcome, Stage};
 use derouter_net::{OpenStreamError, RequestError};
 use derouter_sdk::{
     CompleteJobError, ConsumerCompletion, CreateJobError, FailJobError, FailureReason, JobKey,
@@ -12,13 +15,16 @@ use derouter_sdk::{
     RemoteJob, RemoteJobError, SnapshotId, UnixSeconds,
 };
 use derouter_store::{ChangeOutcome, Durability, InsertJobError, NewJob, StoreError};
+use derouter_wire::job::JobWire;
+use derouter_wire::jobs::FailureCause;
 use derouter_wire::reqres::{CreateJobResult, GetJobResult, Request, Response};
 use derouter_wire::stream::JobConnectionResult;
 use derouter_wire::{Currency, JobId, cbor, limits};
 
 use crate::clock::unix_now;
 use crate::inbound;
-use crate::shared::{Shared, is_open};
+use crate::open_jobs::{Guarded, JoinedGuard};
+use crate::shared::Shared;
 
 /// Buffer of a job stream between two modules of this node, each way.
 const OWN_STREAM_BYTES: usize = 64 * 1024;
@@ -40,12 +46,30 @@ pub(crate) async fn create(
 ) -> Result<JobKey, CreateJobError> {
     let offer = shared.snapshot(offer).await.map_err(internal)?;
     let offer = offer.ok_or(CreateJobError::LocalOfferNotFound)?;
-    let (job_id, created_at_sync) = ask_to_create(shared, &offer, job_args.clone()).await?;
+    if offer.provider_peer_id != shared.local {
+        match creation::create(shared, &offer, job_args.as_deref()).await {
+            Err(creation::NotCreated::Legacy) => {}
+            Err(creation::NotCreated::Failed(error)) => return Err(error),
+            Ok(key) => return Ok(key),
+        }
+    }
+    create_0_1(shared, &offer, job_args).await
+}
+
+/// With a provider of wire 0.1, and on an offer of this node.
+async fn create_0_1(
+    shared: &Arc<Shared>,
+    offer: &OfferSnapshot,
+    job_args: Option<String>,
+) -> Result<JobKey, CreateJobError> {
+    let (job_id, created_at_sync) = ask_to_create(shared, offer, job_args.clone()).await?;
     let key = JobKey {
         provider: offer.provider_peer_id,
         job_id,
     };
     let job = NewJob {
+        wire: JobWire::V0_1,
+        stage: Stage::Accepted,
         role: Role::Consumer,
         key: key.clone(),
         consumer: shared.local,
@@ -56,10 +80,7 @@ pub(crate) async fn create(
         created_at_local: unix_now(),
     };
     match shared.store.insert_job(job, Durability::Wal).await {
-        Ok(job) => {
-            shared.remember_job(&job);
-            shared.emit_job(&job);
-        }
+        Ok(job) => shared.job_opened(&job),
         Err(InsertJobError::Duplicate) => {
             tracing::warn!(job = %key, "the provider gave a job id that it gave before");
             return Err(CreateJobError::ProviderInvalidResponse);
@@ -125,16 +146,26 @@ fn create_error(error: RequestError) -> CreateJobError {
 }
 
 pub(crate) async fn open(shared: &Arc<Shared>, key: &JobKey) -> Result<JobStream, OpenJobError> {
+    if let Some(pipe) = shared.opened.take(key) {
+        return Ok(pipe);
+    }
     let job = shared
         .known_job(Role::Consumer, key)
         .await
         .map_err(internal)?;
-    if job.is_none() {
-        return Err(OpenJobError::LocalJobNotFound);
-    }
-    if key.provider == shared.local {
-        return open_own(shared, key).await;
-    }
+    let job = job.ok_or(OpenJobError::LocalJobNotFound)?;
+    let stream = if key.provider == shared.local {
+        open_own(shared, key).await?
+    } else if job.wire == JobWire::V0_2 {
+        return creation::join(shared, key).await;
+    } else {
+        open_0_1(shared, key).await?
+    };
+    let joined = JoinedGuard::new(shared, Role::Consumer, key).await;
+    Ok(Box::new(Guarded::new(stream, joined)))
+}
+
+async fn open_0_1(shared: &Arc<Shared>, key: &JobKey) -> Result<JobStream, OpenJobError> {
     let opened = shared
         .net
         .open_job_stream(key.provider, key.job_id.clone())
@@ -159,7 +190,7 @@ pub(crate) async fn open(shared: &Arc<Shared>, key: &JobKey) -> Result<JobStream
 /// A job on one's own offer: the two modules are joined without the network.
 async fn open_own(shared: &Arc<Shared>, key: &JobKey) -> Result<JobStream, OpenJobError> {
     let prepared = inbound::streams::prepare(shared, shared.local, key).await;
-    let service = prepared.map_err(|refusal| match refusal {
+    let (service, joined) = prepared.map_err(|refusal| match refusal {
         JobConnectionResult::JobExpired => OpenJobError::ProviderJobExpired,
         JobConnectionResult::Busy => OpenJobError::ProviderBusy,
         JobConnectionResult::AnotherError(reason) => OpenJobError::OtherRemote(reason),
@@ -168,8 +199,13 @@ async fn open_own(shared: &Arc<Shared>, key: &JobKey) -> Result<JobStream, OpenJ
         }
     })?;
     let (ours, theirs) = tokio::io::duplex(OWN_STREAM_BYTES);
-    let serving =
-        inbound::streams::serve_own(Arc::clone(shared), service, key.clone(), Box::new(theirs));
+    let serving = inbound::streams::serve_own(
+        Arc::clone(shared),
+        service,
+        joined,
+        key.clone(),
+        Box::new(theirs),
+    );
     shared.tasks.spawn(serving);
     Ok(Box::new(ours))
 }
@@ -178,6 +214,11 @@ pub(crate) async fn remote(
     shared: &Arc<Shared>,
     key: &JobKey,
 ) -> Result<RemoteJob, RemoteJobError> {
+    let known = shared.known_job(Role::Consumer, key).await;
+    let wire = known.map_err(internal)?.map(|job| job.wire);
+    if wire == Some(JobWire::V0_2) {
+        return creation::remote(shared, key).await;
+    }
     let request = Request::GetJob {
         provider_job_id: key.job_id.clone(),
     };
@@ -243,8 +284,8 @@ pub(crate) async fn complete_as_consumer(
             .await;
         match changed.map_err(internal)? {
             ChangeOutcome::Changed(job) => {
-                node.emit_job(&job);
-                node.deliver_signature(&key);
+                crate::failpoint!("consumer::signed");
+                node.job_ended(&job);
                 Ok(())
             }
             ChangeOutcome::NotFound => Err(CompleteJobError::InvalidJobId),
@@ -302,21 +343,22 @@ async fn complete_and_count(
     let debtor = Arc::new(OnceLock::new());
     let (counting, counted) = (Arc::clone(shared), Arc::clone(&debtor));
     let step = move |job: &Job| {
-        let change = complete(job, completion, now)?;
+        let change = complete(&counting, job, completion, now)?;
         if job.consumer != counting.local {
             counting.market().credit.owes(job.consumer, owed);
             let _ = counted.set(job.consumer);
         }
         Ok(change)
     };
-    // Survives the process. Were a power cut to take it, the consumer's signed copy would stand.
+    // The consumer signs what it is told now: a power cut must not take it from the provider.
     let changed = shared
         .store
-        .change_job(Role::Provider, key, Durability::Wal, step)
+        .change_job(Role::Provider, key, Durability::Fsync, step)
         .await;
     match changed {
         Ok(ChangeOutcome::Changed(job)) => {
-            shared.emit_job(&job);
+            crate::failpoint!("provider::completed");
+            shared.job_ended(&job);
             match job.state {
                 JobState::Completed { outcome, .. } => Ok(outcome.completed_at_sync),
                 _ => Err(NodeError::Internal("a completed job is not completed".into()).into()),
@@ -334,6 +376,7 @@ async fn complete_and_count(
 }
 
 fn complete(
+    shared: &Shared,
     job: &Job,
     completion: ProviderCompletion,
     now: UnixSeconds,
@@ -345,7 +388,11 @@ fn complete(
         completed_at_sync: now.max(job.created_at_sync),
         completed_at_local: now,
     };
-    let change = job.complete_as_provider(outcome, completion.private_payload);
+    let signature = match job.wire {
+        JobWire::V0_1 => None,
+        JobWire::V0_2 => job.outcome_to_hash(&outcome).hash().sign(&shared.keypair),
+    };
+    let change = job.complete_as_provider(outcome, signature, completion.private_payload);
     change.map_err(|ended| match ended {
         AlreadyEnded::Completed { completed_at_sync } => {
             ProviderCompleteError::AlreadyCompleted { completed_at_sync }
@@ -359,6 +406,7 @@ pub(crate) async fn fail(
     shared: &Arc<Shared>,
     role: Role,
     key: &JobKey,
+    cause: FailureCause,
     mut failure: FailureReason,
 ) -> Result<(), FailJobError> {
     cbor::truncate_to_char(&mut failure.reason, limits::REASON_BYTES);
@@ -366,7 +414,7 @@ pub(crate) async fn fail(
         arrival(shared, key).await;
     }
     let step = move |job: &Job| {
-        job.fail(failure, None, unix_now())
+        job.fail(cause, failure, unix_now())
             .map_err(|ended| match ended {
                 AlreadyEnded::Completed { .. } => FailJobError::AlreadyCompleted,
                 AlreadyEnded::Failed(failure) => FailJobError::AlreadyFailed(failure),
@@ -378,8 +426,7 @@ pub(crate) async fn fail(
         .await;
     match changed.map_err(internal)? {
         ChangeOutcome::Changed(job) => {
-            debug_assert!(!is_open(&job), "a failed job is not open");
-            shared.emit_job(&job);
+            shared.job_ended(&job);
             Ok(())
         }
         ChangeOutcome::NotFound => Err(FailJobError::InvalidJobId),
@@ -388,7 +435,7 @@ pub(crate) async fn fail(
 }
 
 /// Waits until the row of a job that was accepted just now is there, or will never be.
-async fn arrival(shared: &Shared, key: &JobKey) {
+pub(crate) async fn arrival(shared: &Shared, key: &JobKey) {
     let arriving = shared.market().arriving.get(key).cloned();
     if let Some(mut arriving) = arriving {
         // Ends when the sender is dropped; nothing is ever sent.

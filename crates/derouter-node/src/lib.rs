@@ -2,6 +2,16 @@
 //! [`derouter_sdk::Node`], in process ([`RunningNode::handle`]) or over the RPC, which only
 //! translates frames into that same trait.
 
+/// A named place where tests make the node crash, stall or fail (feature `failpoints`, which no release
+/// has).
+macro_rules! failpoint {
+    ($name:literal) => {
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!($name);
+    };
+}
+pub(crate) use failpoint;
+
 mod announcer;
 mod clock;
 pub mod config;
@@ -11,15 +21,19 @@ mod housekeeping;
 pub mod identity;
 mod inbound;
 mod jobs;
+mod legacy;
 mod listen_ports;
 mod market_task;
 mod network;
+mod open_jobs;
+mod opened;
 mod peer_keeper;
 mod places;
 mod provided;
 mod recent;
 mod records;
 pub mod rpc;
+mod session;
 mod shared;
 mod start;
 mod wanted;

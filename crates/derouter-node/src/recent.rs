@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 
 use derouter_market::Role;
 use derouter_sdk::{JobKey, PeerId};
+use derouter_wire::job::JobWire;
 
 use crate::provided::OfferName;
 
@@ -16,6 +17,7 @@ const MAX_RECENT: usize = 4096;
 pub(crate) struct RecentJob {
     pub(crate) consumer: PeerId,
     pub(crate) offer: OfferName,
+    pub(crate) wire: JobWire,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +59,7 @@ mod tests {
         let job = RecentJob {
             consumer: peer,
             offer,
+            wire: JobWire::V0_2,
         };
         let key = |number: usize| JobKey {
             provider: peer,

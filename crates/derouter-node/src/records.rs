@@ -29,13 +29,15 @@ pub(crate) fn job_record(job: &Job, offer_active: bool) -> JobRecord {
         confirmation_error: None,
     };
     match &job.state {
-        JobState::Open => {}
-        JobState::Failed { failure, at_local } => {
-            record.reason = Some(failure.reason.clone());
-            record.reason_class = failure.reason_class;
-            record.completed_at_local = Some(*at_local);
+        JobState::Open(_) => {}
+        JobState::Failed(failure) => {
+            record.reason = Some(failure.reason.reason.clone());
+            record.reason_class = failure.reason.reason_class;
+            record.completed_at_local = Some(failure.at_local);
         }
-        JobState::Completed { outcome, signature } => {
+        JobState::Completed {
+            outcome, signature, ..
+        } => {
             record.balance_delta = outcome.balance_delta.map(|wei| wei.to_string());
             record.public_payload = Some(outcome.public_payload.clone());
             record.completed_at_local = Some(outcome.completed_at_local);
@@ -49,6 +51,9 @@ pub(crate) fn job_record(job: &Job, offer_active: bool) -> JobRecord {
 fn fill_signature(record: &mut JobRecord, signature: &SignatureState) {
     match signature {
         SignatureState::Awaited => {}
+        SignatureState::Disputed { reason, .. } => {
+            record.confirmation_error = Some(reason.clone());
+        }
         SignatureState::Undelivered { last_error, .. } => {
             record.confirmation_error = last_error.clone();
         }

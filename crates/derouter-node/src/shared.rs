@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use derouter_market::job::{Job, JobState};
-use derouter_market::{CreditBook, OfferChange, OfferIndex, Role};
+use derouter_market::{CreditBook, OfferChange, OfferIndex, OpenJobs, Role};
 use derouter_net::Net;
 use derouter_sdk::{JobKey, NodeError, PeerId, SnapshotId};
 use derouter_store::Store;
@@ -18,9 +18,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::legacy::LegacyProviders;
+use crate::opened::Opened;
 use crate::provided::ProvidedOffers;
 use crate::recent::{RecentJob, RecentJobs};
 use crate::records::job_record;
+use crate::session::registry::Sessions;
 
 /// Events kept for slow watchers of the node. Whoever is further behind starts anew from the full
 /// state, so nothing is lost; it only costs more.
@@ -61,23 +64,30 @@ pub(crate) struct Shared {
     pub(crate) store_payloads: bool,
     pub(crate) events: broadcast::Sender<NodeEvent>,
     pub(crate) refresh: mpsc::Sender<Option<Refresh>>,
-    /// A new signature waits for delivery.
-    pub(crate) signed: mpsc::Sender<JobKey>,
+    /// A signature, or that a job was given up, waits for delivery.
+    pub(crate) news: mpsc::Sender<JobKey>,
     /// Protocols that modules ask about.
     pub(crate) wanted: mpsc::Sender<ProtocolId>,
     /// Ends with the node.
     pub(crate) stop: CancellationToken,
     /// Tasks that a shutdown waits for.
     pub(crate) tasks: TaskTracker,
-    /// Signatures wait in the database that found no place in [`Shared::signed`].
-    pub(crate) signed_overflow: Notify,
+    /// Some wait in the database that found no place in [`Shared::news`].
+    pub(crate) news_overflow: Notify,
+    /// The pipes that this node provides.
+    pub(crate) sessions: Sessions,
+    /// Providers of wire 0.1.
+    pub(crate) legacy: LegacyProviders,
+    /// Pipes that wait for the module that created their job.
+    pub(crate) opened: Opened,
     market: Mutex<Market>,
+    open_jobs: Mutex<OpenJobs>,
 }
 
 /// The queues whose receivers the node's tasks own.
 pub(crate) struct Receivers {
     pub(crate) refresh: mpsc::Receiver<Option<Refresh>>,
-    pub(crate) signed: mpsc::Receiver<JobKey>,
+    pub(crate) news: mpsc::Receiver<JobKey>,
     pub(crate) wanted: mpsc::Receiver<ProtocolId>,
 }
 
@@ -93,7 +103,7 @@ impl Shared {
     ) -> (Arc<Self>, Receivers) {
         let local = keypair.public().to_peer_id();
         let (refresh, refresh_receiver) = mpsc::channel(REFRESH_QUEUE);
-        let (signed, signed_receiver) = mpsc::channel(crate::confirm::SIGNED_QUEUE);
+        let (news, news_receiver) = mpsc::channel(crate::confirm::NEWS_QUEUE);
         let (wanted, wanted_receiver) = mpsc::channel(crate::wanted::WANTED_QUEUE);
         let market = Market {
             index: OfferIndex::new(local),
@@ -111,18 +121,22 @@ impl Shared {
             store_payloads,
             events: broadcast::channel(EVENT_BACKLOG).0,
             refresh,
-            signed,
+            news,
             wanted,
-            signed_overflow: Notify::new(),
+            news_overflow: Notify::new(),
             stop,
             tasks: TaskTracker::new(),
+            sessions: Sessions::default(),
+            opened: Opened::default(),
+            legacy: LegacyProviders::default(),
             market: Mutex::new(market),
+            open_jobs: Mutex::default(),
         };
         (
             Arc::new(shared),
             Receivers {
                 refresh: refresh_receiver,
-                signed: signed_receiver,
+                news: news_receiver,
                 wanted: wanted_receiver,
             },
         )
@@ -133,6 +147,13 @@ impl Shared {
         // A panic under the lock can't leave a map half-changed in a way that matters more than
         // going on does.
         self.market.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The deadlines of open jobs. Never hold the guard across an await.
+    pub(crate) fn open_jobs(&self) -> MutexGuard<'_, OpenJobs> {
+        self.open_jobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells watchers of market changes, in order.
@@ -155,12 +176,42 @@ impl Shared {
         job_record(job, self.market().index.is_active(job.offer.snapshot_id))
     }
 
+    /// What follows from a new row of an open job.
+    pub(crate) fn job_opened(&self, job: &Job) {
+        self.remember_job(job);
+        self.look_after(job);
+        self.emit_job(job);
+    }
+
+    /// Watches the deadlines of an open job.
+    pub(crate) fn look_after(&self, job: &Job) {
+        if let JobState::Open(stage) = job.state {
+            let side = (job.role, job.key.clone());
+            let now = self.clock.now().uptime;
+            self.open_jobs().opened(side, stage, now);
+        }
+    }
+
+    /// What follows from the end of a job on this side: its deadlines are over, its pipes end
+    /// when it failed, which frees what its module holds, and the other side is told what it has to know.
+    pub(crate) fn job_ended(&self, job: &Job) {
+        self.open_jobs().ended(&(job.role, job.key.clone()));
+        if job.role == Role::Provider && matches!(job.state, JobState::Failed(_)) {
+            self.sessions.end_job(&job.key);
+        }
+        if job.has_news() {
+            self.deliver_news(&job.key);
+        }
+        self.emit_job(job);
+    }
+
     /// Keeps what never changes of a new job, for its first connection.
-    pub(crate) fn remember_job(&self, job: &Job) {
+    fn remember_job(&self, job: &Job) {
         let offer = (job.offer.protocol_id.clone(), job.offer.offer_id.clone());
         let recent = RecentJob {
             consumer: job.consumer,
             offer,
+            wire: job.wire,
         };
         self.market().recent.add(job.role, job.key.clone(), recent);
     }
@@ -177,6 +228,7 @@ impl Shared {
         }
         let job = self.store.job(role, key).await?;
         Ok(job.map(|job| RecentJob {
+            wire: job.wire,
             consumer: job.consumer,
             offer: (job.offer.protocol_id, job.offer.offer_id),
         }))
@@ -212,16 +264,11 @@ impl Shared {
         ended.map_err(|error| NodeError::Internal(format!("a step on a job ended badly: {error}")))
     }
 
-    /// Puts a signed job into the delivery queue; when that is full it stays in the database, from
+    /// Puts a job whose provider is to be told something into the delivery queue; when that is full it stays in the database, from
     /// where the confirmer loads it.
-    pub(crate) fn deliver_signature(&self, job: &JobKey) {
-        if self.signed.try_send(job.clone()).is_err() {
-            self.signed_overflow.notify_one();
+    pub(crate) fn deliver_news(&self, job: &JobKey) {
+        if self.news.try_send(job.clone()).is_err() {
+            self.news_overflow.notify_one();
         }
     }
-}
-
-/// Whether a job is open.
-pub(crate) fn is_open(job: &Job) -> bool {
-    matches!(job.state, JobState::Open)
 }

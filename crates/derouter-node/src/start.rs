@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use derouter_market::{CreditBook, Role};
+use derouter_market::CreditBook;
 use derouter_net::{Multiaddr, Net, NetConfig};
 use derouter_sdk::{Node, PeerId};
 use derouter_store::{AnnouncementClock, ImportOutcome, Store, StoreError};
@@ -20,10 +20,11 @@ use crate::confirm::Confirmer;
 use crate::handle::LocalNode;
 use crate::identity::{self, KeyFileError};
 use crate::market_task::MarketTask;
+use crate::open_jobs::Recovered;
 use crate::peer_keeper;
 use crate::rpc::{BindError, RpcServer};
 use crate::shared::Shared;
-use crate::{inbound, listen_ports, wanted};
+use crate::{inbound, listen_ports, open_jobs, wanted};
 
 /// How long a stop waits for streams and requests that are under way.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
@@ -117,7 +118,7 @@ async fn start_on(
     rpc: Option<RpcServer>,
 ) -> Result<RunningNode, StartError> {
     let (announced, credit) = recall(&store).await?;
-    end_ghosts(&store).await?;
+    let recovered = recover(&store).await?;
     let stop = CancellationToken::new();
     let ports = listen_ports::path(&config.database_path);
     let net_config = NetConfig {
@@ -141,7 +142,14 @@ async fn start_on(
         stop.clone(),
     );
 
+    for job in &recovered.open {
+        shared.look_after(job);
+    }
     let tasks = &shared.tasks;
+    tasks.spawn(inbound::calls::serve_calls(
+        Arc::clone(&shared),
+        events.calls,
+    ));
     tasks.spawn(inbound::serve_requests(
         Arc::clone(&shared),
         events.requests,
@@ -153,7 +161,8 @@ async fn start_on(
     tasks.spawn(peer_keeper::keep(shared.store.clone(), events.known_peers));
     tasks.spawn(wanted::run(Arc::clone(&shared), receivers.wanted));
     let confirmer = Confirmer::new(Arc::clone(&shared));
-    tasks.spawn(confirmer.run(receivers.signed, events.peers, stop));
+    tasks.spawn(confirmer.run(receivers.news, events.peers, stop));
+    tasks.spawn(open_jobs::end_overdue(Arc::clone(&shared)));
 
     let market_stop = CancellationToken::new();
     let market = MarketTask::new(Arc::clone(&shared), config.provider, announced);
@@ -203,22 +212,18 @@ async fn recall(store: &Store) -> Result<(AnnouncementClock, CreditBook), StartE
     Ok((announced, credit))
 }
 
-/// Gives up the jobs that this node was serving when it stopped: their modules and streams are gone,
-/// and their consumers would ask after them for ever.
-async fn end_ghosts(store: &Store) -> Result<(), StartError> {
-    let reason = "the provider's node stopped while the job ran";
-    let ended = store
-        .fail_open_jobs(Role::Provider, reason, unix_now())
-        .await;
+/// Every job that was open when the node stopped is looked at before any is accepted.
+async fn recover(store: &Store) -> Result<Recovered, StartError> {
     let path = store.path().to_path_buf();
-    let ended = ended.map_err(|source| StartError::Read { path, source })?;
-    if ended > 0 {
+    let recovered = open_jobs::recover(store).await;
+    let recovered = recovered.map_err(|source| StartError::Read { path, source })?;
+    if recovered.ended > 0 {
         tracing::info!(
-            jobs = ended,
-            "gave up jobs that were running when the node stopped"
+            jobs = recovered.ended,
+            "gave up jobs that were open when the node stopped"
         );
     }
-    Ok(())
+    Ok(recovered)
 }
 
 impl RunningNode {

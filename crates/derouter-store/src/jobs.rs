@@ -3,7 +3,10 @@
 mod page;
 mod row;
 
+use derouter_market::job::Stage;
 use derouter_market::{Job, JobChange, JobState, Role};
+use derouter_wire::job::JobWire;
+use derouter_wire::jobs::FailureCause;
 use derouter_wire::{Currency, JobKey, PeerId, RowId, SnapshotId, UnixSeconds, Wei};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -19,6 +22,10 @@ use row::{JOB_COLUMNS, JobRow, StateColumns, role_text};
 /// A job to insert.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewJob {
+    /// The wire on which it is created.
+    pub wire: JobWire,
+    /// How far it is.
+    pub stage: Stage,
     /// Our side.
     pub role: Role,
     /// Provider and job id.
@@ -31,7 +38,7 @@ pub struct NewJob {
     pub currency: Currency,
     /// The consumer's request; only when payloads are to be stored.
     pub job_args: Option<String>,
-    /// When the provider created it.
+    /// When the provider created it; for one that it has not answered yet, our own time.
     pub created_at_sync: UnixSeconds,
     /// Now, by our clock.
     pub created_at_local: UnixSeconds,
@@ -64,6 +71,20 @@ impl Store {
         let key = key.clone();
         self.read(move |connection| find(connection, role, &key))
             .await
+    }
+
+    /// Jobs of one side, at most [`limits::PAGE_ROWS`], in the order of the keys.
+    pub async fn jobs_of(
+        &self,
+        role: Role,
+        keys: Vec<JobKey>,
+    ) -> Result<Vec<Option<Job>>, StoreError> {
+        at_most("jobs", keys.len(), limits::PAGE_ROWS)?;
+        self.read(move |connection| {
+            let found = keys.iter().map(|key| find(connection, role, key));
+            found.collect()
+        })
+        .await
     }
 
     /// The consumer's request of a job, where payloads are stored.
@@ -113,6 +134,33 @@ impl Store {
         .await
     }
 
+    /// Takes a step on each of several jobs of one side, at most [`limits::PAGE_ROWS`], in one
+    /// transaction. `decide` gets the index and the job, if there is one, and gives an answer and maybe
+    /// a change. Returns the answers with the changed jobs, in that order.
+    pub async fn change_jobs<T: Send + 'static>(
+        &self,
+        role: Role,
+        keys: Vec<JobKey>,
+        durability: Durability,
+        mut decide: impl FnMut(usize, Option<&Job>) -> (T, Option<JobChange>) + Send + 'static,
+    ) -> Result<Vec<(T, Option<Job>)>, StoreError> {
+        at_most("jobs", keys.len(), limits::PAGE_ROWS)?;
+        self.write(durability, move |connection| {
+            let mut changed = Vec::with_capacity(keys.len());
+            for (index, key) in keys.iter().enumerate() {
+                let job = find(connection, role, key)?;
+                let (answer, change) = decide(index, job.as_ref());
+                let job = match job.zip(change) {
+                    Some((job, change)) => Some(apply(connection, job, change)?),
+                    None => None,
+                };
+                changed.push((answer, job));
+            }
+            Ok(changed)
+        })
+        .await
+    }
+
     /// [`Store::change_job`] for decisions that may find nothing to change, such as
     /// [`Job::delivered`]. Returns the changed job; `None` when there is no such job or nothing
     /// to change.
@@ -137,9 +185,9 @@ impl Store {
             .await
     }
 
-    /// Our signatures that are not known to be with the provider, ascending by row id; at most
-    /// [`limits::PAGE_ROWS`].
-    pub async fn undelivered(
+    /// Jobs of which the provider is to be told something, our signature or that we gave them up,
+    /// ascending by row id; at most [`limits::PAGE_ROWS`].
+    pub async fn jobs_with_news(
         &self,
         limit: usize,
         after: Option<RowId>,
@@ -147,7 +195,7 @@ impl Store {
         at_most("rows", limit, limits::PAGE_ROWS)?;
         self.read(move |connection| {
             let sql = format!(
-                "SELECT {JOB_COLUMNS} FROM jobs WHERE state = 'undelivered' AND id > ?1
+                "SELECT {JOB_COLUMNS} FROM jobs WHERE news = 1 AND id > ?1
                  ORDER BY id LIMIT ?2"
             );
             let after = after.map_or(0, |row| integer(row.0).unwrap_or(i64::MAX));
@@ -166,35 +214,93 @@ impl Store {
         self.read(debts).await
     }
 
-    /// Gives up every job of a side that is neither completed nor failed; returns how many. For the
-    /// start of a node, when nobody can be serving any.
-    pub async fn fail_open_jobs(
+    /// Gives up every open job that this node provides; returns how many. For the start of a node,
+    /// when nobody can be serving any.
+    pub async fn fail_open_provided(
         &self,
-        role: Role,
+        cause: FailureCause,
         reason: &'static str,
         now: UnixSeconds,
     ) -> Result<usize, StoreError> {
         let now = integer(now.0)?;
         self.write(Durability::Wal, move |connection| {
-            let sql = "UPDATE jobs SET state = 'failed', failure_reason = ?1, failed_at_local = ?2
-                       WHERE state = 'open' AND role = ?3";
-            let changed =
-                connection
-                    .prepare_cached(sql)?
-                    .execute(params![reason, now, role_text(role)])?;
-            Ok(changed)
+            let sql = "UPDATE jobs SET state = 'failed', failure_cause = ?1, failure_reason = ?2,
+                         failed_at_local = ?3, notice = 'unneeded'
+                       WHERE state IN ('created', 'accepted', 'running') AND role = 'provider'";
+            let values = params![cause.name(), reason, now];
+            Ok(connection.prepare_cached(sql)?.execute(values)?)
+        })
+        .await
+    }
+
+    /// The open jobs of a side, ascending by row id; at most [`limits::PAGE_ROWS`].
+    pub async fn open_jobs(
+        &self,
+        role: Role,
+        limit: usize,
+        after: Option<RowId>,
+    ) -> Result<Vec<Job>, StoreError> {
+        at_most("rows", limit, limits::PAGE_ROWS)?;
+        self.read(move |connection| {
+            let sql = format!(
+                "SELECT {JOB_COLUMNS} FROM jobs
+                 WHERE state IN ('created', 'accepted', 'running') AND role = ?1 AND id > ?2
+                 ORDER BY id LIMIT ?3"
+            );
+            let after = after.map_or(0, |row| integer(row.0).unwrap_or(i64::MAX));
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            row::read_all(
+                connection,
+                &mut *connection.prepare_cached(&sql)?,
+                params![role_text(role), after, limit],
+            )
         })
         .await
     }
 
     /// How many jobs of a side are neither completed nor failed.
-    pub async fn open_jobs(&self, role: Role) -> Result<u64, StoreError> {
+    pub async fn count_open_jobs(&self, role: Role) -> Result<u64, StoreError> {
         self.read(move |connection| {
-            let sql = "SELECT count(*) FROM jobs WHERE state = 'open' AND role = ?1";
+            let sql = "SELECT count(*) FROM jobs
+                       WHERE state IN ('created', 'accepted', 'running') AND role = ?1";
             let count: i64 = connection
                 .prepare_cached(sql)?
                 .query_row([role_text(role)], |row| row.get(0))?;
             Ok(count.unsigned_abs())
+        })
+        .await
+    }
+
+    /// Forgets a job that its provider refused: nothing ever came of it. Only one that is no further
+    /// than created; true when there was one.
+    pub async fn forget_refused(&self, key: &JobKey) -> Result<bool, StoreError> {
+        let key = key.clone();
+        self.write(Durability::Wal, move |connection| {
+            let sql = "DELETE FROM jobs WHERE role = 'consumer' AND provider = ?1 AND job_id = ?2
+                       AND state = 'created'";
+            let named = params![key.provider.to_bytes(), key.job_id.as_str()];
+            Ok(connection.prepare_cached(sql)?.execute(named)? > 0)
+        })
+        .await
+    }
+
+    /// Takes outcomes that wait for a signature since before `since`, by our clock, for disputed; at
+    /// most [`limits::PAGE_ROWS`], and returns how many.
+    pub async fn dispute_unsigned(
+        &self,
+        since: UnixSeconds,
+        reason: &'static str,
+        now: UnixSeconds,
+    ) -> Result<usize, StoreError> {
+        let (since, now) = (integer(since.0)?, integer(now.0)?);
+        self.write(Durability::Wal, move |connection| {
+            let sql = "UPDATE jobs SET state = 'disputed', confirmation_error = ?1,
+                         disputed_at_local = ?2
+                       WHERE id IN (SELECT id FROM jobs WHERE state IN ('awaited', 'disputed')
+                         AND state = 'awaited' AND completed_at_local < ?3 LIMIT ?4)";
+            let most = i64::try_from(limits::PAGE_ROWS).unwrap_or(i64::MAX);
+            let values = params![reason, now, since, most];
+            Ok(connection.prepare_cached(sql)?.execute(values)?)
         })
         .await
     }
@@ -203,7 +309,7 @@ impl Store {
 fn debts(connection: &Connection) -> Result<Vec<(PeerId, Wei)>, StoreError> {
     let mut debts = std::collections::HashMap::<PeerId, Wei>::new();
     let sql = "SELECT id, consumer, balance_delta FROM jobs
-               WHERE state = 'awaited' AND balance_delta IS NOT NULL";
+               WHERE state IN ('awaited', 'disputed') AND balance_delta IS NOT NULL";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
@@ -236,7 +342,7 @@ fn find(connection: &Connection, role: Role, key: &JobKey) -> Result<Option<Job>
 }
 
 fn insert_open(connection: &Connection, new: &NewJob) -> Result<Job, InsertJobError> {
-    insert(connection, new, None, &JobState::Open)?;
+    insert(connection, new, None, &JobState::Open(new.stage))?;
     let job = find(connection, new.role, &new.key)?;
     job.ok_or_else(|| StoreError::Sql("the job just inserted is not there".into()).into())
 }
@@ -258,16 +364,18 @@ pub(crate) fn insert(
     let columns = StateColumns::of(state)?;
     let inserted = connection
         .prepare_cached(
-            "INSERT INTO jobs (role, provider, job_id, consumer, snapshot_id, protocol_id, currency,
-               created_at_sync, created_at_local, job_args, private_payload, state,
-               failure_reason, failure_class, failed_at_local, public_payload, balance_delta,
-               completed_at_sync, completed_at_local, signature, delivery_attempts,
-               confirmation_error, confirmed_at_local)
+            "INSERT INTO jobs (wire, role, provider, job_id, consumer, snapshot_id, protocol_id,
+               currency, created_at_sync, created_at_local, job_args, private_payload, state, news,
+               failure_cause, failure_reason, failure_class, failed_at_local, notice,
+               public_payload, balance_delta, completed_at_sync, completed_at_local,
+               provider_signature, signature, delivery_attempts, confirmation_error,
+               disputed_at_local, confirmed_at_local)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
-               ?18, ?19, ?20, ?21, ?22, ?23)
+               ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29)
              ON CONFLICT (role, provider, job_id) DO NOTHING",
         )?
         .execute(params![
+            row::wire_number(new.wire),
             role_text(new.role),
             provider,
             new.key.job_id.as_str(),
@@ -280,16 +388,21 @@ pub(crate) fn insert(
             new.job_args,
             private_payload,
             columns.state,
+            columns.news(),
+            columns.failure_cause,
             columns.failure_reason,
             columns.failure_class,
             columns.failed_at_local,
+            columns.notice,
             columns.public_payload,
             columns.balance_delta,
             columns.completed_at_sync,
             columns.completed_at_local,
+            columns.provider_signature,
             columns.signature,
             columns.delivery_attempts,
             columns.confirmation_error,
+            columns.disputed_at_local,
             columns.confirmed_at_local,
         ])?;
     if inserted == 0 {
@@ -304,29 +417,40 @@ fn apply(connection: &Connection, mut job: Job, change: JobChange) -> Result<Job
     if change.private_payload.is_some() {
         job.private_payload = change.private_payload;
     }
+    if let Some(created_at_sync) = change.created_at_sync {
+        job.created_at_sync = created_at_sync;
+    }
     let columns = StateColumns::of(&job.state)?;
     connection
         .prepare_cached(
-            "UPDATE jobs SET private_payload = ?2, state = ?3, failure_reason = ?4,
-               failure_class = ?5, failed_at_local = ?6, public_payload = ?7, balance_delta = ?8,
-               completed_at_sync = ?9, completed_at_local = ?10, signature = ?11,
-               delivery_attempts = ?12, confirmation_error = ?13, confirmed_at_local = ?14
+            "UPDATE jobs SET created_at_sync = ?2, private_payload = ?3, state = ?4, news = ?5,
+               failure_cause = ?6, failure_reason = ?7, failure_class = ?8, failed_at_local = ?9,
+               notice = ?10, public_payload = ?11, balance_delta = ?12, completed_at_sync = ?13,
+               completed_at_local = ?14, provider_signature = ?15, signature = ?16,
+               delivery_attempts = ?17, confirmation_error = ?18, disputed_at_local = ?19,
+               confirmed_at_local = ?20
              WHERE id = ?1",
         )?
         .execute(params![
             integer(job.row_id.0)?,
+            time(job.created_at_sync)?,
             job.private_payload,
             columns.state,
+            columns.news(),
+            columns.failure_cause,
             columns.failure_reason,
             columns.failure_class,
             columns.failed_at_local,
+            columns.notice,
             columns.public_payload,
             columns.balance_delta,
             columns.completed_at_sync,
             columns.completed_at_local,
+            columns.provider_signature,
             columns.signature,
             columns.delivery_attempts,
             columns.confirmation_error,
+            columns.disputed_at_local,
             columns.confirmed_at_local,
         ])?;
     Ok(job)

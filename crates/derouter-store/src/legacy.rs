@@ -7,8 +7,9 @@ mod time;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use derouter_market::job::SignatureState;
+use derouter_market::job::{SignatureState, Stage};
 use derouter_market::{JobState, Role};
+use derouter_wire::job::JobWire;
 use derouter_wire::{PeerId, SnapshotId, UnixSeconds};
 use rusqlite::{Connection, Row, params};
 
@@ -238,6 +239,8 @@ impl Import<'_> {
             Err(reason) => return Ok(Err(reason)),
         };
         let new = NewJob {
+            wire: JobWire::V0_1,
+            stage: Stage::Accepted,
             role,
             key: job.key.clone(),
             consumer: job.consumer,
@@ -270,7 +273,7 @@ impl Import<'_> {
             JobState::Completed { signature, .. } => {
                 !matches!(signature, SignatureState::Confirmed { .. })
             }
-            JobState::Open | JobState::Failed { .. } => false,
+            JobState::Open(_) | JobState::Failed(_) => false,
         };
         report.unconfirmed = report.unconfirmed.saturating_add(u64::from(unconfirmed));
         report.mismatched = report

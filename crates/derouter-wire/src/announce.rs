@@ -6,11 +6,12 @@
 
 mod list;
 
-use libp2p_identity::{Keypair, PublicKey};
+use libp2p_identity::Keypair;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::cbor::{self, Bytes, DecodeError};
+use crate::id::ed25519_key;
 use crate::limits::{ANNOUNCEMENT_ADDRESSES, ANNOUNCEMENT_BYTES, ANNOUNCEMENT_TAGS, LASTING_SECS};
 use crate::{PeerId, ProtocolId, UnixSeconds};
 
@@ -31,9 +32,6 @@ pub const SIGNATURE_DOMAIN: &[u8] = b"derouter/announcement/0.2\0";
 
 /// The version of the body.
 const VERSION: u8 = 2;
-
-/// The identity multihash: the peer id is the public key itself.
-const IDENTITY: u64 = 0;
 
 /// The topic of a shard.
 pub fn shard_topic(shard: u8) -> String {
@@ -164,7 +162,7 @@ impl SignedAnnouncement {
 
     /// Whether the peer that it names signed it. This is what costs.
     pub fn verify(&self) -> bool {
-        public_key(&self.body.peer)
+        ed25519_key(&self.body.peer)
             .is_some_and(|key| key.verify(&to_sign(&self.signed), &self.signature))
     }
 
@@ -181,16 +179,6 @@ pub fn announcement_id(peer: &PeerId, sequence: u64) -> [u8; 32] {
     hasher.update(peer.to_bytes());
     hasher.update(sequence.to_be_bytes());
     hasher.finalize().into()
-}
-
-/// The key that an Ed25519 peer id holds.
-fn public_key(peer: &PeerId) -> Option<PublicKey> {
-    let hash = peer.as_ref();
-    if hash.code() != IDENTITY {
-        return None;
-    }
-    let key = PublicKey::try_decode_protobuf(hash.digest()).ok()?;
-    (key.key_type() == libp2p_identity::KeyType::Ed25519).then_some(key)
 }
 
 fn to_sign(body: &[u8]) -> Vec<u8> {

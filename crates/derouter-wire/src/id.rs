@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use libp2p_identity::{KeyType, PublicKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::PeerId;
@@ -163,6 +164,11 @@ impl Currency {
         }
     }
 
+    /// The currency of a code.
+    pub fn from_code(code: &str) -> Option<Self> {
+        (code == "POL").then_some(Currency::Pol)
+    }
+
     /// The currency of a wire number.
     pub fn from_number(number: u64) -> Option<Self> {
         (number == 0).then_some(Currency::Pol)
@@ -181,4 +187,17 @@ impl<'de> Deserialize<'de> for Currency {
         let unknown = || serde::de::Error::custom(format_args!("unknown currency {number}"));
         Currency::from_number(number).ok_or_else(unknown)
     }
+}
+
+/// The identity multihash: the peer id is the public key itself.
+const IDENTITY: u64 = 0;
+
+/// The key that an Ed25519 peer id holds.
+pub(crate) fn ed25519_key(peer: &PeerId) -> Option<PublicKey> {
+    let hash = peer.as_ref();
+    if hash.code() != IDENTITY {
+        return None;
+    }
+    let key = PublicKey::try_decode_protobuf(hash.digest()).ok()?;
+    (key.key_type() == KeyType::Ed25519).then_some(key)
 }

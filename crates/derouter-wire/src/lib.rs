@@ -1,7 +1,7 @@
 //! The bytes of the DeRouter wire: identifiers, money, CBOR codecs, size caps, job hashes.
 //!
 //! Everything here is pure: no I/O, no async, no clock. The layouts of wire 0.1 follow it
-//! exactly (golden tests hold them to recorded bytes), [`announce`] and [`discovery`] are wire 0.2;
+//! exactly (golden tests hold them to recorded bytes), [`announce`], [`discovery`] and [`jobs`] are wire 0.2;
 //! each module names the channel it describes.
 
 pub mod announce;
@@ -10,6 +10,7 @@ pub mod discovery;
 pub mod gossip;
 pub mod id;
 pub mod job;
+pub mod jobs;
 pub mod kademlia;
 pub mod limits;
 pub mod reqres;

@@ -89,3 +89,18 @@ pub const FETCH_IDS: usize = 512;
 
 /// A request of the discovery protocol: one that offers [`FETCH_IDS`] announcements.
 pub const DISCOVERY_REQUEST_BYTES: usize = FETCH_IDS * (ANNOUNCEMENT_BYTES + 48) + 64;
+
+/// A call on the jobs protocol (0.2). The largest tells of [`SETTLE_JOBS`] jobs.
+pub const JOB_CALL_BYTES: usize = 64 * 1024;
+
+/// An answer on it. The largest holds the outcome of a job.
+pub const JOB_ANSWER_BYTES: usize = PUBLIC_PAYLOAD_BYTES + 16 * 1024;
+
+/// The arguments of a job (0.2), in bytes: as much as wire 0.1 carries.
+pub const JOB_ARGS_BYTES: usize = 1024 * 1024;
+
+/// Jobs that one call settles.
+pub const SETTLE_JOBS: usize = 64;
+
+/// The reason in a notice that a job was given up, in bytes: [`SETTLE_JOBS`] of them fit a call.
+pub const NOTICE_REASON_BYTES: usize = 512;

@@ -16,7 +16,9 @@ use libp2p::{PeerId, Stream, StreamProtocol};
 use tokio::sync::Semaphore;
 
 use super::substream::{OpenStreams, Substream};
-use super::{InboundQueue, InboundStream, JOBS, MESH, OpenError, OpenRequest, Permit, REQUESTS};
+use super::{
+    InboundQueue, InboundStream, JOB_CALLS, JOBS, MESH, OpenError, OpenRequest, Permit, REQUESTS,
+};
 use crate::counters::{NetCounters, count};
 use crate::discovery::DISCOVERY;
 use crate::limits;
@@ -192,7 +194,7 @@ impl ConnectionHandler for Handler {
     type OutboundOpenInfo = super::OpenReply;
 
     fn listen_protocol(&self) -> SubstreamProtocol<Bare> {
-        SubstreamProtocol::new(Bare(vec![JOBS, REQUESTS, DISCOVERY, MESH]), ())
+        SubstreamProtocol::new(Bare(vec![JOB_CALLS, JOBS, REQUESTS, DISCOVERY, MESH]), ())
             .with_timeout(limits::NEGOTIATE_DEADLINE)
     }
 

@@ -1,16 +1,29 @@
-//! Which signatures to deliver next. Pure: takes the time, returns job keys.
+//! Which jobs to tell providers of next. Pure: takes the time, returns batches of job keys.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use derouter_market::job::delivery_backoff_secs;
-use derouter_wire::{JobKey, PeerId};
+use derouter_wire::limits::SETTLE_JOBS;
+use derouter_wire::{JobId, JobKey, PeerId};
 
-/// Signatures kept in memory. More wait in the database and are loaded as these get done.
+/// Jobs kept in memory. More wait in the database and are loaded as these get done.
 pub(crate) const MAX_QUEUED: usize = 10_000;
 
-/// Deliveries under way with one provider, so that one that stalls holds up no other.
-const MAX_PER_PEER: usize = 4;
+/// Jobs told in one delivery: what one call of wire 0.2 holds.
+pub(crate) const BATCH: usize = SETTLE_JOBS;
+
+/// Deliveries under way with one provider: one waits for the provider's disk while another travels. One
+/// that stalls holds up no other provider.
+const MAX_PER_PEER: usize = 2;
+
+/// Jobs of one provider that are told together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Batch {
+    pub(crate) provider: PeerId,
+    /// At most [`BATCH`].
+    pub(crate) jobs: Vec<JobKey>,
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -19,51 +32,41 @@ struct Entry {
     under_way: bool,
 }
 
+#[derive(Debug, Default)]
+struct Provider {
+    entries: HashMap<JobId, Entry>,
+    /// Those of the entries that are not under way, by when they are due.
+    waiting: BTreeSet<(Duration, JobId)>,
+    /// Deliveries under way.
+    batches: usize,
+}
+
 /// The queue. Times are since the node's start.
 #[derive(Debug, Default)]
 pub(crate) struct DeliveryQueue {
-    entries: HashMap<JobKey, Entry>,
-    under_way: HashMap<PeerId, usize>,
+    providers: HashMap<PeerId, Provider>,
+    len: usize,
 }
 
-impl DeliveryQueue {
-    /// Adds a job, due at once. False: full; it stays in the database.
-    pub(crate) fn add(&mut self, job: JobKey, attempts: u32, now: Duration) -> bool {
-        if self.entries.len() >= MAX_QUEUED && !self.entries.contains_key(&job) {
-            return false;
+impl Provider {
+    /// When the next job is due that has a place.
+    fn next_due(&self) -> Option<Duration> {
+        if self.batches >= MAX_PER_PEER {
+            return None;
         }
-        let entry = Entry {
-            due: now,
-            attempts,
-            under_way: false,
-        };
-        self.entries.entry(job).or_insert(entry);
-        true
+        self.waiting.first().map(|(due, _)| *due)
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Up to `most` jobs that are due; they are under way from now on.
-    pub(crate) fn take_due(&mut self, now: Duration, most: usize) -> Vec<JobKey> {
-        let mut due: Vec<(Duration, JobKey)> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| !entry.under_way && entry.due <= now)
-            .map(|(job, entry)| (entry.due, job.clone()))
-            .collect();
-        due.sort();
+    fn take(&mut self, now: Duration) -> Vec<JobId> {
         let mut taken = Vec::new();
-        for (_, job) in due {
-            if taken.len() >= most {
+        while taken.len() < BATCH {
+            match self.waiting.first() {
+                Some((due, _)) if *due <= now => {}
+                _ => break,
+            }
+            let Some((_, job)) = self.waiting.pop_first() else {
                 break;
-            }
-            let with_peer = self.under_way.entry(job.provider).or_default();
-            if *with_peer >= MAX_PER_PEER {
-                continue;
-            }
-            *with_peer += 1;
+            };
             if let Some(entry) = self.entries.get_mut(&job) {
                 entry.under_way = true;
             }
@@ -72,70 +75,137 @@ impl DeliveryQueue {
         taken
     }
 
+    fn wait(&mut self, job: &JobId, due: Duration) {
+        let Some(entry) = self.entries.get_mut(job) else {
+            return;
+        };
+        if !entry.under_way {
+            self.waiting.remove(&(entry.due, job.clone()));
+        }
+        entry.under_way = false;
+        entry.due = due;
+        self.waiting.insert((due, job.clone()));
+    }
+}
+
+impl DeliveryQueue {
+    /// Adds a job, due at once. False: full; it stays in the database.
+    pub(crate) fn add(&mut self, job: JobKey, attempts: u32, now: Duration) -> bool {
+        let full = self.len >= MAX_QUEUED;
+        let known = self.providers.get(&job.provider);
+        if known.is_some_and(|known| known.entries.contains_key(&job.job_id)) {
+            return true;
+        }
+        if full {
+            return false;
+        }
+        let provider = self.providers.entry(job.provider).or_default();
+        let entry = Entry {
+            due: now,
+            attempts,
+            under_way: false,
+        };
+        provider.waiting.insert((now, job.job_id.clone()));
+        provider.entries.insert(job.job_id, entry);
+        self.len += 1;
+        true
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Up to `most` batches of jobs that are due, those that waited longest first; they are under way
+    /// from now on.
+    pub(crate) fn take_due(&mut self, now: Duration, most: usize) -> Vec<Batch> {
+        let mut due: Vec<(Duration, PeerId)> = self
+            .providers
+            .iter()
+            .filter_map(|(peer, provider)| Some((provider.next_due()?, *peer)))
+            .filter(|(due, _)| *due <= now)
+            .collect();
+        due.sort_unstable();
+        let mut batches = Vec::new();
+        for (_, peer) in due.into_iter().take(most) {
+            let Some(provider) = self.providers.get_mut(&peer) else {
+                continue;
+            };
+            let key = |job_id| JobKey {
+                provider: peer,
+                job_id,
+            };
+            provider.batches += 1;
+            batches.push(Batch {
+                provider: peer,
+                jobs: provider.take(now).into_iter().map(key).collect(),
+            });
+        }
+        batches
+    }
+
     /// The job needs no further delivery.
     pub(crate) fn done(&mut self, job: &JobKey) {
-        if self
-            .entries
-            .remove(job)
-            .is_some_and(|entry| entry.under_way)
-        {
-            self.leave(&job.provider);
-        }
+        let Some(provider) = self.providers.get_mut(&job.provider) else {
+            return;
+        };
+        let Some(entry) = provider.entries.remove(&job.job_id) else {
+            return;
+        };
+        provider.waiting.remove(&(entry.due, job.job_id.clone()));
+        self.len -= 1;
     }
 
     /// Delivery failed: again later. `jitter` is 0 to 1; it spreads over half of the wait.
     pub(crate) fn retry(&mut self, job: &JobKey, now: Duration, jitter: f64) {
-        let Some(entry) = self.entries.get_mut(job) else {
+        let Some(provider) = self.providers.get_mut(&job.provider) else {
             return;
         };
-        let was_under_way = std::mem::take(&mut entry.under_way);
+        let Some(entry) = provider.entries.get_mut(&job.job_id) else {
+            return;
+        };
         entry.attempts = entry.attempts.saturating_add(1);
         let wait = Duration::from_secs(delivery_backoff_secs(entry.attempts));
-        entry.due = now + wait.mul_f64(0.75 + 0.5 * jitter.clamp(0.0, 1.0));
-        if was_under_way {
-            self.leave(&job.provider);
+        let due = now + wait.mul_f64(0.75 + 0.5 * jitter.clamp(0.0, 1.0));
+        provider.wait(&job.job_id, due);
+    }
+
+    /// A delivery to the provider has ended; each of its jobs was [`DeliveryQueue::done`] or is to
+    /// [`DeliveryQueue::retry`].
+    pub(crate) fn returned(&mut self, peer: &PeerId) {
+        let Some(provider) = self.providers.get_mut(peer) else {
+            return;
+        };
+        provider.batches = provider.batches.saturating_sub(1);
+        if provider.batches == 0 && provider.entries.is_empty() {
+            self.providers.remove(peer);
         }
     }
 
     /// The provider is here: its jobs are due now.
     pub(crate) fn peer_connected(&mut self, peer: &PeerId, now: Duration) {
-        let of_peer = self
-            .entries
-            .iter_mut()
-            .filter(|(job, _)| job.provider == *peer);
-        for (_, entry) in of_peer {
-            entry.due = entry.due.min(now);
+        let Some(provider) = self.providers.get_mut(peer) else {
+            return;
+        };
+        let late: Vec<JobId> = provider
+            .waiting
+            .iter()
+            .filter(|(due, _)| *due > now)
+            .map(|(_, job)| job.clone())
+            .collect();
+        for job in late {
+            provider.wait(&job, now);
         }
     }
 
     /// When the next job is due. Jobs that wait for a place with their provider do not count:
-    /// they are looked at when one is done.
+    /// they are looked at when a delivery ends.
     pub(crate) fn next_due(&self) -> Option<Duration> {
-        let waiting = self.entries.iter().filter(|(job, entry)| {
-            let with_peer = self
-                .under_way
-                .get(&job.provider)
-                .copied()
-                .unwrap_or_default();
-            !entry.under_way && with_peer < MAX_PER_PEER
-        });
-        waiting.map(|(_, entry)| entry.due).min()
-    }
-
-    fn leave(&mut self, peer: &PeerId) {
-        if let Some(count) = self.under_way.get_mut(peer) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.under_way.remove(peer);
-            }
-        }
+        self.providers.values().filter_map(Provider::next_due).min()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use derouter_wire::JobId;
-
     use super::*;
 
     fn job(provider: PeerId, number: usize) -> JobKey {
@@ -149,63 +219,81 @@ mod tests {
         Duration::from_secs(secs)
     }
 
+    fn jobs(batches: Vec<Batch>) -> Vec<JobKey> {
+        batches.into_iter().flat_map(|batch| batch.jobs).collect()
+    }
+
+    /// A delivery of one job that failed.
+    fn fail(queue: &mut DeliveryQueue, job: &JobKey, now: Duration) {
+        queue.retry(job, now, 0.5);
+        queue.returned(&job.provider);
+    }
+
     #[test]
     fn a_job_is_due_at_once_and_then_with_growing_waits() {
         let mut queue = DeliveryQueue::default();
         let job = job(PeerId::random(), 1);
         assert!(queue.add(job.clone(), 0, secs(0)));
-        assert_eq!(queue.take_due(secs(0), 10), std::slice::from_ref(&job));
+        assert_eq!(
+            jobs(queue.take_due(secs(0), 10)),
+            std::slice::from_ref(&job)
+        );
         assert!(queue.take_due(secs(9), 10).is_empty(), "it is under way");
-        queue.retry(&job, secs(10), 0.5);
+        fail(&mut queue, &job, secs(10));
         assert_eq!(queue.next_due(), Some(secs(12)));
         assert!(queue.take_due(secs(11), 10).is_empty());
         assert_eq!(queue.take_due(secs(12), 10).len(), 1);
-        queue.retry(&job, secs(12), 0.5);
+        fail(&mut queue, &job, secs(12));
         assert_eq!(queue.next_due(), Some(secs(16)));
         for _ in 0..100 {
             queue.retry(&job, secs(100), 0.5);
         }
         assert_eq!(queue.next_due(), Some(secs(100 + 3600)));
         queue.done(&job);
+        queue.returned(&job.provider);
         assert_eq!((queue.next_due(), queue.len()), (None, 0));
+        assert!(queue.providers.is_empty());
     }
 
     #[test]
-    fn a_provider_that_comes_back_gets_its_signatures_now() {
+    fn a_provider_that_comes_back_is_told_now() {
         let mut queue = DeliveryQueue::default();
         let (here, away) = (PeerId::random(), PeerId::random());
         for provider in [here, away] {
             queue.add(job(provider, 1), 0, secs(0));
         }
-        for taken in queue.take_due(secs(0), 10) {
-            queue.retry(&taken, secs(0), 0.0);
+        for taken in jobs(queue.take_due(secs(0), 10)) {
+            fail(&mut queue, &taken, secs(0));
         }
         queue.peer_connected(&here, secs(1));
-        assert_eq!(queue.take_due(secs(1), 10), [job(here, 1)]);
+        assert_eq!(jobs(queue.take_due(secs(1), 10)), [job(here, 1)]);
     }
 
     #[test]
-    fn one_provider_never_takes_all_places() {
+    fn what_is_due_for_one_provider_goes_together_and_never_takes_all_places() {
         let mut queue = DeliveryQueue::default();
         let (slow, other) = (PeerId::random(), PeerId::random());
-        for number in 0..50 {
+        for number in 0..5 * BATCH {
             queue.add(job(slow, number), 0, secs(0));
         }
         queue.add(job(other, 0), 0, secs(1));
-        let taken = queue.take_due(secs(1), 16);
-        assert_eq!(
-            taken.iter().filter(|job| job.provider == slow).count(),
-            MAX_PER_PEER
-        );
-        assert!(taken.contains(&job(other, 0)));
+        let first = queue.take_due(secs(1), 16);
+        assert_eq!(first.len(), 2, "one for each provider at a time");
+        let full = first.iter().find(|batch| batch.provider == slow).unwrap();
+        assert_eq!(full.jobs.len(), BATCH);
+        let second = queue.take_due(secs(2), 16);
+        assert_eq!((second.len(), second[0].jobs.len()), (1, BATCH));
         assert!(queue.take_due(secs(2), 16).is_empty());
         assert_eq!(
             queue.next_due(),
             None,
-            "the others wait for a place, not for a time"
+            "the rest waits for a place, not for a time"
         );
-        queue.done(taken.iter().find(|job| job.provider == slow).unwrap());
-        assert_eq!(queue.take_due(secs(2), 16).len(), 1);
+        for job in &full.jobs {
+            queue.done(job);
+        }
+        queue.returned(&slow);
+        assert_eq!(jobs(queue.take_due(secs(2), 16)).len(), BATCH);
     }
 
     #[test]

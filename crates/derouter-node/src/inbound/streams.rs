@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::SERVICE_DEADLINE;
 use crate::handle::LocalNode;
+use crate::open_jobs::JoinedGuard;
 use crate::shared::Shared;
 
 /// Job streams served at once.
@@ -48,8 +49,8 @@ async fn serve_stream(shared: Arc<Shared>, stream: InboundJobStream) {
         provider: shared.local,
         job_id: stream.job_id.clone(),
     };
-    let service = match prepare(&shared, stream.peer, &key).await {
-        Ok(service) => service,
+    let (service, joined) = match prepare(&shared, stream.peer, &key).await {
+        Ok(prepared) => prepared,
         Err(refusal) => {
             // A peer that went away needs no refusal.
             let _ = stream.refuse(refusal).await;
@@ -61,14 +62,15 @@ async fn serve_stream(shared: Arc<Shared>, stream: InboundJobStream) {
     };
     let desk = NodeDesk(Arc::new(LocalNode::new(shared)));
     service.serve(key, Arc::new(desk), Box::new(stream)).await;
+    drop(joined);
 }
 
-/// Finds and asks the service that serves a job to this consumer.
+/// Finds and asks the service that serves a job to this consumer, and notes that the consumer is joined.
 pub(crate) async fn prepare(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     consumer: PeerId,
     key: &JobKey,
-) -> Result<Arc<dyn ProviderService>, JobConnectionResult> {
+) -> Result<(Arc<dyn ProviderService>, JoinedGuard), JobConnectionResult> {
     let job = match shared.known_job(Role::Provider, key).await {
         Ok(Some(job)) if job.consumer == consumer => job,
         Ok(_) => return Err(JobConnectionResult::JobNotFound),
@@ -87,8 +89,18 @@ pub(crate) async fn prepare(
     let Some(service) = service else {
         return Err(JobConnectionResult::JobExpired);
     };
+    prepare_service(key, service.as_ref()).await?;
+    let joined = JoinedGuard::new(shared, Role::Provider, key).await;
+    Ok((service, joined))
+}
+
+/// Asks a service whether it takes a connection to a job.
+pub(super) async fn prepare_service(
+    key: &JobKey,
+    service: &dyn ProviderService,
+) -> Result<(), JobConnectionResult> {
     match tokio::time::timeout(SERVICE_DEADLINE, service.prepare(key)).await {
-        Ok(Ok(())) => Ok(service),
+        Ok(Ok(())) => Ok(()),
         Ok(Err(ConnectionRefusal::JobNotFound)) => Err(JobConnectionResult::JobNotFound),
         Ok(Err(ConnectionRefusal::Busy)) => Err(JobConnectionResult::Busy),
         Err(_) => {
@@ -102,9 +114,13 @@ pub(crate) async fn prepare(
 pub(crate) fn serve_own(
     shared: Arc<Shared>,
     service: Arc<dyn ProviderService>,
+    joined: JoinedGuard,
     key: JobKey,
     stream: JobStream,
 ) -> impl Future<Output = ()> {
     let desk = NodeDesk(Arc::new(LocalNode::new(shared)));
-    async move { service.serve(key, Arc::new(desk), stream).await }
+    async move {
+        service.serve(key, Arc::new(desk), stream).await;
+        drop(joined);
+    }
 }

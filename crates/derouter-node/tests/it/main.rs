@@ -19,3 +19,4 @@ mod rpc_jobs;
 mod rpc_large;
 mod rpc_support;
 mod support;
+mod wire_0_2;

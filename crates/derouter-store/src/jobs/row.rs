@@ -1,7 +1,9 @@
 //! A row of `jobs` as a [`Job`], and a [`JobState`] as columns.
 
-use derouter_market::job::{JobOffer, Outcome, SignatureState};
+use derouter_market::job::{Failure, JobOffer, Notice, Outcome, SignatureState, Stage};
 use derouter_market::{Job, JobState, Role};
+use derouter_wire::job::JobWire;
+use derouter_wire::jobs::FailureCause;
 use derouter_wire::rpc::record::FailureReason;
 use derouter_wire::{Currency, JobId, JobKey, RowId, SnapshotId, Wei};
 use rusqlite::{Connection, Params, Row, Statement};
@@ -11,10 +13,19 @@ use crate::column::{RowName, time};
 use crate::error::StoreError;
 
 /// In the order in which [`JobRow::read`] takes them.
-pub(super) const JOB_COLUMNS: &str = "id, role, provider, job_id, consumer, snapshot_id, currency,
-    created_at_sync, created_at_local, private_payload, state, failure_reason, failure_class,
-    failed_at_local, public_payload, balance_delta, completed_at_sync, completed_at_local,
-    signature, delivery_attempts, confirmation_error, confirmed_at_local";
+pub(super) const JOB_COLUMNS: &str = "id, wire, role, provider, job_id, consumer, snapshot_id,
+    currency, created_at_sync, created_at_local, private_payload, state, failure_cause,
+    failure_reason, failure_class, failed_at_local, notice, public_payload, balance_delta,
+    completed_at_sync, completed_at_local, provider_signature, signature, delivery_attempts,
+    confirmation_error, disputed_at_local, confirmed_at_local";
+
+/// A wire as its column has it.
+pub(super) fn wire_number(wire: JobWire) -> i64 {
+    match wire {
+        JobWire::V0_1 => 1,
+        JobWire::V0_2 => 2,
+    }
+}
 
 /// A role as its column has it.
 pub(crate) fn role_text(role: Role) -> &'static str {
@@ -27,6 +38,7 @@ pub(crate) fn role_text(role: Role) -> &'static str {
 /// A row as SQLite has it.
 pub(super) struct JobRow {
     id: i64,
+    wire: i64,
     role: String,
     provider: Vec<u8>,
     job_id: String,
@@ -44,16 +56,20 @@ pub(super) struct JobRow {
 #[derive(Default)]
 pub(super) struct StateColumns {
     pub(super) state: &'static str,
+    pub(super) failure_cause: Option<String>,
     pub(super) failure_reason: Option<String>,
     pub(super) failure_class: Option<i64>,
     pub(super) failed_at_local: Option<i64>,
+    pub(super) notice: Option<String>,
     pub(super) public_payload: Option<String>,
     pub(super) balance_delta: Option<String>,
     pub(super) completed_at_sync: Option<i64>,
     pub(super) completed_at_local: Option<i64>,
+    pub(super) provider_signature: Option<Vec<u8>>,
     pub(super) signature: Option<Vec<u8>>,
     pub(super) delivery_attempts: Option<u32>,
     pub(super) confirmation_error: Option<String>,
+    pub(super) disputed_at_local: Option<i64>,
     pub(super) confirmed_at_local: Option<i64>,
 }
 
@@ -61,23 +77,26 @@ impl StateColumns {
     /// A state as columns. The table's CHECKs refuse what the job's role can't have.
     pub(super) fn of(state: &JobState) -> Result<Self, StoreError> {
         match state {
-            JobState::Open => Ok(Self {
-                state: "open",
+            JobState::Open(stage) => Ok(Self {
+                state: match stage {
+                    Stage::Created => "created",
+                    Stage::Accepted => "accepted",
+                    Stage::Running => "running",
+                },
                 ..Self::default()
             }),
-            JobState::Failed { failure, at_local } => Ok(Self {
-                state: "failed",
-                failure_reason: Some(failure.reason.clone()),
-                failure_class: failure.reason_class,
-                failed_at_local: Some(time(*at_local)?),
-                ..Self::default()
-            }),
-            JobState::Completed { outcome, signature } => {
+            JobState::Failed(failure) => Self::failed(failure),
+            JobState::Completed {
+                outcome,
+                signature,
+                provider_signature,
+            } => {
                 let mut columns = Self {
                     public_payload: Some(outcome.public_payload.clone()),
                     balance_delta: outcome.balance_delta.map(|amount| amount.to_string()),
                     completed_at_sync: Some(time(outcome.completed_at_sync)?),
                     completed_at_local: Some(time(outcome.completed_at_local)?),
+                    provider_signature: provider_signature.clone(),
                     ..Self::default()
                 };
                 columns.sign(signature)?;
@@ -86,9 +105,37 @@ impl StateColumns {
         }
     }
 
+    fn failed(failure: &Failure) -> Result<Self, StoreError> {
+        let (notice, delivery_attempts) = match failure.notice {
+            Notice::Unneeded => ("unneeded", None),
+            Notice::Undelivered { attempts } => ("undelivered", Some(attempts)),
+            Notice::Delivered => ("delivered", None),
+        };
+        Ok(Self {
+            state: "failed",
+            failure_cause: Some(failure.cause.name().into()),
+            failure_reason: Some(failure.reason.reason.clone()),
+            failure_class: failure.reason.reason_class,
+            failed_at_local: Some(time(failure.at_local)?),
+            notice: Some(notice.into()),
+            delivery_attempts,
+            ..Self::default()
+        })
+    }
+
+    /// Whether the other side is to be told of something.
+    pub(super) fn news(&self) -> bool {
+        self.delivery_attempts.is_some()
+    }
+
     fn sign(&mut self, state: &SignatureState) -> Result<(), StoreError> {
         match state {
             SignatureState::Awaited => self.state = "awaited",
+            SignatureState::Disputed { reason, at_local } => {
+                self.state = "disputed";
+                self.confirmation_error = Some(reason.clone());
+                self.disputed_at_local = Some(time(*at_local)?);
+            }
             SignatureState::Undelivered {
                 signature,
                 attempts,
@@ -118,18 +165,10 @@ impl StateColumns {
 
     fn into_state(self, state: &str, name: RowName) -> Result<JobState, StoreError> {
         match state {
-            "open" => Ok(JobState::Open),
-            "failed" => {
-                let reason = name.need(self.failure_reason, "failure_reason")?;
-                let at_local = name.need(self.failed_at_local, "failed_at_local")?;
-                Ok(JobState::Failed {
-                    failure: FailureReason {
-                        reason,
-                        reason_class: self.failure_class,
-                    },
-                    at_local: name.time(at_local)?,
-                })
-            }
+            "created" => Ok(JobState::Open(Stage::Created)),
+            "accepted" => Ok(JobState::Open(Stage::Accepted)),
+            "running" => Ok(JobState::Open(Stage::Running)),
+            "failed" => self.into_failure(name).map(JobState::Failed),
             _ => {
                 let balance = self.balance_delta.as_deref();
                 let outcome = Outcome {
@@ -144,14 +183,37 @@ impl StateColumns {
                     signature: self.signature,
                     attempts: self.delivery_attempts,
                     error: self.confirmation_error,
+                    disputed_at_local: self.disputed_at_local,
                     confirmed_at_local: self.confirmed_at_local,
                 };
                 Ok(JobState::Completed {
                     outcome,
                     signature: signed.into_state(state, name)?,
+                    provider_signature: self.provider_signature,
                 })
             }
         }
+    }
+
+    fn into_failure(self, name: RowName) -> Result<Failure, StoreError> {
+        let cause = name.need(self.failure_cause, "failure_cause")?;
+        let notice = match name.need(self.notice, "notice")?.as_str() {
+            "unneeded" => Notice::Unneeded,
+            "delivered" => Notice::Delivered,
+            "undelivered" => Notice::Undelivered {
+                attempts: name.need(self.delivery_attempts, "delivery_attempts")?,
+            },
+            other => return Err(name.bad(format!("unknown notice {other:?}"))),
+        };
+        Ok(Failure {
+            cause: FailureCause::from_name(&cause),
+            reason: FailureReason {
+                reason: name.need(self.failure_reason, "failure_reason")?,
+                reason_class: self.failure_class,
+            },
+            at_local: name.time(name.need(self.failed_at_local, "failed_at_local")?)?,
+            notice,
+        })
     }
 }
 
@@ -160,6 +222,7 @@ struct SignatureColumns {
     signature: Option<Vec<u8>>,
     attempts: Option<u32>,
     error: Option<String>,
+    disputed_at_local: Option<i64>,
     confirmed_at_local: Option<i64>,
 }
 
@@ -167,6 +230,13 @@ impl SignatureColumns {
     fn into_state(self, state: &str, name: RowName) -> Result<SignatureState, StoreError> {
         if state == "awaited" {
             return Ok(SignatureState::Awaited);
+        }
+        if state == "disputed" {
+            let at = name.need(self.disputed_at_local, "disputed_at_local")?;
+            return Ok(SignatureState::Disputed {
+                reason: name.need(self.error, "confirmation_error")?,
+                at_local: name.time(at)?,
+            });
         }
         let signature = name.need(self.signature, "signature")?;
         match state {
@@ -201,30 +271,35 @@ impl JobRow {
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let columns = StateColumns {
             state: "",
-            failure_reason: row.get(11)?,
-            failure_class: row.get(12)?,
-            failed_at_local: row.get(13)?,
-            public_payload: row.get(14)?,
-            balance_delta: row.get(15)?,
-            completed_at_sync: row.get(16)?,
-            completed_at_local: row.get(17)?,
-            signature: row.get(18)?,
-            delivery_attempts: row.get(19)?,
-            confirmation_error: row.get(20)?,
-            confirmed_at_local: row.get(21)?,
+            failure_cause: row.get(12)?,
+            failure_reason: row.get(13)?,
+            failure_class: row.get(14)?,
+            failed_at_local: row.get(15)?,
+            notice: row.get(16)?,
+            public_payload: row.get(17)?,
+            balance_delta: row.get(18)?,
+            completed_at_sync: row.get(19)?,
+            completed_at_local: row.get(20)?,
+            provider_signature: row.get(21)?,
+            signature: row.get(22)?,
+            delivery_attempts: row.get(23)?,
+            confirmation_error: row.get(24)?,
+            disputed_at_local: row.get(25)?,
+            confirmed_at_local: row.get(26)?,
         };
         Ok(Self {
             id: row.get(0)?,
-            role: row.get(1)?,
-            provider: row.get(2)?,
-            job_id: row.get(3)?,
-            consumer: row.get(4)?,
-            snapshot_id: row.get(5)?,
-            currency: row.get(6)?,
-            created_at_sync: row.get(7)?,
-            created_at_local: row.get(8)?,
-            private_payload: row.get(9)?,
-            state: row.get(10)?,
+            wire: row.get(1)?,
+            role: row.get(2)?,
+            provider: row.get(3)?,
+            job_id: row.get(4)?,
+            consumer: row.get(5)?,
+            snapshot_id: row.get(6)?,
+            currency: row.get(7)?,
+            created_at_sync: row.get(8)?,
+            created_at_local: row.get(9)?,
+            private_payload: row.get(10)?,
+            state: row.get(11)?,
             columns,
         })
     }
@@ -244,6 +319,11 @@ impl JobRow {
             "provider" => Role::Provider,
             other => return Err(name.bad(format!("unknown role {other:?}"))),
         };
+        let wire = match self.wire {
+            1 => JobWire::V0_1,
+            2 => JobWire::V0_2,
+            other => return Err(name.bad(format!("unknown wire {other}"))),
+        };
         let snapshot_id = SnapshotId(name.unsigned(self.snapshot_id)?);
         let snapshot = snapshot_for(connection, cache, snapshot_id, name)?;
         let currency = Currency::from_number(name.unsigned(self.currency)?)
@@ -251,6 +331,7 @@ impl JobRow {
         let job_id = JobId::new(self.job_id).map_err(|error| name.bad(error.to_string()))?;
         Ok(Job {
             row_id: RowId(name.unsigned(self.id)?),
+            wire,
             role,
             key: JobKey {
                 provider: name.peer(&self.provider)?,

@@ -1,8 +1,9 @@
 //! Rows of a 0.1.0 database as ours. Pure but for reading the row.
 
-use derouter_market::job::{Outcome, SignatureState};
+use derouter_market::job::{Failure, Notice, Outcome, SignatureState, Stage};
 use derouter_market::{JobState, Role};
-use derouter_wire::job::JobOutcome;
+use derouter_wire::job::{JobOutcome, JobWire};
+use derouter_wire::jobs::FailureCause;
 use derouter_wire::rpc::record::{FailureReason, parse_hex_balance};
 use derouter_wire::{Currency, JobId, JobKey, OfferId, PeerId, ProtocolId, UnixSeconds, Wei};
 use rusqlite::Row;
@@ -153,15 +154,25 @@ impl LegacyJob {
     pub(super) fn state(&self, role: Role) -> Result<(JobState, Option<bool>), Nonsense> {
         let ended_local = self.completed_at_local.or(self.completed_at_sync);
         if let Some(reason) = &self.reason {
-            let failure = FailureReason {
+            let cause = match role {
+                Role::Consumer => FailureCause::ConsumerGaveUp,
+                Role::Provider => FailureCause::ProviderGaveUp,
+            };
+            let reason = FailureReason {
                 reason: reason.clone(),
                 reason_class: self.reason_class,
             };
             let at_local = ended_local.unwrap_or(self.created_at_local);
-            return Ok((JobState::Failed { failure, at_local }, None));
+            let failure = Failure {
+                cause,
+                reason,
+                at_local,
+                notice: Notice::Unneeded,
+            };
+            return Ok((JobState::Failed(failure), None));
         }
         let Some(completed_at_sync) = self.completed_at_sync else {
-            return Ok((JobState::Open, None));
+            return Ok((JobState::Open(Stage::Accepted), None));
         };
         let mut outcome = Outcome {
             public_payload: self
@@ -174,7 +185,12 @@ impl LegacyJob {
         };
         let fits = self.choose_balance(role, &mut outcome)?;
         let signature = self.signature_state(role, fits, completed_at_sync)?;
-        Ok((JobState::Completed { outcome, signature }, fits))
+        let state = JobState::Completed {
+            outcome,
+            signature,
+            provider_signature: None,
+        };
+        Ok((state, fits))
     }
 
     /// Reads the balance the way this side wrote it, unless only the other way fits the signature.
@@ -216,9 +232,11 @@ impl LegacyJob {
     fn signature_fits(&self, outcome: &Outcome) -> Option<bool> {
         let signature = self.signature.as_deref()?;
         let hash = JobOutcome {
+            wire: JobWire::V0_1,
             key: self.key.clone(),
             consumer: self.consumer,
             protocol_id: self.offer.protocol_id.clone(),
+            offer_id: self.offer.offer_id.clone(),
             offer_payload: self.offer.payload.clone(),
             currency: self.currency,
             created_at_sync: self.created_at_sync,

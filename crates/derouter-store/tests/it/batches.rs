@@ -142,7 +142,7 @@ async fn ten_thousand_concurrent_inserts_are_all_there_in_far_fewer_commits() {
     let rows: HashSet<_> = tasks.join_all().await.into_iter().flatten().collect();
     assert_eq!(rows.len(), TASKS * EACH);
     assert_eq!(
-        fixture.store.open_jobs(Role::Provider).await.unwrap(),
+        fixture.store.count_open_jobs(Role::Provider).await.unwrap(),
         (TASKS * EACH) as u64
     );
     let counters = fixture.store.counters();

@@ -24,6 +24,8 @@ async fn process_that_stores_jobs_until_it_is_killed() {
     let snapshot_id = offer(&store, provider, "openai:0.1").await;
     for number in 0_u64.. {
         let new = derouter_store::NewJob {
+            wire: derouter_wire::job::JobWire::V0_2,
+            stage: derouter_market::job::Stage::Accepted,
             role: Role::Consumer,
             key: JobKey {
                 provider,

@@ -76,7 +76,7 @@ async fn a_full_disk_refuses_writes_keeps_what_is_stored_and_recovers() {
         );
     }
     assert_eq!(
-        store.open_jobs(Role::Consumer).await.unwrap(),
+        store.count_open_jobs(Role::Consumer).await.unwrap(),
         stored.len() as u64
     );
     store.close().await.unwrap();

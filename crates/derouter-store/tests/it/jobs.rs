@@ -1,8 +1,9 @@
 //! Steps on jobs, pages, debts.
 
-use derouter_market::job::{AlreadyEnded, Delivery, SignatureState};
+use derouter_market::job::{AlreadyEnded, Delivery, Failure, Notice, SignatureState, Stage};
 use derouter_market::{JobChange, JobState, Role};
 use derouter_store::{ChangeOutcome, Durability, InsertJobError, JobPage, StoreError, limits};
+use derouter_wire::jobs::FailureCause;
 use derouter_wire::reqres::ConfirmJobResult;
 use derouter_wire::rpc::record::FailureReason;
 use derouter_wire::{PeerId, ProtocolId, RowId, UnixSeconds, Wei};
@@ -15,7 +16,7 @@ const WAL: Durability = Durability::Wal;
 async fn an_inserted_job_comes_back_with_its_offer() {
     let fixture = Fixture::new().await;
     let job = fixture.insert(Role::Consumer, "a").await;
-    assert_eq!(job.state, JobState::Open);
+    assert_eq!(job.state, JobState::Open(Stage::Accepted));
     assert_eq!(job.offer.snapshot_id, fixture.snapshot);
     assert_eq!(
         (job.offer.protocol_id.as_str(), job.offer.payload.as_str()),
@@ -76,7 +77,7 @@ async fn a_step_is_decided_on_the_job_as_it_is() {
         fixture
             .store
             .change_job(Role::Provider, &key, Durability::Fsync, |job| {
-                job.complete_as_provider(outcome(5), Some("private".into()))
+                job.complete_as_provider(outcome(5), None, Some("private".into()))
             })
     };
     let ChangeOutcome::Changed(job) = complete().await.unwrap() else {
@@ -98,8 +99,10 @@ async fn a_step_is_decided_on_the_job_as_it_is() {
         ChangeOutcome::Refused(AlreadyEnded::Completed { completed_at_sync })
     );
     let unknown = fixture.key("unknown");
-    let fail =
-        |job: &derouter_market::Job| job.fail(FailureReason::default(), None, UnixSeconds(1));
+    let fail = |job: &derouter_market::Job| {
+        let cause = FailureCause::ConsumerGaveUp;
+        job.fail(cause, FailureReason::default(), UnixSeconds(1))
+    };
     let outcome = fixture
         .store
         .change_job(Role::Provider, &unknown, WAL, fail)
@@ -168,7 +171,7 @@ async fn what_is_undelivered_is_listed_until_it_is_delivered() {
         deliver("b", Delivery::Answered(ConfirmJobResult::Ok)).await,
         None
     );
-    let waiting = fixture.store.undelivered(10, None).await.unwrap();
+    let waiting = fixture.store.jobs_with_news(10, None).await.unwrap();
     assert_eq!(waiting.len(), 2);
     assert_eq!(waiting[0], tried);
     let JobState::Completed { signature, .. } = &waiting[0].state else {
@@ -185,11 +188,11 @@ async fn what_is_undelivered_is_listed_until_it_is_delivered() {
     assert_eq!(last_error.as_deref(), Some("gone"));
     let first = Some(waiting[0].row_id);
     assert_eq!(
-        fixture.store.undelivered(10, first).await.unwrap(),
+        fixture.store.jobs_with_news(10, first).await.unwrap(),
         waiting[1..]
     );
     assert_eq!(
-        fixture.store.undelivered(1, None).await.unwrap(),
+        fixture.store.jobs_with_news(1, None).await.unwrap(),
         waiting[..1]
     );
 }
@@ -222,7 +225,7 @@ async fn unsigned_debts_are_summed_for_each_consumer() {
     let huge = move |job: &derouter_market::Job| {
         let mut outcome = outcome(0);
         outcome.balance_delta = Some(most);
-        job.complete_as_provider(outcome, None).ok()
+        job.complete_as_provider(outcome, None, None).ok()
     };
     fixture
         .store
@@ -241,18 +244,16 @@ async fn open_jobs_are_counted_for_each_side() {
     }
     fixture.insert(Role::Consumer, "a").await;
     let fail = |_: &_| {
-        let failure = FailureReason {
+        let reason = FailureReason {
             reason: "gone".into(),
             reason_class: Some(-1),
         };
-        let state = JobState::Failed {
-            failure,
+        Some(JobChange::to(JobState::Failed(Failure {
+            cause: FailureCause::ProviderGaveUp,
+            reason,
             at_local: UnixSeconds(3),
-        };
-        Some(JobChange {
-            state,
-            private_payload: None,
-        })
+            notice: Notice::Unneeded,
+        })))
     };
     fixture
         .store
@@ -260,8 +261,14 @@ async fn open_jobs_are_counted_for_each_side() {
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(fixture.store.open_jobs(Role::Provider).await.unwrap(), 2);
-    assert_eq!(fixture.store.open_jobs(Role::Consumer).await.unwrap(), 1);
+    assert_eq!(
+        fixture.store.count_open_jobs(Role::Provider).await.unwrap(),
+        2
+    );
+    assert_eq!(
+        fixture.store.count_open_jobs(Role::Consumer).await.unwrap(),
+        1
+    );
 }
 
 #[tokio::test]

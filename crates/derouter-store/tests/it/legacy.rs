@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use derouter_market::job::SignatureState;
+use derouter_market::job::{SignatureState, Stage};
 use derouter_market::{Job, JobState, Role};
 use derouter_store::{ImportError, ImportOutcome, ImportReport, JobPage, Store};
 use derouter_wire::{PeerId, UnixSeconds, Wei};
@@ -135,7 +135,10 @@ async fn both_sides_of_a_0_1_0_pair_are_imported_with_their_signatures() {
         assert_eq!(jobs.len(), 3);
         for job in &jobs {
             assert_eq!(job.role, role);
-            let JobState::Completed { outcome, signature } = &job.state else {
+            let JobState::Completed {
+                outcome, signature, ..
+            } = &job.state
+            else {
                 panic!("{side}")
             };
             assert_eq!(
@@ -159,7 +162,14 @@ async fn both_sides_of_a_0_1_0_pair_are_imported_with_their_signatures() {
             let args = legacy.store.job_args(role, &job.key).await.unwrap();
             assert!(args.unwrap().contains("messages"));
         }
-        assert!(legacy.store.undelivered(10, None).await.unwrap().is_empty());
+        assert!(
+            legacy
+                .store
+                .jobs_with_news(10, None)
+                .await
+                .unwrap()
+                .is_empty()
+        );
         assert!(legacy.store.unsigned_debts().await.unwrap().is_empty());
         legacy.store.close().await.unwrap();
     }
@@ -258,7 +268,10 @@ async fn a_database_that_0_1_0_went_on_with_brings_only_what_is_new() {
     let after = legacy.report().await;
     assert_eq!(counts(before), [1, 1, 3, 0, 0, 0]);
     assert_eq!(counts(after), [0, 0, 1, 3, 0, 0]);
-    assert_eq!(legacy.jobs().await[3].state, JobState::Open);
+    assert_eq!(
+        legacy.jobs().await[3].state,
+        JobState::Open(Stage::Accepted)
+    );
 }
 
 #[tokio::test]
@@ -269,7 +282,7 @@ async fn a_signature_that_was_not_confirmed_is_still_to_be_delivered() {
            confirmation_error = 'ProviderUnreachable' WHERE rowid = 2",
     );
     assert_eq!(counts(legacy.report().await), [1, 1, 3, 0, 1, 0]);
-    let undelivered = legacy.store.undelivered(10, None).await.unwrap();
+    let undelivered = legacy.store.jobs_with_news(10, None).await.unwrap();
     let [job] = undelivered.as_slice() else {
         panic!("{undelivered:?}")
     };

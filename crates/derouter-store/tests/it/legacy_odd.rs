@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use derouter_market::job::SignatureState;
+use derouter_market::job::{Failure, SignatureState, Stage};
 use derouter_market::{JobState, Role};
 use derouter_store::{ImportError, ImportOutcome};
 use derouter_wire::{PeerId, Wei};
@@ -56,14 +56,17 @@ async fn failed_and_open_jobs_keep_their_state() {
     );
     assert_eq!(legacy.report().await.jobs, 3);
     let jobs = legacy.jobs().await;
-    let JobState::Failed { failure, .. } = &jobs[0].state else {
+    let JobState::Failed(Failure {
+        reason: failure, ..
+    }) = &jobs[0].state
+    else {
         panic!()
     };
     assert_eq!(
         (failure.reason.as_str(), failure.reason_class),
         ("the backend died", Some(1))
     );
-    assert_eq!(jobs[1].state, JobState::Open);
+    assert_eq!(jobs[1].state, JobState::Open(Stage::Accepted));
     let JobState::Completed { signature, .. } = &jobs[2].state else {
         panic!()
     };

@@ -1,8 +1,9 @@
 //! Every state of a job survives the database; what is no state is refused or named.
 
-use derouter_market::job::{Outcome, SignatureState};
+use derouter_market::job::{Failure, Notice, Outcome, SignatureState, Stage};
 use derouter_market::{JobChange, JobState, Role};
 use derouter_store::{Durability, Store, StoreError};
+use derouter_wire::jobs::FailureCause;
 use derouter_wire::rpc::record::FailureReason;
 use derouter_wire::{UnixSeconds, Wei};
 use proptest::prelude::*;
@@ -35,6 +36,12 @@ fn signature() -> impl Strategy<Value = (Role, SignatureState)> {
     let role = prop_oneof![Just(Role::Consumer), Just(Role::Provider)];
     prop_oneof![
         Just((Role::Provider, SignatureState::Awaited)),
+        (text(), at()).prop_map(|(reason, at_local)| {
+            (
+                Role::Provider,
+                SignatureState::Disputed { reason, at_local },
+            )
+        }),
         (bytes(), any::<u32>(), proptest::option::of(text())).prop_map(
             |(signature, attempts, last_error)| {
                 (
@@ -62,6 +69,18 @@ fn signature() -> impl Strategy<Value = (Role, SignatureState)> {
     ]
 }
 
+fn cause() -> impl Strategy<Value = FailureCause> {
+    proptest::sample::select(FailureCause::ALL.to_vec())
+}
+
+fn notice() -> impl Strategy<Value = Notice> {
+    prop_oneof![
+        Just(Notice::Unneeded),
+        any::<u32>().prop_map(|attempts| Notice::Undelivered { attempts }),
+        Just(Notice::Delivered),
+    ]
+}
+
 fn state() -> impl Strategy<Value = (Role, JobState)> {
     let role = || prop_oneof![Just(Role::Consumer), Just(Role::Provider)];
     let outcome = (text(), amount(), at(), at()).prop_map(
@@ -72,20 +91,46 @@ fn state() -> impl Strategy<Value = (Role, JobState)> {
             completed_at_local,
         },
     );
+    let receipt = proptest::option::of(proptest::collection::vec(any::<u8>(), 0..80));
     prop_oneof![
-        role().prop_map(|role| (role, JobState::Open)),
-        (role(), text(), proptest::option::of(any::<i64>()), at()).prop_map(
-            |(role, reason, reason_class, at_local)| {
-                let failure = FailureReason {
+        Just((Role::Consumer, JobState::Open(Stage::Created))),
+        (role(), any::<bool>()).prop_map(|(role, running)| {
+            let stage = if running {
+                Stage::Running
+            } else {
+                Stage::Accepted
+            };
+            (role, JobState::Open(stage))
+        }),
+        (
+            role(),
+            cause(),
+            text(),
+            proptest::option::of(any::<i64>()),
+            at(),
+            notice()
+        )
+            .prop_map(|(role, cause, reason, reason_class, at_local, notice)| {
+                let reason = FailureReason {
                     reason,
                     reason_class,
                 };
-                (role, JobState::Failed { failure, at_local })
-            }
-        ),
-        (outcome, signature())
-            .prop_map(|(outcome, (role, signature))| {
-                (role, JobState::Completed { outcome, signature })
+                let failure = Failure {
+                    cause,
+                    reason,
+                    at_local,
+                    notice,
+                };
+                (role, JobState::Failed(failure))
+            }),
+        (outcome, signature(), receipt)
+            .prop_map(|(outcome, (role, signature), provider_signature)| {
+                let state = JobState::Completed {
+                    outcome,
+                    signature,
+                    provider_signature,
+                };
+                (role, state)
             })
             .boxed(),
     ]
@@ -105,7 +150,10 @@ fn any_state_comes_back_as_it_was_stored() {
         let id = next.borrow().to_string();
         let (stored, read) = runtime.block_on(async {
             let job = fixture.insert(role, &id).await;
-            let change = JobChange { state: state.clone(), private_payload: private_payload.clone() };
+            let change = JobChange {
+                private_payload: private_payload.clone(),
+                ..JobChange::to(state.clone())
+            };
             let step = move |_: &_| Some(change);
             let store = &fixture.store;
             let stored = store.update_job(role, &job.key, Durability::Wal, step).await.unwrap();

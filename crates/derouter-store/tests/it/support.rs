@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use derouter_market::job::{Outcome, SignatureState};
+use derouter_market::job::{Outcome, SignatureState, Stage};
 use derouter_market::{JobChange, JobState, Role};
 use derouter_store::{Durability, NewJob, OpenError, Store};
+use derouter_wire::job::JobWire;
 use derouter_wire::{
     Currency, JobId, JobKey, OfferId, PeerId, ProtocolId, SnapshotId, UnixSeconds, Wei,
 };
@@ -47,6 +48,8 @@ impl Fixture {
 
     pub(crate) fn new_job(&self, role: Role, job_id: &str) -> NewJob {
         NewJob {
+            wire: JobWire::V0_2,
+            stage: Stage::Accepted,
             role,
             key: self.key(job_id),
             consumer: self.consumer,
@@ -145,8 +148,10 @@ pub(crate) fn completed(wei: u128, signature: SignatureState) -> JobChange {
     let state = JobState::Completed {
         outcome: outcome(wei),
         signature,
+        provider_signature: None,
     };
     JobChange {
+        created_at_sync: None,
         state,
         private_payload: None,
     }

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use derouter_wire::cbor::IntArray;
 use derouter_wire::gossip::{AnnouncedOffer, Announcement, Heartbeat, heartbeat_message_id};
-use derouter_wire::job::{JobHash, JobOutcome, SignatureError};
+use derouter_wire::job::{JobHash, JobOutcome, JobWire, SignatureError};
 use derouter_wire::reqres::{ConfirmJobResult, CreateJobResult, GetJobResult, Request, Response};
 use derouter_wire::rpc::event::{
     Event, EventJobUpdated, EventOfferRemoved, EventOfferUpdated, EventProviderHeartbeat,
@@ -258,12 +258,14 @@ fn stream_heads_are_byte_exact_both_ways() {
 fn outcome_of(entry: &Value) -> JobOutcome {
     let text = |key: &str| entry[key].as_str().unwrap();
     JobOutcome {
+        wire: JobWire::V0_1,
         key: JobKey {
             provider: text("provider_peer_id").parse().unwrap(),
             job_id: JobId::new(text("provider_job_id")).unwrap(),
         },
         consumer: text("consumer_peer_id").parse().unwrap(),
         protocol_id: ProtocolId::new(text("protocol_id")).unwrap(),
+        offer_id: OfferId::new("not covered").unwrap(),
         offer_payload: text("offer_payload").into(),
         currency: Currency::Pol,
         created_at_sync: UnixSeconds(entry["created_at_sync"].as_u64().unwrap()),

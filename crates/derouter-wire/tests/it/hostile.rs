@@ -1,6 +1,7 @@
 use derouter_wire::announce::{ListSummary, OfferList, OfferListHash, SignedAnnouncement};
 use derouter_wire::discovery::{DiscoveryRequest, Fetched, PulledList, Reconciled};
 use derouter_wire::gossip::Heartbeat;
+use derouter_wire::jobs::{JobAnswer, JobCall};
 use derouter_wire::reqres::{Request, Response};
 use derouter_wire::rpc::Frame;
 use derouter_wire::stream::{HeadRequest, HeadResponse, frame_length, head_length};
@@ -12,6 +13,8 @@ fn decode_everything(bytes: &[u8]) {
     let _ = Heartbeat::decode(bytes);
     let _ = Request::decode(bytes);
     let _ = Response::decode(bytes);
+    let _ = JobCall::decode(bytes);
+    let _ = JobAnswer::decode(bytes);
     let _ = HeadRequest::decode(bytes);
     let _ = HeadResponse::decode(bytes);
     let _ = Frame::decode(bytes);

@@ -8,6 +8,7 @@
 )]
 
 mod golden_announce;
+mod golden_jobs;
 mod golden_modules;
 mod golden_nodes;
 mod hostile;

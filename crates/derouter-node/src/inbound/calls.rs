@@ -1,0 +1,517 @@
+//! Calls of wire 0.2: jobs are created and joined with one, and settled in batches.
+
+use std::sync::Arc;
+
+use derouter_market::Role;
+use derouter_market::job::{Job, JobState, Presented, Stage};
+use derouter_net::{Answering, InboundJobCall};
+use derouter_sdk::{NodeDesk, ProviderService};
+use derouter_store::{Durability, StoreError};
+use derouter_wire::cbor::Bytes;
+use derouter_wire::job::JobWire;
+use derouter_wire::jobs::{
+    CreateJob, FailureCause, GivenUp, JobAnswer, JobCall, JobReport, Joined, Refusal, RefusalCode,
+    ReportedOutcome, Resume, Settled, SignedJob,
+};
+use derouter_wire::stream::JobConnectionResult;
+use derouter_wire::{JobId, JobKey, PeerId, limits};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::{MAX_REQUESTS, MAX_REQUESTS_PER_PEER, NotTaken, Wanted, WantedPayload, streams};
+use crate::clock::unix_now;
+use crate::handle::LocalNode;
+use crate::open_jobs::JoinedGuard;
+use crate::places::PeerPlaces;
+use crate::shared::Shared;
+
+/// Pipes that are open at once, those of wire 0.1 not counted.
+const MAX_PIPES: usize = 4096;
+
+/// When a consumer that finds no room should come again, in milliseconds.
+const BUSY_RETRY_MS: u32 = 1000;
+
+/// When a consumer that has to sign first should come again: a signature is delivered within seconds.
+const UNSIGNED_RETRY_MS: u32 = 5000;
+
+/// Answers calls until the node stops.
+pub(crate) async fn serve_calls(shared: Arc<Shared>, mut calls: mpsc::Receiver<InboundJobCall>) {
+    let places = Arc::new(Semaphore::new(MAX_REQUESTS));
+    let pipes = Arc::new(Semaphore::new(MAX_PIPES));
+    let mut by_peer = PeerPlaces::new(MAX_REQUESTS_PER_PEER);
+    loop {
+        let inbound = tokio::select! {
+            () = shared.stop.cancelled() => return,
+            inbound = calls.recv() => inbound,
+        };
+        let Some(inbound) = inbound else { return };
+        let place = by_peer
+            .take(inbound.peer)
+            .zip(Arc::clone(&places).try_acquire_owned().ok());
+        let Some(place) = place else {
+            tracing::debug!(peer = %inbound.peer, "too many calls at once");
+            shared
+                .tasks
+                .spawn(refuse(inbound.answering, busy("too many calls at once")));
+            continue;
+        };
+        let (serving, stop) = (Arc::clone(&shared), shared.stop.clone());
+        let pipes = Arc::clone(&pipes);
+        shared.tasks.spawn(async move {
+            let joined = serve(&serving, inbound, &pipes).await;
+            drop(place);
+            if let Some(joined) = joined {
+                // Answers under way end with the node: `None` here.
+                let _ = stop.run_until_cancelled(joined.serve(serving)).await;
+            }
+        });
+    }
+}
+
+fn busy(reason: &str) -> Refusal {
+    Refusal::new(RefusalCode::Busy, reason).retry_after_ms(BUSY_RETRY_MS)
+}
+
+async fn refuse(answering: Answering, refusal: Refusal) {
+    // A peer that went away needs no refusal.
+    let _ = answering.refuse(refusal).await;
+}
+
+/// A consumer that is joined to its job.
+struct Serving {
+    key: JobKey,
+    service: Arc<dyn ProviderService>,
+    pipe: crate::session::Pipe,
+    _joined: JoinedGuard,
+    _pipe: OwnedSemaphorePermit,
+}
+
+impl Serving {
+    async fn serve(self, shared: Arc<Shared>) {
+        let desk = NodeDesk(Arc::new(LocalNode::new(shared)));
+        let serving = self
+            .service
+            .serve(self.key, Arc::new(desk), Box::new(self.pipe));
+        serving.await;
+    }
+}
+
+/// Answers a call; gives what goes on when the answer was a pipe.
+async fn serve(
+    shared: &Arc<Shared>,
+    inbound: InboundJobCall,
+    pipes: &Arc<Semaphore>,
+) -> Option<Serving> {
+    let InboundJobCall {
+        peer,
+        call,
+        args,
+        answering,
+    } = inbound;
+    let answered = match call {
+        JobCall::Create(new) => return create(shared, peer, new, args, answering, pipes).await,
+        JobCall::Join {
+            job_id,
+            resume: None,
+        } => {
+            let key = own_key(shared, job_id);
+            return join(shared, peer, key, answering, pipes).await;
+        }
+        JobCall::Join {
+            job_id,
+            resume: Some(resume),
+        } => {
+            let key = own_key(shared, job_id);
+            resume_pipe(shared, peer, key, resume, answering).await;
+            return None;
+        }
+        JobCall::Confirm(jobs) => {
+            let settled = confirm(shared, peer, jobs).await;
+            answering.answer(JobAnswer::Confirmed(settled)).await
+        }
+        JobCall::GiveUp(jobs) => {
+            let settled = give_up(shared, peer, jobs).await;
+            answering.answer(JobAnswer::GivenUp(settled)).await
+        }
+        JobCall::Ask { job_id } => {
+            let key = own_key(shared, job_id);
+            answering.answer(report(shared, peer, &key).await).await
+        }
+    };
+    if let Err(error) = answered {
+        tracing::debug!(%peer, %error, "an answer could not be delivered");
+    }
+    None
+}
+
+fn own_key(shared: &Shared, job_id: JobId) -> JobKey {
+    JobKey {
+        provider: shared.local,
+        job_id,
+    }
+}
+
+async fn create(
+    shared: &Arc<Shared>,
+    peer: PeerId,
+    new: CreateJob,
+    args: Option<String>,
+    answering: Answering,
+    pipes: &Arc<Semaphore>,
+) -> Option<Serving> {
+    let key = own_key(shared, new.job_id.clone());
+    let Ok(pipe) = Arc::clone(pipes).try_acquire_owned() else {
+        refuse(answering, busy("too many jobs at once")).await;
+        return None;
+    };
+    let wanted = Wanted {
+        name: (new.protocol_id.clone(), new.offer_id.clone()),
+        payload: WantedPayload::Sha256(new.offer_payload_sha256.0.clone()),
+        currency: new.currency,
+        job_args: args,
+        wire: JobWire::V0_2,
+        stage: Stage::Running,
+    };
+    // A repetition finds its job: arriving, or in the database.
+    crate::jobs::arrival(shared, &key).await;
+    let taken = match shared.store.job(Role::Provider, &key).await {
+        Ok(None) => super::take_job(shared, peer, key.clone(), wanted).await,
+        Ok(Some(_)) => Err(NotTaken::Exists),
+        Err(error) => {
+            refuse(answering, not_read(&key, &error)).await;
+            return None;
+        }
+    };
+    let refusal = match taken {
+        Ok((job, service)) => {
+            let begun = begin(shared, peer, job, service, answering, pipe).await;
+            crate::failpoint!("provider::joined");
+            return begun;
+        }
+        Err(NotTaken::Exists) => return repeat(shared, peer, &new, key, answering, pipe).await,
+        Err(NotTaken::OfferNotFound) => {
+            Refusal::new(RefusalCode::OfferNotFound, "this offer is not provided")
+        }
+        Err(NotTaken::OfferChanged) => Refusal::new(RefusalCode::OfferChanged, "the offer changed"),
+        Err(NotTaken::InvalidArgs(reason)) => Refusal::new(RefusalCode::InvalidArgs, reason),
+        Err(NotTaken::OwesTooMuch) => {
+            let reason = "too much is owed and not signed";
+            Refusal::new(RefusalCode::OwesTooMuch, reason).retry_after_ms(UNSIGNED_RETRY_MS)
+        }
+        Err(NotTaken::Busy) => busy("no room for a job"),
+    };
+    refuse(answering, refusal).await;
+    None
+}
+
+/// The id is known: the same job joins, another one is refused.
+async fn repeat(
+    shared: &Arc<Shared>,
+    peer: PeerId,
+    new: &CreateJob,
+    key: JobKey,
+    answering: Answering,
+    pipe: OwnedSemaphorePermit,
+) -> Option<Serving> {
+    crate::jobs::arrival(shared, &key).await;
+    let job = match own_job(shared, peer, &key).await {
+        Ok(job) => job,
+        Err(mut refusal) => {
+            if refusal.code == RefusalCode::JobNotFound {
+                refusal = Refusal::new(RefusalCode::IdConflict, "the id is taken");
+            }
+            refuse(answering, refusal).await;
+            return None;
+        }
+    };
+    let wanted = WantedPayload::Sha256(new.offer_payload_sha256.0.clone());
+    let offer = (&job.offer.protocol_id, &job.offer.offer_id);
+    if offer != (&new.protocol_id, &new.offer_id) || !wanted.is(&job.offer.payload) {
+        let reason = "the id stands for a job of another offer";
+        refuse(answering, Refusal::new(RefusalCode::IdConflict, reason)).await;
+        return None;
+    }
+    rejoin(shared, peer, job, answering, pipe).await
+}
+
+/// A new pipe for a job that is known.
+async fn join(
+    shared: &Arc<Shared>,
+    peer: PeerId,
+    key: JobKey,
+    answering: Answering,
+    pipes: &Arc<Semaphore>,
+) -> Option<Serving> {
+    let Ok(pipe) = Arc::clone(pipes).try_acquire_owned() else {
+        refuse(answering, busy("too many jobs at once")).await;
+        return None;
+    };
+    match own_job(shared, peer, &key).await {
+        Ok(job) => rejoin(shared, peer, job, answering, pipe).await,
+        Err(refusal) => {
+            refuse(answering, refusal).await;
+            None
+        }
+    }
+}
+
+async fn rejoin(
+    shared: &Arc<Shared>,
+    peer: PeerId,
+    job: Job,
+    answering: Answering,
+    pipe: OwnedSemaphorePermit,
+) -> Option<Serving> {
+    if let JobState::Failed(failure) = &job.state {
+        refuse(answering, job_over(failure.cause)).await;
+        return None;
+    }
+    let offer = (job.offer.protocol_id.clone(), job.offer.offer_id.clone());
+    let service = {
+        let market = shared.market();
+        let provided = market.provided.get(&offer);
+        provided.map(|provided| Arc::clone(&provided.service))
+    };
+    let Some(service) = service else {
+        let reason = "the module that served the job has gone";
+        refuse(answering, Refusal::new(RefusalCode::JobOver, reason)).await;
+        return None;
+    };
+    begin(shared, peer, job, service, answering, pipe).await
+}
+
+fn job_over(cause: FailureCause) -> Refusal {
+    Refusal {
+        failed: Some(cause),
+        ..Refusal::new(RefusalCode::JobOver, "the job has failed")
+    }
+}
+
+/// Joins a consumer to a job: asks the module, stores that it runs, and says so.
+async fn begin(
+    shared: &Arc<Shared>,
+    peer: PeerId,
+    job: Job,
+    service: Arc<dyn ProviderService>,
+    answering: Answering,
+    pipe: OwnedSemaphorePermit,
+) -> Option<Serving> {
+    let key = job.key.clone();
+    let joined = JoinedGuard::new(shared, Role::Provider, &key).await;
+    if let Err(refusal) = streams::prepare_service(&key, service.as_ref()).await {
+        let (code, reason) = match refusal {
+            JobConnectionResult::JobNotFound => {
+                (RefusalCode::JobOver, "the module has no such job")
+            }
+            _ => (RefusalCode::Busy, "the module has no room"),
+        };
+        refuse(answering, Refusal::new(code, reason)).await;
+        return None;
+    }
+    let session = rand::random();
+    let said = Joined {
+        created_at: job.created_at_sync,
+        session,
+        received: 0,
+    };
+    crate::failpoint!("provider::before-joined");
+    let Ok(stream) = answering.join(said).await else {
+        // The consumer will ask again, or the deadline ends the job.
+        return None;
+    };
+    let pipe_end = shared
+        .sessions
+        .begin(session, peer, key.clone(), Box::new(stream));
+    Some(Serving {
+        key,
+        service,
+        pipe: pipe_end,
+        _joined: joined,
+        _pipe: pipe,
+    })
+}
+
+async fn resume_pipe(
+    shared: &Arc<Shared>,
+    peer: PeerId,
+    key: JobKey,
+    resume: Resume,
+    answering: Answering,
+) {
+    let Some(session) = shared.sessions.find(resume.session, &peer, &key) else {
+        let refusal = match own_job(shared, peer, &key).await {
+            Ok(job) => match &job.state {
+                JobState::Failed(failure) => job_over(failure.cause),
+                _ => Refusal::new(RefusalCode::NotResumable, "this pipe is not known any more"),
+            },
+            Err(refusal) => refusal,
+        };
+        return refuse(answering, refusal).await;
+    };
+    let job = own_job(shared, peer, &key).await;
+    let (Ok(job), Ok(suspended)) = (job, session.suspend(resume.received)) else {
+        let reason = "what this pipe sent is not kept any more";
+        return refuse(answering, Refusal::new(RefusalCode::NotResumable, reason)).await;
+    };
+    let said = Joined {
+        created_at: job.created_at_sync,
+        session: resume.session,
+        received: suspended.received,
+    };
+    // When this fails the session waits for the next one.
+    if let Ok(stream) = answering.join(said).await {
+        session.resume(suspended, Box::new(stream));
+        tracing::debug!(job = %key, "a consumer has joined again");
+    }
+}
+
+/// The job, if it is the peer's.
+async fn own_job(shared: &Shared, peer: PeerId, key: &JobKey) -> Result<Job, Refusal> {
+    match shared.store.job(Role::Provider, key).await {
+        Ok(Some(job)) if job.consumer == peer => Ok(job),
+        Ok(_) => Err(Refusal::new(
+            RefusalCode::JobNotFound,
+            "no such job of yours",
+        )),
+        Err(error) => Err(not_read(key, &error)),
+    }
+}
+
+fn not_read(key: &JobKey, error: &StoreError) -> Refusal {
+    tracing::error!(job = %key, %error, "could not read a job");
+    Refusal::new(RefusalCode::Internal, "the job could not be read").retry_after_ms(BUSY_RETRY_MS)
+}
+
+/// Takes signatures. They are checked here, not on the store's thread, where others would wait.
+async fn confirm(shared: &Arc<Shared>, peer: PeerId, signed: Vec<SignedJob>) -> Vec<Settled> {
+    let count = signed.len();
+    let keys: Vec<JobKey> = signed
+        .iter()
+        .map(|job| own_key(shared, job.job_id.clone()))
+        .collect();
+    let settled = settle(shared, peer, keys, signed).await;
+    // Not a word that ends the consumer's attempts.
+    settled.unwrap_or_else(|error| {
+        tracing::error!(%error, "could not store signatures; the consumer will send them again");
+        vec![Settled::NotStored; count]
+    })
+}
+
+async fn settle(
+    shared: &Arc<Shared>,
+    peer: PeerId,
+    keys: Vec<JobKey>,
+    signed: Vec<SignedJob>,
+) -> Result<Vec<Settled>, StoreError> {
+    let jobs = shared.store.jobs_of(Role::Provider, keys.clone()).await?;
+    let now = unix_now();
+    let step = move |job: &Job, signed: &SignedJob| {
+        let presented = Presented {
+            asker: &peer,
+            hash: &signed.hash.0,
+            signature: &signed.signature.0,
+        };
+        job.settle(presented, now)
+    };
+    let mut decided = Vec::with_capacity(jobs.len());
+    for (job, signed) in jobs.iter().zip(&signed) {
+        let decision = job.as_ref().map(|job| step(job, signed));
+        decided.push(decision.unwrap_or((Settled::JobNotFound, None)));
+        tokio::task::yield_now().await;
+    }
+    if decided.iter().all(|(_, change)| change.is_none()) {
+        return Ok(decided.into_iter().map(|(settled, _)| settled).collect());
+    }
+    let decide = move |index: usize, job: Option<&Job>| {
+        let nothing = (Settled::JobNotFound, None);
+        let (Some(job), Some(signed)) = (job, signed.get(index)) else {
+            return nothing;
+        };
+        let before = jobs.get(index).and_then(Option::as_ref);
+        match decided.get(index) {
+            Some(decided) if before.is_some_and(|before| before.state == job.state) => {
+                decided.clone()
+            }
+            // It changed meanwhile, which is rare.
+            _ => step(job, signed),
+        }
+    };
+    // The signatures are the provider's claim to its money: on disk before the consumer may forget.
+    let changed = shared
+        .store
+        .change_jobs(Role::Provider, keys, Durability::Fsync, decide)
+        .await?;
+    let answers = changed.into_iter().map(|(settled, job)| {
+        if let Some(job) = job {
+            super::paid(shared, &job);
+        }
+        settled
+    });
+    Ok(answers.collect())
+}
+
+/// Notes that the consumer gave jobs up.
+async fn give_up(shared: &Arc<Shared>, peer: PeerId, given_up: Vec<GivenUp>) -> Vec<Settled> {
+    let count = given_up.len();
+    let keys = given_up
+        .iter()
+        .map(|job| own_key(shared, job.job_id.clone()))
+        .collect();
+    let now = unix_now();
+    let decide = move |index: usize, job: Option<&Job>| {
+        let (Some(job), Some(given)) = (job, given_up.get(index)) else {
+            return (Settled::JobNotFound, None);
+        };
+        let mut reason = given.reason.clone();
+        derouter_wire::cbor::truncate_to_char(&mut reason, limits::NOTICE_REASON_BYTES);
+        job.given_up(&peer, given.cause, &reason, now)
+    };
+    let changed = shared
+        .store
+        .change_jobs(Role::Provider, keys, Durability::Wal, decide)
+        .await;
+    match changed {
+        Ok(changed) => changed
+            .into_iter()
+            .map(|(settled, job)| {
+                if let Some(job) = job {
+                    tracing::debug!(job = %job.key, "the consumer gave a job up");
+                    shared.job_ended(&job);
+                }
+                settled
+            })
+            .collect(),
+        Err(error) => {
+            tracing::error!(%error, "could not store that jobs were given up; the consumer will say it again");
+            vec![Settled::NotStored; count]
+        }
+    }
+}
+
+async fn report(shared: &Shared, peer: PeerId, key: &JobKey) -> JobAnswer {
+    let job = match own_job(shared, peer, key).await {
+        Ok(job) => job,
+        Err(refusal) => return JobAnswer::Refused(refusal),
+    };
+    let mut report = JobReport {
+        created_at: job.created_at_sync,
+        failed: None,
+        outcome: None,
+    };
+    match job.state {
+        JobState::Open(_) => {}
+        JobState::Failed(failure) => report.failed = Some(failure.cause),
+        JobState::Completed {
+            outcome,
+            provider_signature,
+            ..
+        } => {
+            report.outcome = Some(ReportedOutcome {
+                public_payload: outcome.public_payload,
+                balance_delta: outcome.balance_delta.map(|wei| wei.to_string()),
+                completed_at: outcome.completed_at_sync,
+                signature: Bytes(provider_signature.unwrap_or_default()),
+            });
+        }
+    }
+    JobAnswer::State(report)
+}

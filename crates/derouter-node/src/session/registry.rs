@@ -1,0 +1,93 @@
+//! The provider's sessions, by their numbers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use derouter_sdk::{JobKey, JobStream, PeerId};
+
+use super::{Pipe, ReplayBudget, Session};
+
+/// How long a session waits for its consumer to join again, and how long a whole answer is kept for
+/// one that may lack its end. A consumer tries within seconds; meanwhile a backend works on, maybe for
+/// nobody. One that leaves for good says so by giving the job up, and is not waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Sessions that are kept. Above it new ones can't be joined again.
+const MOST: usize = 8192;
+
+struct Kept {
+    consumer: PeerId,
+    job: JobKey,
+    session: Arc<Session>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    kept: Mutex<HashMap<u64, Kept>>,
+    budget: ReplayBudget,
+}
+
+impl Sessions {
+    fn kept(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the node's sessions, the consumer's too, may keep in memory.
+    pub(crate) fn budget(&self) -> &ReplayBudget {
+        &self.budget
+    }
+
+    /// Begins a session on a stream, under a number that the other side was told.
+    pub(crate) fn begin(
+        &self,
+        number: u64,
+        consumer: PeerId,
+        job: JobKey,
+        stream: JobStream,
+    ) -> Pipe {
+        let session = Session::new(stream, &self.budget, None);
+        let pipe = session.pipe();
+        let mut kept = self.kept();
+        if kept.len() < MOST {
+            let new = Kept {
+                consumer,
+                job,
+                session,
+            };
+            kept.insert(number, new);
+        }
+        pipe
+    }
+
+    /// The session of that number, if it is of this consumer and job.
+    pub(crate) fn find(
+        &self,
+        number: u64,
+        consumer: &PeerId,
+        job: &JobKey,
+    ) -> Option<Arc<Session>> {
+        let kept = self.kept();
+        let found = kept.get(&number)?;
+        let its_own = found.consumer == *consumer && found.job == *job;
+        its_own.then(|| Arc::clone(&found.session))
+    }
+
+    /// Forgets the sessions that are over or that nobody came back for.
+    pub(crate) fn sweep(&self, now: Duration) {
+        self.kept()
+            .retain(|_, kept| !kept.session.expire(now, PATIENCE));
+    }
+
+    /// Ends those of a job that failed.
+    pub(crate) fn end_job(&self, job: &JobKey) {
+        self.kept().retain(|_, kept| {
+            let ends = kept.job == *job;
+            if ends {
+                kept.session.end(std::io::ErrorKind::ConnectionAborted);
+            }
+            !ends
+        });
+    }
+}
