@@ -97,6 +97,9 @@ pub(crate) const YAMUX_WAITING_STREAMS: usize = 256;
 /// Read from a TCP connection at once. Noise reads 8 KiB at a time, which would be a system call
 /// each.
 pub(crate) const TCP_READ_BYTES: usize = 128 * 1024;
+/// What glibc's heaps keep of what was freed, each: what busy job streams have under way. Mapping it anew
+/// for each frame costs some fifth of the processor time of a stream (docs/figures.md).
+pub(crate) const KEPT_HEAP_BYTES: usize = 16 << 20;
 /// What one QUIC stream may have unread, in bytes: 800 Mbit/s at 60 ms.
 pub(crate) const QUIC_STREAM_WINDOW: u32 = 6 << 20;
 /// The same over all streams of a connection. When it is used up the whole connection stands still,

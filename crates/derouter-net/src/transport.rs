@@ -8,8 +8,9 @@ mod metered;
 mod mux;
 mod routed;
 
+use std::hint::black_box;
 use std::num::NonZeroU8;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use futures::io::BufReader;
 use libp2p::core::Transport;
@@ -38,6 +39,7 @@ type Connected = (PeerId, Arc<ConnectionMeter>, StreamMuxerBox);
 
 /// Builds the swarm. Needs a tokio runtime.
 pub(crate) fn build_swarm(parts: BehaviourParts) -> Result<Swarm<Behaviour>, StartError> {
+    keep_heap();
     let setup = |error: &dyn std::fmt::Display| StartError::Setup(error.to_string());
     let peer = parts.keypair.public().to_peer_id();
     let (transport, relay_client) = transport(&parts)?;
@@ -50,6 +52,19 @@ pub(crate) fn build_swarm(parts: BehaviourParts) -> Result<Swarm<Behaviour>, Sta
         // and a job stream cost one round trip in place of two. Same bytes on the wire.
         .with_substream_upgrade_protocol_override(Version::V1Lazy);
     Ok(Swarm::new(transport, behaviour, peer, config))
+}
+
+/// Has glibc keep [`limits::KEPT_HEAP_BYTES`] of freed memory. Noise and yamux allocate a buffer for each
+/// frame, and glibc gives 128 KiB back to the system at once, to be mapped and zeroed again for the next.
+/// It adapts to what it is asked for: where it frees a mapped block, it keeps twice as much from then on
+/// (mallopt(3)). The block is never touched. Other allocators have ways of their own.
+fn keep_heap() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        drop(black_box(Vec::<u8>::with_capacity(
+            limits::KEPT_HEAP_BYTES / 2,
+        )));
+    });
 }
 
 /// Relayed, or by TCP or QUIC to an address that may be a DNS name.

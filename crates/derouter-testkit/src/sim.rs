@@ -4,6 +4,7 @@
 pub mod cost;
 pub mod feed;
 pub mod frames;
+pub mod inbound;
 pub mod mesh;
 pub mod options;
 pub mod providers;

@@ -13,7 +13,9 @@ use derouter_testkit::bench::streams::transfer::Window;
 use derouter_testkit::bench::streams::{Places, Route, server};
 use derouter_testkit::link::{End, Link, Shape};
 use derouter_testkit::process::Process;
+use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The share of raw TCP that job streams on TCP are to reach on 127.0.0.1, and with a delay.
 const LOCAL_AIM: f64 = 0.4;
@@ -74,7 +76,13 @@ async fn main() -> ExitCode {
         ["server", ip] => serve(ip).await,
         ["client", places, kind, rounds] => run_client(places, kind, rounds).await,
         other => match options(other) {
-            Some(options) => orchestrate(&options).await,
+            Some(options) => tokio::select! {
+                code = orchestrate(&options) => code,
+                signal = told_to_end() => {
+                    eprintln!("not done: ended by {signal}");
+                    ExitCode::FAILURE
+                }
+            },
             None => {
                 eprint!("{USAGE}");
                 ExitCode::from(2)
@@ -83,13 +91,33 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Waits for a signal that ends this program, and names it. Its children and namespaces go with it.
+/// Not for SIGHUP, which would then reach it under `nohup`.
+async fn told_to_end() -> &'static str {
+    let listen = |kind| signal(kind).expect("signals can be listened to");
+    let mut interrupt = listen(SignalKind::interrupt());
+    let mut terminate = listen(SignalKind::terminate());
+    tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+    }
+}
+
+/// Ends this process with the one that started it, however that ends.
+fn end_with_parent() {
+    let ended = set_parent_process_death_signal(Some(Signal::TERM));
+    ended.expect("Linux does that");
+}
+
 async fn serve(ip: &str) -> ExitCode {
+    end_with_parent();
     let (places, _nodes) = server::start(ip.parse().expect("an IP address")).await;
     println!("{}", serde_json::to_string(&places).expect("it is JSON"));
     std::future::pending().await
 }
 
 async fn run_client(places: &str, kind: &str, rounds: &str) -> ExitCode {
+    end_with_parent();
     let places: Places = serde_json::from_str(places).expect("what the server printed");
     let rounds: usize = rounds.parse().expect("a number");
     if kind == "opens" {
@@ -115,8 +143,7 @@ async fn run_client(places: &str, kind: &str, rounds: &str) -> ExitCode {
         },
     };
     let client = Client::start(places).await;
-    let measured = measure(&client, plan).await;
-    println!("{}", measured.table());
+    let measured = measure(&client, plan, |part| println!("{part}")).await;
     if local {
         let [seal, open] = cipher::rates(Duration::from_secs(1)).map(|rate| rate * 8e-6);
         println!("ChaCha20-Poly1305, one core alone: seals {seal:.0}, opens {open:.0} Mbit/s");
@@ -268,6 +295,8 @@ async fn run_pair(
         serving.peak_memory_bytes() >> 20
     );
     if !status.success() {
+        // A missed aim ends it with 1.
+        eprintln!("the client ended: {status}");
         for line in serving.stderr() {
             eprintln!("server: {line}");
         }

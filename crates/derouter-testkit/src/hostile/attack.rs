@@ -10,7 +10,7 @@ use derouter_wire::cbor::Bytes;
 use derouter_wire::discovery::{DISCOVERY_PROTOCOL, DiscoveryRequest, PulledList, Want};
 use derouter_wire::reqres::REQRES_PROTOCOL;
 use derouter_wire::stream::STREAM_PROTOCOL;
-use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
+use futures::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 use super::Attack;
@@ -197,7 +197,7 @@ impl Armed {
     async fn too_many_offers(&self, peer: &mut RawPeer) -> Result<(), String> {
         let mut streams = peer.accept(DISCOVERY_PROTOCOL);
         let server = tokio::spawn(async move {
-            while let Some((_, mut stream)) = streams.next().await {
+            while let Some(mut stream) = streams.recv().await {
                 tokio::spawn(async move {
                     let _ = read_frame(&mut stream).await;
                     let list = Some(Bytes(vec![0x80; 200 * 1024]));

@@ -9,8 +9,8 @@ use derouter_net::{Keypair, Multiaddr, Net, NetConfig, NetEvents, RelayLimits, s
 use derouter_wire::announce::SHARDS;
 use derouter_wire::cbor::Bytes;
 use derouter_wire::discovery::{DISCOVERY_PROTOCOL, DiscoveryRequest, PulledList};
+use futures::AsyncWriteExt;
 use futures::future::join_all;
-use futures::{AsyncWriteExt, StreamExt};
 use libp2p::Stream;
 use rand::Rng;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,9 @@ use super::usage::{Rates, memory_mib};
 /// announcements.
 const NEW_BY_HEARTBEAT: usize = 450;
 const NEW_BY_ANNOUNCEMENT: usize = 15_000;
+/// Connections from which one relay is fed: a good part of its places. Of more heartbeats than these may
+/// make known, it hears only some.
+const MOST_INJECTORS: usize = 48;
 /// How often heartbeats and announcements are repeated.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
 const ANNOUNCEMENT_INTERVAL: Duration = Duration::from_secs(300);
@@ -141,7 +144,7 @@ async fn injector(address: &Multiaddr, wire: Wire, providers: &Arc<Providers>) -
 pub fn serve_pulls(peer: &mut RawPeer, providers: Arc<Providers>) {
     let mut streams = peer.accept(DISCOVERY_PROTOCOL);
     tokio::spawn(async move {
-        while let Some((_, stream)) = streams.next().await {
+        while let Some(stream) = streams.recv().await {
             tokio::spawn(answer_pull(stream, providers.clone()));
         }
     });
@@ -204,7 +207,7 @@ pub async fn run(options: &Options, wire: Wire) -> FeedFigures {
         Wire::Heartbeats => NEW_BY_HEARTBEAT,
         Wire::Announcements | Wire::Sharded => NEW_BY_ANNOUNCEMENT,
     };
-    let each = options.providers.div_ceil(known_by_one);
+    let each = options.providers.div_ceil(known_by_one).min(MOST_INJECTORS);
     let mut injectors = Vec::new();
     for address in &relays.addresses {
         let mut own = Vec::new();

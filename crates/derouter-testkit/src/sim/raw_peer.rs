@@ -11,18 +11,22 @@ use derouter_wire::limits::FETCH_IDS;
 use futures::{AsyncRead, AsyncReadExt, AsyncWriteExt, StreamExt};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Stream, StreamProtocol, Swarm, SwarmBuilder, identify, noise, ping, tcp, yamux};
-use libp2p_stream::{Control, IncomingStreams};
+use libp2p_stream::Control;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+use super::inbound::{self, Incoming};
 
 /// How long connecting and opening may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-type Accepted = HashMap<&'static str, IncomingStreams>;
+type Accepted = HashMap<&'static str, Incoming>;
 
 #[derive(NetworkBehaviour)]
 struct Behaviour {
-    streams: libp2p_stream::Behaviour,
+    /// Opens substreams.
+    outbound: libp2p_stream::Behaviour,
+    inbound: inbound::Behaviour,
     identify: identify::Behaviour,
     /// A node closes connections whose pings fail.
     ping: ping::Behaviour,
@@ -50,18 +54,12 @@ impl Drop for RawPeer {
 }
 
 fn swarm(keypair: Keypair, accepted: &[&'static str]) -> (Swarm<Behaviour>, Accepted) {
-    let streams = libp2p_stream::Behaviour::new();
-    let mut control = streams.new_control();
-    // Before it connects: identify tells once what is accepted.
-    let accept = |protocol: &&'static str| {
-        let streams = control.accept(StreamProtocol::new(protocol));
-        (*protocol, streams.expect("each protocol is accepted once"))
-    };
-    let accepted = accepted.iter().map(accept).collect();
+    let (inbound, accepted) = inbound::Behaviour::new(accepted);
     let identify = identify::Config::new("/derouter/identify/0.1.0".to_owned(), keypair.public());
     let identify = identify::Behaviour::new(identify);
     let behaviour = Behaviour {
-        streams,
+        outbound: libp2p_stream::Behaviour::new(),
+        inbound,
         identify,
         ping: ping::Behaviour::default(),
     };
@@ -88,7 +86,7 @@ impl RawPeer {
         let keypair = Keypair::generate_ed25519();
         let id = keypair.public().to_peer_id();
         let (mut swarm, accepted) = swarm(keypair, accepted);
-        let control = swarm.behaviour().streams.new_control();
+        let control = swarm.behaviour().outbound.new_control();
         swarm
             .dial(address.clone())
             .map_err(|error| error.to_string())?;
@@ -143,7 +141,7 @@ impl RawPeer {
     }
 
     /// The substreams that the other opens, of a protocol that it connected with.
-    pub fn accept(&mut self, protocol: &str) -> IncomingStreams {
+    pub fn accept(&mut self, protocol: &str) -> Incoming {
         let streams = self.accepted.remove(protocol);
         streams.expect("it is accepted, and taken once")
     }
@@ -173,7 +171,7 @@ impl RawPeer {
     pub fn drain(&mut self, protocol: &str) -> JoinHandle<()> {
         let mut streams = self.accept(protocol);
         tokio::spawn(async move {
-            while let Some((_, mut stream)) = streams.next().await {
+            while let Some(mut stream) = streams.recv().await {
                 tokio::spawn(async move {
                     let mut bytes = vec![0; 64 * 1024];
                     while stream.read(&mut bytes).await.is_ok_and(|read| read > 0) {}

@@ -12,7 +12,6 @@ use derouter_testkit::sim::frames::ANNOUNCEMENT_GOSSIP;
 use derouter_testkit::sim::providers::Providers;
 use derouter_testkit::sim::raw_peer::RawPeer;
 use derouter_testkit::{Backend, NodeConfig, NodeHome, NodeProcess, eventually, ledger};
-use futures::StreamExt;
 
 use crate::DEROUTER;
 
@@ -37,7 +36,7 @@ async fn stall(address: &str, announcements: &[Vec<u8>], asked: Arc<AtomicUsize>
     let mut streams = peer.accept(DISCOVERY_PROTOCOL);
     tokio::spawn(async move {
         let mut held = Vec::new();
-        while let Some((_, stream)) = streams.next().await {
+        while let Some(stream) = streams.recv().await {
             held.push(stream);
             asked.fetch_add(1, Ordering::Relaxed);
         }

@@ -18,6 +18,10 @@ pub struct Plan {
     pub opens: usize,
 }
 
+/// Above the lines of the cells.
+const TRANSFERS: &str =
+    "streams  way   route              Mbit/s (median)   of raw   core ms/MB   all rounds";
+
 const SHAPES: [(usize, Direction); 4] = [
     (1, Direction::Up),
     (1, Direction::Down),
@@ -61,30 +65,44 @@ fn percentile_ms(sorted: &[Duration], share: usize) -> f64 {
     value.as_secs_f64() * 1_000.0
 }
 
-/// Measures everything. The routes take turns, each time in another order, so that what else the
-/// machine does meets them alike.
-pub async fn measure(client: &Client, plan: Plan) -> Measured {
+/// Measures everything, and tells each part of the tables once it is measured. The routes take turns,
+/// each time in another order, so that what else the machine does meets them alike.
+pub async fn measure(client: &Client, plan: Plan, tell: impl Fn(&str)) -> Measured {
+    tell(TRANSFERS);
     let mut cells = Vec::new();
     for (streams, direction) in SHAPES {
-        let mut rounds = [const { Vec::new() }; ROUTES];
-        let mut costs = [const { Vec::new() }; ROUTES];
-        for round in 0..plan.rounds {
-            for turn in 0..Route::ALL.len() {
-                let index = (round + turn) % Route::ALL.len();
-                let route = Route::ALL[index];
-                let moved = client.throughput(route, direction, streams, plan.window);
-                let moved = moved.await;
-                rounds[index].push(moved.rate);
-                costs[index].push(moved.cost);
-            }
-        }
-        cells.push(Cell {
-            streams,
-            direction,
-            rounds,
-            costs,
-        });
+        let cell = measure_cell(client, plan, streams, direction).await;
+        tell(cell.lines().trim_end());
+        cells.push(cell);
     }
+    let opens = measure_opens(client, plan).await;
+    let measured = Measured { cells, opens };
+    tell(&measured.opening());
+    measured
+}
+
+async fn measure_cell(client: &Client, plan: Plan, streams: usize, direction: Direction) -> Cell {
+    let mut rounds = [const { Vec::new() }; ROUTES];
+    let mut costs = [const { Vec::new() }; ROUTES];
+    for round in 0..plan.rounds {
+        for turn in 0..Route::ALL.len() {
+            let index = (round + turn) % Route::ALL.len();
+            let route = Route::ALL[index];
+            let moved = client.throughput(route, direction, streams, plan.window);
+            let moved = moved.await;
+            rounds[index].push(moved.rate);
+            costs[index].push(moved.cost);
+        }
+    }
+    Cell {
+        streams,
+        direction,
+        rounds,
+        costs,
+    }
+}
+
+async fn measure_opens(client: &Client, plan: Plan) -> [Vec<Duration>; ROUTES] {
     let mut opens = [const { Vec::new() }; ROUTES];
     for round in 0..plan.rounds {
         for turn in 0..Route::ALL.len() {
@@ -96,7 +114,7 @@ pub async fn measure(client: &Client, plan: Plan) -> Measured {
     for times in &mut opens {
         times.sort_unstable();
     }
-    Measured { cells, opens }
+    opens
 }
 
 impl Measured {
@@ -116,34 +134,8 @@ impl Measured {
         index.map_or(f64::NAN, |index| percentile_ms(&self.opens[index], 50))
     }
 
-    /// As a table.
-    pub fn table(&self) -> String {
-        let mut text = String::from(
-            "streams  way   route              Mbit/s (median)   of raw   core ms/MB   all rounds\n",
-        );
-        for cell in &self.cells {
-            let raw = median(&cell.rounds[0]);
-            let way = match cell.direction {
-                Direction::Up => "up",
-                Direction::Down => "down",
-            };
-            for (index, route) in Route::ALL.iter().enumerate() {
-                let rounds = &cell.rounds[index];
-                let rate = median(rounds);
-                let all: Vec<String> = rounds.iter().map(|rate| megabits(*rate)).collect();
-                let _ = writeln!(
-                    text,
-                    "{:>7}  {way:<4}  {:<17}  {:>15}  {:>6.1}%   {:>10.3}   {}",
-                    cell.streams,
-                    route.name(),
-                    megabits(rate),
-                    rate / raw * 100.0,
-                    median(&cell.costs[index]) * 1e9,
-                    all.join(" ")
-                );
-            }
-        }
-        text.push_str("\nopening          p50 ms   p99 ms   opened\n");
+    fn opening(&self) -> String {
+        let mut text = String::from("\nopening          p50 ms   p99 ms   opened\n");
         for (route, times) in Route::ALL.iter().zip(&self.opens) {
             let _ = writeln!(
                 text,
@@ -152,6 +144,33 @@ impl Measured {
                 percentile_ms(times, 50),
                 percentile_ms(times, 99),
                 times.len()
+            );
+        }
+        text
+    }
+}
+
+impl Cell {
+    fn lines(&self) -> String {
+        let mut text = String::new();
+        let raw = median(&self.rounds[0]);
+        let way = match self.direction {
+            Direction::Up => "up",
+            Direction::Down => "down",
+        };
+        for (index, route) in Route::ALL.iter().enumerate() {
+            let rounds = &self.rounds[index];
+            let rate = median(rounds);
+            let all: Vec<String> = rounds.iter().map(|rate| megabits(*rate)).collect();
+            let _ = writeln!(
+                text,
+                "{:>7}  {way:<4}  {:<17}  {:>15}  {:>6.1}%   {:>10.3}   {}",
+                self.streams,
+                route.name(),
+                megabits(rate),
+                rate / raw * 100.0,
+                median(&self.costs[index]) * 1e9,
+                all.join(" ")
             );
         }
         text
