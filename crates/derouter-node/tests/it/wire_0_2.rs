@@ -199,6 +199,7 @@ async fn nobody_joins_resumes_signs_or_ends_the_job_of_another() {
     let stranger = derouter_node::start(config(dir.path(), vec![address]))
         .await
         .unwrap();
+    see_offer(&stranger.handle(), "echo").await;
     let ask = async |call: JobCall| {
         let reply = stranger
             .net()
