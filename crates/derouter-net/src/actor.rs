@@ -67,7 +67,7 @@ pub(crate) enum Command {
     AddAddress(PeerId, Multiaddr),
     /// Where a peer is. The reply says whether any of it is new.
     Learn(Whereabouts, Option<oneshot::Sender<bool>>),
-    /// An announcement of this provider is off by over an hour.
+    /// An announcement of this provider is off by over four hours.
     OffClock(PeerId, OffClock),
     /// An announcement's time is like ours.
     ClockIsRight,
