@@ -2,12 +2,15 @@
 
 mod page;
 mod row;
+mod stored;
 
 use derouter_market::{Job, JobChange, JobState, Role};
 use derouter_wire::{Currency, JobKey, PeerId, RowId, SnapshotId, UnixSeconds, Wei};
 use rusqlite::{Connection, OptionalExtension, params};
 
 pub use page::JobPage;
+pub(crate) use stored::read as read_stored;
+pub use stored::{StoredJob, StoredJobs, StoredPage};
 
 use crate::announcements::SnapshotCache;
 use crate::column::{RowName, integer, time};
