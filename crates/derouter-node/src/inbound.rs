@@ -16,6 +16,7 @@ use derouter_wire::{Currency, JobId, JobKey, PeerId, limits};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::clock::unix_now;
+use crate::disk_watch;
 use crate::provided::{OfferName, ProvidedOffer};
 use crate::shared::Shared;
 
@@ -160,6 +161,11 @@ async fn create_job(shared: &Arc<Shared>, consumer: PeerId, wanted: Wanted) -> C
         Ok(offer) => offer,
         Err(refusal) => return refusal,
     };
+    // Before the module begins to work on what can't be stored. The node's log says why.
+    if let Some(refusal) = disk_watch::refusal(&shared.store) {
+        tracing::debug!(%consumer, %refusal, "the consumer is told busy");
+        return CreateJobResult::Busy;
+    }
     let Ok(job_id) = JobId::new(uuid::Uuid::new_v4().to_string()) else {
         return CreateJobResult::Busy;
     };

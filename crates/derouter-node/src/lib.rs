@@ -6,6 +6,7 @@ mod announcer;
 mod clock;
 pub mod config;
 mod confirm;
+mod disk_watch;
 mod handle;
 mod housekeeping;
 pub mod identity;
@@ -19,13 +20,14 @@ mod places;
 mod provided;
 mod recent;
 mod records;
+mod retention;
 pub mod rpc;
 mod shared;
 mod start;
 mod wanted;
 mod watches;
 
-pub use config::{NodeConfig, ProviderDetails};
+pub use config::{NodeConfig, PayloadRetention, ProviderDetails};
 pub use derouter_net::{
     DiscoveryMode, DiscoveryOptions, KnownReachability, Multiaddr, NetOptions, PeerRule,
     RelayLimits,

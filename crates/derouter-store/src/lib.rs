@@ -21,6 +21,8 @@ mod sync;
 mod thread;
 mod vacuum;
 
+pub use derouter_market as market;
+
 pub use announcements::{AnnouncedOffer, AnnouncementClock, ProviderRow, SnapshotRow};
 pub use error::{ImportError, InsertJobError, OpenError, StoreError};
 pub use forget::{Forgotten, Idle};
