@@ -91,3 +91,79 @@ async fn first_over(store: &Store, allowed: u64) -> Result<Option<PayloadMark>, 
         tokio::time::sleep(STEP_PAUSE).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use derouter_sdk::{JobId, JobKey, OfferId, PeerId, ProtocolId};
+    use derouter_store::market::Role;
+    use derouter_store::{Durability, NewJob};
+    use derouter_wire::Currency;
+    use derouter_wire::rpc::record::FailureReason;
+
+    use super::*;
+
+    /// A failed job that was made so many seconds ago, with a request of 1000 bytes.
+    async fn failed(store: &Store, provider: PeerId, id: &str, age: u64) {
+        let protocol = ProtocolId::new("p").unwrap();
+        let offer = vec![(protocol, OfferId::new("o").unwrap(), String::new())];
+        let key = JobKey {
+            provider,
+            job_id: JobId::new(id).unwrap(),
+        };
+        let at = UnixSeconds(unix_now().0 - age);
+        let new = NewJob {
+            role: Role::Consumer,
+            key: key.clone(),
+            consumer: provider,
+            snapshot_id: store.snapshot_ids(provider, offer).await.unwrap()[0],
+            currency: Currency::Pol,
+            job_args: Some("x".repeat(1000)),
+            created_at_sync: at,
+            created_at_local: at,
+        };
+        store.insert_job(new, Durability::Wal).await.unwrap();
+        let failure = FailureReason {
+            reason: "no".into(),
+            reason_class: None,
+        };
+        let step = move |job: &derouter_market::Job| job.fail(failure, None, at).ok();
+        let failed = store.update_job(Role::Consumer, &key, Durability::Wal, step);
+        failed.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn payloads_go_by_age_then_by_size() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("derouter.sqlite")).unwrap();
+        let provider = PeerId::random();
+        for (id, age) in [("old", 5000), ("a", 300), ("b", 200), ("c", 100)] {
+            failed(&store, provider, id, age).await;
+        }
+        let left = async || {
+            let mut left = Vec::new();
+            for id in ["old", "a", "b", "c"] {
+                let job_id = JobId::new(id).unwrap();
+                let key = JobKey { provider, job_id };
+                let args = store.job_args(Role::Consumer, &key).await.unwrap();
+                left.push(args.is_some());
+            }
+            left
+        };
+        let mut retention = PayloadRetention {
+            max_age: None,
+            max_bytes: None,
+        };
+        forget(&store, retention).await.unwrap();
+        assert_eq!(left().await, [true, true, true, true]);
+        retention.max_age = Some(Duration::from_secs(1000));
+        forget(&store, retention).await.unwrap();
+        assert_eq!(left().await, [false, true, true, true]);
+        retention.max_bytes = Some(2500);
+        forget(&store, retention).await.unwrap();
+        assert_eq!(left().await, [false, false, true, true]);
+        retention.max_bytes = Some(0);
+        forget(&store, retention).await.unwrap();
+        assert_eq!(left().await, [false; 4]);
+        store.close().await.unwrap();
+    }
+}

@@ -114,13 +114,13 @@ fn fate(number: u64) -> Fate {
         0 if number < 200_000 => Fate::Open,
         1..=30 => Fate::Failed,
         // Nearly all signatures are delivered at once; providers wait for more.
-        31..=40 if number % 2 == 0 || number < 20_000 => Fate::Waiting,
+        31..=40 if number.is_multiple_of(2) || number < 20_000 => Fate::Waiting,
         _ => Fate::Confirmed,
     }
 }
 
 async fn job(store: &Store, traders: &Traders, number: u64, payload_bytes: usize) {
-    let sold = number % 2 == 0;
+    let sold = number.is_multiple_of(2);
     let other = usize::try_from(number / 2 % OTHERS).expect("under 100");
     let other_key = &traders.others[other];
     let (own, peer) = (
