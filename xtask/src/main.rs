@@ -29,6 +29,8 @@ Tasks:
   bench streams [OPTION]...  measure job streams against raw TCP, on 127.0.0.1 and with a
                            delay of 60 ms (--rounds N, --quick, --local, --delayed)
   bench streams --opens N  open and use so many streams, and tell what they leave behind
+  bench ledger [--jobs N] [--payload-bytes N]
+                           ask a database of so many jobs (1,000,000), and start a node on it
   bench hostile [--chats N] [--attacks NAME,...]
                              time a chat while peers attack both of its nodes; as root, in a network lab
   lab [matrix | events]    whole nodes behind NATs, in network namespaces (needs root)
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         ["test", options @ ..] => test::run(options),
         ["bench", "gateway", options @ ..] => bench::gateway(options),
         ["bench", "streams", options @ ..] => bench::streams(options),
+        ["bench", "ledger", options @ ..] => bench::ledger(options),
         ["bench", "hostile", options @ ..] => bench::hostile(options),
         ["lab", options @ ..] => lab::run_lab(options),
         ["sim", "discovery", options @ ..] => sim::discovery(options),

@@ -120,7 +120,11 @@ fn test(report: &mut Report) -> Result<(), Failure> {
 
 fn cargo_test(clients: &Clients) -> Result<(), Failure> {
     let mut command: Command = cargo();
-    command.args(["test", "--workspace", "--locked"]);
+    // With the points at which tests let the disk fail, which do nothing unless a test sets them.
+    let points = ["--features", "derouter/failpoints"];
+    command
+        .args(["test", "--workspace", "--locked"])
+        .args(points);
     clients.tell(&mut command);
     shell::run(&mut command)
 }

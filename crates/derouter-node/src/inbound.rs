@@ -20,6 +20,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::clock::unix_now;
+use crate::disk_watch;
 use crate::provided::{OfferName, ProvidedOffer};
 use crate::shared::Shared;
 
@@ -233,6 +234,11 @@ pub(crate) async fn take_job(
     wanted: Wanted,
 ) -> Result<(Job, Arc<dyn ProviderService>), NotTaken> {
     let offer = provided(shared, &consumer, &wanted)?;
+    // Before the module begins to work on what can't be stored. The node's log says why.
+    if let Some(refusal) = disk_watch::refusal(&shared.store) {
+        tracing::debug!(%consumer, %refusal, "the consumer is told busy");
+        return Err(NotTaken::Busy);
+    }
     let created_at_sync = unix_now();
     let kept_args = wanted.job_args.clone().filter(|_| shared.store_payloads);
     let job = ProviderJob {

@@ -22,9 +22,9 @@ use derouter_wire::stream::JobConnectionResult;
 use derouter_wire::{Currency, JobId, cbor, limits};
 
 use crate::clock::unix_now;
-use crate::inbound;
 use crate::open_jobs::{Guarded, JoinedGuard};
 use crate::shared::Shared;
+use crate::{disk_watch, inbound};
 
 /// Buffer of a job stream between two modules of this node, each way.
 const OWN_STREAM_BYTES: usize = 64 * 1024;
@@ -46,6 +46,10 @@ pub(crate) async fn create(
 ) -> Result<JobKey, CreateJobError> {
     let offer = shared.snapshot(offer).await.map_err(internal)?;
     let offer = offer.ok_or(CreateJobError::LocalOfferNotFound)?;
+    // Before the provider begins: a job that can't be stored can't be signed for.
+    if let Some(refusal) = disk_watch::refusal(&shared.store) {
+        return Err(refusal.into());
+    }
     if offer.provider_peer_id != shared.local {
         match creation::create(shared, &offer, job_args.as_deref()).await {
             Err(creation::NotCreated::Legacy) => {}

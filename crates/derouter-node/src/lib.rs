@@ -16,6 +16,7 @@ mod announcer;
 mod clock;
 pub mod config;
 mod confirm;
+mod disk_watch;
 mod handle;
 mod housekeeping;
 pub mod identity;
@@ -32,6 +33,7 @@ mod places;
 mod provided;
 mod recent;
 mod records;
+mod retention;
 pub mod rpc;
 mod session;
 mod shared;
@@ -39,7 +41,7 @@ mod start;
 mod wanted;
 mod watches;
 
-pub use config::{NodeConfig, ProviderDetails};
+pub use config::{NodeConfig, PayloadRetention, ProviderDetails};
 pub use derouter_net::{
     DiscoveryMode, DiscoveryOptions, KnownReachability, Multiaddr, NetOptions, PeerRule,
     RelayLimits,

@@ -24,7 +24,7 @@ use crate::open_jobs::Recovered;
 use crate::peer_keeper;
 use crate::rpc::{BindError, RpcServer};
 use crate::shared::Shared;
-use crate::{inbound, listen_ports, open_jobs, wanted};
+use crate::{disk_watch, inbound, listen_ports, open_jobs, retention, wanted};
 
 /// How long a stop waits for streams and requests that are under way.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
@@ -159,6 +159,9 @@ async fn start_on(
         events.streams,
     ));
     tasks.spawn(peer_keeper::keep(shared.store.clone(), events.known_peers));
+    let store = shared.store.clone();
+    tasks.spawn(disk_watch::run(store.clone(), stop.clone()));
+    tasks.spawn(retention::run(store, config.retention, stop.clone()));
     tasks.spawn(wanted::run(Arc::clone(&shared), receivers.wanted));
     let confirmer = Confirmer::new(Arc::clone(&shared));
     tasks.spawn(confirmer.run(receivers.news, events.peers, stop));

@@ -2,6 +2,7 @@
 
 mod page;
 mod row;
+mod stored;
 
 use derouter_market::job::Stage;
 use derouter_market::{Job, JobChange, JobState, Role};
@@ -11,6 +12,8 @@ use derouter_wire::{Currency, JobKey, PeerId, RowId, SnapshotId, UnixSeconds, We
 use rusqlite::{Connection, OptionalExtension, params};
 
 pub use page::JobPage;
+pub(crate) use stored::read as read_stored;
+pub use stored::{StoredJob, StoredJobs, StoredPage};
 
 use crate::announcements::SnapshotCache;
 use crate::column::{RowName, integer, time};
@@ -296,8 +299,8 @@ impl Store {
         self.write(Durability::Wal, move |connection| {
             let sql = "UPDATE jobs SET state = 'disputed', confirmation_error = ?1,
                          disputed_at_local = ?2
-                       WHERE id IN (SELECT id FROM jobs WHERE state IN ('awaited', 'disputed')
-                         AND state = 'awaited' AND completed_at_local < ?3 LIMIT ?4)";
+                       WHERE id IN (SELECT id FROM jobs WHERE state = 'awaited'
+                         AND completed_at_local < ?3 LIMIT ?4)";
             let most = i64::try_from(limits::PAGE_ROWS).unwrap_or(i64::MAX);
             let values = params![reason, now, since, most];
             Ok(connection.prepare_cached(sql)?.execute(values)?)

@@ -5,6 +5,7 @@
 //! own; both hold the sections of [`openai`]. docs/config.md describes every key.
 
 mod error;
+mod ledger;
 pub(crate) mod module;
 pub(crate) mod network;
 pub(crate) mod node;

@@ -2,6 +2,7 @@
 
 mod cli;
 mod config;
+mod db;
 mod demo;
 mod drain;
 mod failure;
@@ -31,6 +32,8 @@ use crate::failure::Failure;
 const LINGER: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _points = fail::FailScenario::setup();
     let cli = Cli::parse();
     let command = cli.command.unwrap_or(Command::Run(cli.run));
     match execute(command) {
@@ -61,6 +64,7 @@ fn execute(command: Command) -> Result<(), Failure> {
             Command::Netcheck(args) => Box::pin(netcheck::netcheck(args)).await,
             Command::Ping(args) => Box::pin(ping::ping(args)).await,
             Command::Peers(args) => Box::pin(peers::peers(args)).await,
+            Command::Db { command } => db::db(&command),
             Command::Relay(args) => Box::pin(relay::relay(*args)).await,
             Command::Version => Ok(()),
         }

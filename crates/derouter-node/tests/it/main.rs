@@ -8,6 +8,7 @@
     unreachable_pub
 )]
 
+mod node_disk;
 mod node_jobs;
 mod node_legacy;
 mod node_offers;

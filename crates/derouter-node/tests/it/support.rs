@@ -36,6 +36,7 @@ pub fn config(dir: &Path, bootstrap: Vec<Multiaddr>) -> NodeConfig {
         },
         rpc_port: Some(0),
         store_payloads: false,
+        retention: derouter_node::PayloadRetention::default(),
     }
 }
 

@@ -1,9 +1,11 @@
 //! Pages of jobs: which index serves which filters.
 
+use std::collections::BTreeSet;
+
 use derouter_market::Job;
 use derouter_wire::{PeerId, ProtocolId, RowId};
 use rusqlite::types::Value;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, ParamsFromIter, Statement, params_from_iter};
 
 use super::row::{JOB_COLUMNS, read_all};
 use crate::column::integer;
@@ -37,6 +39,38 @@ impl JobPage {
     }
 }
 
+/// A filter as values to bind.
+struct Filter {
+    column: &'static str,
+    values: Vec<Value>,
+}
+
+/// The filters of a page, in the order in which they are looked up by index. Nearly all jobs are of
+/// one protocol, and on either side of a market one of the peers is this node: peers go first, and
+/// one peer goes before several.
+fn filters(page: &JobPage) -> Vec<Filter> {
+    let peers = |column, list: &Option<Vec<PeerId>>| {
+        let values = list.as_ref()?.iter();
+        Some(Filter {
+            column,
+            values: values.map(|peer| Value::Blob(peer.to_bytes())).collect(),
+        })
+    };
+    let text = |id: &ProtocolId| Value::Text(id.as_str().to_owned());
+    let protocols = page.protocol_ids.as_ref().map(|list| Filter {
+        column: "protocol_id",
+        values: list.iter().map(text).collect(),
+    });
+    let of_peers = [
+        peers("provider", &page.providers),
+        peers("consumer", &page.consumers),
+    ];
+    let mut filters: Vec<Filter> = of_peers.into_iter().flatten().collect();
+    filters.sort_by_key(|filter| filter.values.len() > 1);
+    filters.extend(protocols);
+    filters
+}
+
 /// A query, ready to run. Values are only ever bound, never part of the text.
 struct PageQuery {
     sql: String,
@@ -45,76 +79,110 @@ struct PageQuery {
     common: bool,
 }
 
-fn page_sql(page: &JobPage) -> PageQuery {
-    let after = page
-        .after
-        .map_or(0, |row| integer(row.0).unwrap_or(i64::MAX));
-    let mut query = PageQuery {
-        sql: format!("SELECT {JOB_COLUMNS} FROM jobs WHERE id > ?"),
-        values: vec![Value::Integer(after)],
-        common: true,
-    };
-    let peers = |list: &Vec<PeerId>| {
-        list.iter()
-            .map(|peer| Value::Blob(peer.to_bytes()))
-            .collect()
-    };
-    let text = |id: &ProtocolId| Value::Text(id.as_str().to_owned());
-    let protocols = page
-        .protocol_ids
-        .as_ref()
-        .map(|list| list.iter().map(text).collect());
-    // Nearly all jobs are of one protocol, and on either side of a market one of the peers is this
-    // node. The unary plus takes a column out of the choice of an index, so that the planner, which
-    // has no statistics, goes by the narrower filter.
-    let by_peer = page.providers.is_some() || page.consumers.is_some();
-    query.filter("provider", page.providers.as_ref().map(peers));
-    query.filter("consumer", page.consumers.as_ref().map(peers));
-    query.filter(
-        if by_peer {
-            "+protocol_id"
-        } else {
-            "protocol_id"
-        },
-        protocols,
-    );
-    query.sql.push_str(" ORDER BY id LIMIT ?");
-    query.values.push(Value::Integer(
-        i64::try_from(page.limit).unwrap_or(i64::MAX),
-    ));
-    query
-}
-
 impl PageQuery {
-    fn filter(&mut self, column: &'static str, values: Option<Vec<Value>>) {
-        let Some(values) = values else { return };
-        // One value keeps the index in the order of row ids, so that the page ends at its limit
-        // and nothing is sorted.
-        let condition = match values.len() {
-            0 => " AND 0".to_owned(),
-            1 => format!(" AND {column} = ?"),
-            more => format!(
-                " AND {column} IN (?{})",
-                ", ?".repeat(more.saturating_sub(1))
-            ),
+    /// `select` the jobs behind `after` for which the first filter is `first` and the others hold.
+    fn new(select: &str, after: i64, first: Option<(&Filter, &Value)>, others: &[Filter]) -> Self {
+        let mut query = Self {
+            sql: format!("SELECT {select} FROM jobs WHERE id > ?"),
+            values: vec![Value::Integer(after)],
+            common: true,
         };
-        self.common &= values.len() <= 1;
+        if let Some((filter, value)) = first {
+            // One value keeps the index in the order of row ids, so that the page ends at its limit
+            // and nothing is sorted.
+            query.sql.push_str(&format!(" AND {} = ?", filter.column));
+            query.values.push(value.clone());
+        }
+        for filter in others {
+            query.filter(filter);
+        }
+        query.sql.push_str(" ORDER BY id LIMIT ?");
+        query
+    }
+
+    /// The unary plus takes a column out of the choice of an index, as the planner has no
+    /// statistics.
+    fn filter(&mut self, filter: &Filter) {
+        let column = filter.column;
+        let condition = match filter.values.len() {
+            0 => " AND 0".to_owned(),
+            1 => format!(" AND +{column} = ?"),
+            more => {
+                let rest = ", ?".repeat(more.saturating_sub(1));
+                format!(" AND +{column} IN (?{rest})")
+            }
+        };
+        self.common &= filter.values.len() <= 1;
         self.sql.push_str(&condition);
-        self.values.extend(values);
+        self.values.extend(filter.values.iter().cloned());
+    }
+
+    fn limited(mut self, limit: usize) -> Self {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.values.push(Value::Integer(limit));
+        self
+    }
+
+    fn run<T>(
+        self,
+        connection: &Connection,
+        read: impl FnOnce(&mut Statement<'_>, ParamsFromIter<Vec<Value>>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let values = params_from_iter(self.values);
+        match self.common {
+            true => read(&mut *connection.prepare_cached(&self.sql)?, values),
+            false => read(&mut connection.prepare(&self.sql)?, values),
+        }
     }
 }
 
 pub(super) fn read(connection: &Connection, page: &JobPage) -> Result<Vec<Job>, StoreError> {
-    let query = page_sql(page);
-    let values = params_from_iter(query.values);
-    if query.common {
-        return read_all(
-            connection,
-            &mut *connection.prepare_cached(&query.sql)?,
-            values,
-        );
+    let filters = filters(page);
+    let after = page
+        .after
+        .map_or(0, |row| integer(row.0).unwrap_or(i64::MAX));
+    let query = match filters.split_first() {
+        None => PageQuery::new(JOB_COLUMNS, after, None, &[]),
+        Some((first, others)) => match first.values.as_slice() {
+            [] => return Ok(Vec::new()),
+            [value] => PageQuery::new(JOB_COLUMNS, after, Some((first, value)), others),
+            _ => return read_merged(connection, after, page.limit, first, others),
+        },
+    };
+    let query = query.limited(page.limit);
+    query.run(connection, |statement, values| {
+        read_all(connection, statement, values)
+    })
+}
+
+/// A page of jobs for any of several values: the first rows of each, of which the first count. One
+/// search for all values would read and sort all their jobs for each page.
+fn read_merged(
+    connection: &Connection,
+    after: i64,
+    limit: usize,
+    first: &Filter,
+    others: &[Filter],
+) -> Result<Vec<Job>, StoreError> {
+    let mut rows = BTreeSet::new();
+    for value in &first.values {
+        let query = PageQuery::new("id", after, Some((first, value)), others).limited(limit);
+        let found = query.run(connection, |statement, values| {
+            let ids = statement.query_map(values, |row| row.get::<_, i64>(0))?;
+            Ok(ids.collect::<Result<Vec<_>, _>>()?)
+        })?;
+        rows.extend(found);
+        while rows.len() > limit {
+            rows.pop_last();
+        }
     }
-    read_all(connection, &mut connection.prepare(&query.sql)?, values)
+    let sql = format!("SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?1");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut jobs = Vec::with_capacity(rows.len());
+    for row in rows {
+        jobs.extend(read_all(connection, &mut statement, [row])?);
+    }
+    Ok(jobs)
 }
 
 #[cfg(test)]
@@ -123,10 +191,22 @@ mod tests {
 
     use super::*;
 
+    /// The query of a page whose first filter, if any, has one value.
+    fn query(page: &JobPage) -> PageQuery {
+        let filters = filters(page);
+        let query = match filters.split_first() {
+            None => PageQuery::new(JOB_COLUMNS, 0, None, &[]),
+            Some((first, others)) => {
+                PageQuery::new(JOB_COLUMNS, 0, Some((first, &first.values[0])), others)
+            }
+        };
+        query.limited(page.limit)
+    }
+
     fn plan(page: &JobPage) -> String {
         let connection = Connection::open_in_memory().unwrap();
         crate::schema::migrate(&connection, Path::new("memory")).unwrap();
-        let query = page_sql(page);
+        let query = query(page);
         let mut statement = connection
             .prepare(&format!("EXPLAIN QUERY PLAN {}", query.sql))
             .unwrap();
@@ -170,27 +250,38 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_by_peer_goes_before_one_by_protocol() {
+    fn a_filter_by_one_peer_goes_before_others() {
         let page = JobPage {
             protocol_ids: Some(vec![protocol()]),
             providers: Some(vec![PeerId::random(), PeerId::random()]),
+            consumers: Some(vec![PeerId::random()]),
             limit: 100,
             ..JobPage::default()
         };
-        let plan = plan(&page);
-        assert!(plan.starts_with("SEARCH jobs USING INDEX"), "{plan}");
-        assert!(plan.contains("(provider=?"), "{plan}");
+        assert_eq!(
+            plan(&page),
+            "SEARCH jobs USING INDEX jobs_by_consumer (consumer=? AND rowid>?)"
+        );
+        let several = JobPage {
+            consumers: None,
+            ..page
+        };
+        assert_eq!(
+            plan(&several),
+            "SEARCH jobs USING INDEX jobs_by_provider (provider=? AND rowid>?)"
+        );
     }
 
     #[test]
     fn values_are_bound_and_never_part_of_the_query() {
         let hostile = ProtocolId::new("x'; DROP TABLE jobs; --").unwrap();
-        let protocol_ids = Some(vec![hostile, protocol()]);
-        let query = page_sql(&JobPage {
-            protocol_ids,
+        let page = JobPage {
+            protocol_ids: Some(vec![hostile, protocol()]),
+            providers: Some(vec![PeerId::random()]),
             limit: 7,
             ..JobPage::default()
-        });
+        };
+        let query = query(&page);
         assert!(!query.sql.contains("DROP"));
         assert_eq!(query.sql.matches('?').count(), query.values.len());
     }

@@ -43,6 +43,7 @@ pub async fn serve(wire: Wire, directory: &Path, bootstrap: &[String]) {
         provider: ProviderDetails::default(),
         rpc_port: None,
         store_payloads: false,
+        retention: derouter_node::PayloadRetention::default(),
     })
     .await
     .expect("the node starts");

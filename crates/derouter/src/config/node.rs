@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use derouter_node::{DiscoveryOptions, Multiaddr, NetOptions, NodeConfig, ProviderDetails};
 use serde::Deserialize;
 
+use super::ledger::LedgerSection;
 use super::network::{DiscoverySection, ExternalAddress, ReachabilityKey, RelayServer, Relays};
 use super::openai::{OpenAiModules, OpenAiSection};
 use super::paths::{self, DatabasePaths};
@@ -42,6 +43,7 @@ struct File {
     peers: PeersSection,
     log: LogSection,
     store_payloads: bool,
+    ledger: LedgerSection,
     openai: OpenAiSection,
 }
 
@@ -131,6 +133,7 @@ impl File {
             },
             rpc_port: Some(self.server.port.map_or(DEFAULT_RPC_PORT, |port| port.0)),
             store_payloads: self.store_payloads,
+            retention: self.ledger.retention(),
         };
         let openai = self.openai.check(path, self.store_payloads)?;
         Ok(RunConfig {

@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use std::time::Duration;
+
 use derouter_sdk::Wei;
 
 use super::module::{read_consumer, read_provider};
@@ -105,6 +107,26 @@ fn the_new_keys_are_read() {
     assert_eq!(config.log, LogFormat::Json);
     assert!(config.node.store_payloads);
     assert!(config.openai.consumer.unwrap().store_payloads);
+}
+
+#[test]
+fn payloads_are_kept_for_a_while_and_up_to_a_size() {
+    let retention = |text: &str| load(text).map(|config| config.node.retention);
+    let kept = |age: Option<u64>, bytes: Option<u64>| derouter_node::PayloadRetention {
+        max_age: age.map(Duration::from_secs),
+        max_bytes: bytes,
+    };
+    assert_eq!(
+        retention("{}").unwrap(),
+        kept(Some(90 * 86_400), Some(1 << 30))
+    );
+    let own = r#"{ledger: {keep_payloads_days: 7, keep_payloads_mb: "all"}}"#;
+    assert_eq!(retention(own).unwrap(), kept(Some(7 * 86_400), None));
+    for wrong in ["-1", "\"some\"", "1.5", "99999999"] {
+        let text = format!("{{ledger: {{keep_payloads_mb: {wrong}}}}}");
+        let error = retention(&text).unwrap_err().to_string();
+        assert!(error.contains("keep_payloads_mb"), "{error}");
+    }
 }
 
 #[test]

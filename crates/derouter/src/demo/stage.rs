@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use derouter_node::{Multiaddr, NetOptions, NodeConfig, ProviderDetails, RunningNode};
+use derouter_node::{
+    Multiaddr, NetOptions, NodeConfig, PayloadRetention, ProviderDetails, RunningNode,
+};
 use derouter_openai::consumer::{ConsumerConfig, RunningConsumer};
 use derouter_openai::provider::{
     BackendConfig, EchoBackend, OfferConfig, ProviderConfig, RunningProvider,
@@ -209,6 +211,7 @@ fn node_config(name: &str, directory: &Path, bootstrap: Vec<Multiaddr>) -> NodeC
         },
         rpc_port: Some(0),
         store_payloads: false,
+        retention: PayloadRetention::default(),
     }
 }
 

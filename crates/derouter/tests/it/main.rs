@@ -11,6 +11,7 @@
 
 mod client;
 mod crash;
+mod db;
 mod discovery;
 mod endpoint;
 mod faults;
