@@ -309,6 +309,21 @@ impl Store {
     }
 }
 
+/// The jobs whose id begins so, on either side or one; at most ten. Looks at every job: for people, not
+/// for nodes.
+pub(crate) fn read_named(
+    connection: &Connection,
+    id: &str,
+    role: Option<Role>,
+) -> Result<Vec<Job>, StoreError> {
+    let sql = format!(
+        "SELECT {JOB_COLUMNS} FROM jobs
+         WHERE substr(job_id, 1, length(?1)) = ?1 AND role = ifnull(?2, role) ORDER BY id LIMIT 10"
+    );
+    let mut statement = connection.prepare(&sql)?;
+    row::read_all(connection, &mut statement, params![id, role.map(role_text)])
+}
+
 fn debts(connection: &Connection) -> Result<Vec<(PeerId, Wei)>, StoreError> {
     let mut debts = std::collections::HashMap::<PeerId, Wei>::new();
     let sql = "SELECT id, consumer, balance_delta FROM jobs

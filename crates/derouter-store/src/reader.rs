@@ -8,6 +8,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use derouter_market::{Job, Role};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
@@ -63,6 +64,11 @@ impl Reader {
     /// changes in between is told as it is then.
     pub fn jobs(&self, which: &StoredJobs) -> Result<StoredPage, StoreError> {
         jobs::read_stored(&self.connection, which)
+    }
+
+    /// The jobs whose id begins so, on either side or one; at most ten.
+    pub fn jobs_named(&self, id: &str, role: Option<Role>) -> Result<Vec<Job>, StoreError> {
+        jobs::read_named(&self.connection, id, role)
     }
 
     /// Refuses a database of another schema than this program's.

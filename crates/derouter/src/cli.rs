@@ -1,6 +1,7 @@
 //! The command line.
 
 pub(crate) mod db;
+pub(crate) mod jobs;
 pub(crate) mod network;
 pub(crate) mod relay;
 
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::LogFormat;
 use db::DbCommand;
+use jobs::JobsCommand;
 use network::{NetcheckArgs, PeersArgs, PingArgs};
 use relay::RelayArgs;
 
@@ -84,6 +86,12 @@ pub(crate) enum Command {
         /// What to do with it.
         #[command(subcommand)]
         command: DbCommand,
+    },
+    /// Prove the outcome of a job to others, or check such a proof
+    Jobs {
+        /// What to do.
+        #[command(subcommand)]
+        command: JobsCommand,
     },
     /// Run a relay and bootstrap node for others: no offers, no database
     #[command(after_help = "Examples:\n  \

@@ -53,7 +53,7 @@ fn open(args: &DatabaseArgs) -> Result<Reader, Failure> {
     Reader::open(&path(args)?).map_err(unreadable)
 }
 
-fn open_current(args: &DatabaseArgs) -> Result<Reader, Failure> {
+pub(crate) fn open_current(args: &DatabaseArgs) -> Result<Reader, Failure> {
     let reader = open(args)?;
     reader.expect_current().map_err(unreadable)?;
     Ok(reader)

@@ -6,6 +6,7 @@ mod db;
 mod demo;
 mod drain;
 mod failure;
+mod jobs;
 mod logging;
 mod module_process;
 mod modules;
@@ -65,6 +66,7 @@ fn execute(command: Command) -> Result<(), Failure> {
             Command::Ping(args) => Box::pin(ping::ping(args)).await,
             Command::Peers(args) => Box::pin(peers::peers(args)).await,
             Command::Db { command } => db::db(&command),
+            Command::Jobs { command } => jobs::jobs(&command),
             Command::Relay(args) => Box::pin(relay::relay(*args)).await,
             Command::Version => Ok(()),
         }

@@ -120,3 +120,60 @@ async fn a_database_that_is_not_there_or_damaged_is_told_with_what_to_do() {
     std::fs::write(&path, whole).unwrap();
     expect(&db(&["check", "--data-dir", directory]).await, 0, "sound");
 }
+
+#[tokio::test]
+async fn either_side_proves_a_trade_and_a_changed_proof_does_not_hold() {
+    let pair = Pair::start(DEROUTER, &[MODEL]).await;
+    let mut ledger = pair.ledger().await;
+    let chat = json!({"model": MODEL, "messages": [{"role": "user", "content": "Say some words"}]});
+    let url = format!("{}/chat/completions", pair.url());
+    assert_eq!(http::post_json(&url, &chat).await.unwrap().status, 200);
+    let trade = ledger.one_signed().await;
+    let id = trade.consumer.provider_job_id.to_string();
+    let short = id.get(..8).unwrap();
+    let mut proofs = Vec::new();
+    for home in [&pair.consumer_home, &pair.provider_home] {
+        let config = home.config_path();
+        let config = config.to_str().unwrap();
+        let exit = jobs(&["proof", short, "-c", config]).await;
+        assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+        let file = home.path().join("proof.json");
+        std::fs::write(&file, &exit.stdout).unwrap();
+        let verified = jobs(&["verify", file.to_str().unwrap()]).await;
+        expect(&verified, 0, "the proof holds: signed by both sides");
+        expect(&verified, 0, &id);
+        proofs.push(serde_json::from_str::<Value>(&exit.stdout).unwrap());
+    }
+    assert_eq!(proofs[0], proofs[1], "both sides prove the same");
+
+    let file = pair.consumer_home.path().join("changed.json");
+    let file = file.to_str().unwrap();
+    let mut changed = proofs.remove(0);
+    changed["balance_delta"] = "1".into();
+    std::fs::write(file, changed.to_string()).unwrap();
+    expect(&jobs(&["verify", file]).await, 1, "was changed");
+    std::fs::write(file, "{}").unwrap();
+    expect(&jobs(&["verify", file]).await, 1, "is no proof");
+    expect(
+        &jobs(&["verify", "/nowhere/proof.json"]).await,
+        3,
+        "can't read",
+    );
+    let config = pair.consumer_home.config_path();
+    let config = config.to_str().unwrap();
+    expect(
+        &jobs(&["proof", "nothing", "-c", config]).await,
+        1,
+        "no job nothing",
+    );
+    let taken = ["proof", &id, "-c", config, "--output", file];
+    expect(&jobs(&taken).await, 3, "exists");
+    assert_eq!(pair.consumer.terminate().await.code, Some(0));
+}
+
+async fn jobs(arguments: &[&str]) -> Exit {
+    let arguments: Vec<&str> = std::iter::once(&"jobs").chain(arguments).copied().collect();
+    let exit = Process::run("jobs", DEROUTER, &arguments).exit().await;
+    assert!(!exit.stderr.contains("panicked"), "{}", exit.stderr);
+    exit
+}

@@ -6,7 +6,8 @@ use derouter_store::StoredJob;
 use derouter_store::market::job::{Failure, Outcome, SignatureState, Stage};
 use derouter_store::market::{Job, JobState, Role};
 use serde::Serialize;
-use time::OffsetDateTime;
+
+use crate::text;
 
 /// A job as a line of JSON: with all that its hash covers, so that the signature can be checked by
 /// whoever has the line. Times are Unix seconds, `_sync` ones by the provider's clock; amounts wei.
@@ -193,8 +194,8 @@ impl From<Record<'_>> for Row {
         let error = record.failure_reason.or(record.confirmation_error);
         Self {
             row: record.row,
-            created: day_and_time(record.created_at_local),
-            completed: record.completed_at_local.map(day_and_time),
+            created: text::day_and_time(record.created_at_local),
+            completed: record.completed_at_local.map(text::day_and_time),
             role: record.role,
             state: record.state,
             amount: record.balance_pol,
@@ -206,7 +207,7 @@ impl From<Record<'_>> for Row {
             job_id: inert(record.job_id),
             job_hash: record.job_hash,
             signature: record.signature,
-            confirmed: record.confirmed_at_local.map(day_and_time),
+            confirmed: record.confirmed_at_local.map(text::day_and_time),
             error: error.map(inert),
         }
     }
@@ -220,26 +221,14 @@ fn inert(text: &str) -> String {
     }
 }
 
-/// `2026-01-31T12:00:00Z`; the seconds as they are when they are no time.
-fn day_and_time(seconds: u64) -> String {
-    let time = i64::try_from(seconds)
-        .ok()
-        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
-    let Some(time) = time else {
-        return seconds.to_string();
-    };
-    let (hour, minute, second) = time.to_hms();
-    format!("{}T{hour:02}:{minute:02}:{second:02}Z", time.date())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn times_are_told_in_utc_and_formulas_are_disarmed() {
-        assert_eq!(day_and_time(1_769_817_601), "2026-01-31T00:00:01Z");
-        assert_eq!(day_and_time(u64::MAX), u64::MAX.to_string());
+        assert_eq!(text::day_and_time(1_769_817_601), "2026-01-31T00:00:01Z");
+        assert_eq!(text::day_and_time(u64::MAX), u64::MAX.to_string());
         assert_eq!(inert("=1+1"), "'=1+1");
         assert_eq!(inert("llama3.2"), "llama3.2");
     }
