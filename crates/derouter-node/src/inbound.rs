@@ -243,6 +243,10 @@ fn provided(
     consumer: &PeerId,
     wanted: &Wanted,
 ) -> Result<ProvidedOffer, CreateJobResult> {
+    // Taken back already. "Busy" would have consumers come again.
+    if shared.is_draining() {
+        return Err(CreateJobResult::OfferNotFound);
+    }
     let market = shared.market();
     let Some(offer) = market.provided.get(&wanted.name) else {
         return Err(CreateJobResult::OfferNotFound);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use derouter_market::Role;
 use derouter_market::job::{AlreadyEnded, Job, JobChange, JobState, Outcome};
 use derouter_net::{OpenStreamError, RequestError};
+use derouter_sdk::node::ByteStream;
 use derouter_sdk::{
     CompleteJobError, ConsumerCompletion, CreateJobError, FailJobError, FailureReason, JobKey,
     JobStream, NodeError, OfferSnapshot, OpenJobError, ProviderCompleteError, ProviderCompletion,
@@ -17,6 +18,7 @@ use derouter_wire::stream::JobConnectionResult;
 use derouter_wire::{Currency, JobId, cbor, limits};
 
 use crate::clock::unix_now;
+use crate::drain::Counted;
 use crate::inbound;
 use crate::shared::{Shared, is_open};
 
@@ -153,7 +155,12 @@ pub(crate) async fn open(shared: &Arc<Shared>, key: &JobKey) -> Result<JobStream
         }
         other => OpenJobError::OtherRemote(other.to_string()),
     })?;
-    Ok(Box::new(stream))
+    Ok(counted(shared, key, stream))
+}
+
+fn counted(shared: &Arc<Shared>, key: &JobKey, stream: impl ByteStream + 'static) -> JobStream {
+    let _guard = shared.count_stream(Role::Consumer, key);
+    Box::new(Counted { stream, _guard })
 }
 
 /// A job on one's own offer: the two modules are joined without the network.
@@ -171,7 +178,7 @@ async fn open_own(shared: &Arc<Shared>, key: &JobKey) -> Result<JobStream, OpenJ
     let serving =
         inbound::streams::serve_own(Arc::clone(shared), service, key.clone(), Box::new(theirs));
     shared.tasks.spawn(serving);
-    Ok(Box::new(ours))
+    Ok(counted(shared, key, ours))
 }
 
 pub(crate) async fn remote(

@@ -6,6 +6,7 @@ mod announcer;
 mod clock;
 pub mod config;
 mod confirm;
+mod drain;
 mod handle;
 mod housekeeping;
 pub mod identity;
@@ -17,9 +18,11 @@ mod network;
 mod peer_keeper;
 mod places;
 mod provided;
+mod pulse;
 mod recent;
 mod records;
 pub mod rpc;
+mod running;
 mod shared;
 mod start;
 mod wanted;
@@ -30,6 +33,8 @@ pub use derouter_net::{
     DiscoveryMode, DiscoveryOptions, KnownReachability, Multiaddr, NetOptions, PeerRule,
     RelayLimits,
 };
+pub use drain::Left;
 pub use handle::LocalNode;
 pub use listen_ports::kept_listen;
-pub use start::{RunningNode, StartError, start};
+pub use pulse::{Pulse, Silent};
+pub use start::{Database, RunningNode, StartError, start};

@@ -91,7 +91,7 @@ pub struct RunningConsumer {
     tasks: Tasks,
     stop: Stop,
     server: Option<JoinHandle<()>>,
-    _feeds: [AbortOnDropHandle<()>; 2],
+    _feeds: [AbortOnDropHandle<()>; 3],
 }
 
 /// Starts the gateway. It listens when this returns; until the node has told its offers and what
@@ -119,6 +119,7 @@ pub async fn start(
         server: Some(tokio::spawn(server)),
         _feeds: [
             AbortOnDropHandle::new(tokio::spawn(feed::follow_offers(Arc::clone(&gateway)))),
+            AbortOnDropHandle::new(tokio::spawn(feed::follow_state(Arc::clone(&gateway)))),
             AbortOnDropHandle::new(tokio::spawn(feed::learn_past(gateway))),
         ],
     })
@@ -140,12 +141,17 @@ impl RunningConsumer {
         &self.counters
     }
 
-    /// Stops accepting, lets running answers finish for at most 10 s, then ends them, and waits
-    /// until their bills are signed or their jobs given up.
-    pub async fn shutdown(mut self) {
+    /// Stops with 10 s for running answers: see [`RunningConsumer::shutdown_within`].
+    pub async fn shutdown(self) {
+        self.shutdown_within(FINISH_GRACE).await;
+    }
+
+    /// Stops accepting, lets running answers finish for at most `grace`, then ends them, and waits
+    /// until their bills are signed or their jobs given up: 10 s more at most.
+    pub async fn shutdown_within(mut self, grace: Duration) {
         self.stop.gently.cancel();
         if let Some(mut server) = self.server.take() {
-            let finished = timeout(FINISH_GRACE, &mut server).await;
+            let finished = timeout(grace, &mut server).await;
             self.stop.now.cancel();
             if finished.is_err() {
                 tracing::warn!("answers that still run are ended");

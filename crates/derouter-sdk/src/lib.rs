@@ -29,4 +29,4 @@ pub use provider::{
     ProviderDesk, ProviderJob, ProviderService, Provision,
 };
 pub use tcp::{TcpNode, TcpOptions};
-pub use watch::{JobEvent, OfferEvent, ProviderEvent, Watch};
+pub use watch::{JobEvent, NodeState, OfferEvent, ProviderEvent, Watch};

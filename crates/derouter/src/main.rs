@@ -4,6 +4,7 @@ mod cli;
 mod config;
 mod demo;
 mod drain;
+mod ending;
 mod failure;
 mod logging;
 mod module_process;
@@ -17,6 +18,7 @@ mod relay;
 mod rpc_node;
 mod run;
 mod signals;
+mod supervisor;
 mod text;
 
 use std::process::ExitCode;

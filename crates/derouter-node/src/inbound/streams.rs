@@ -56,6 +56,7 @@ async fn serve_stream(shared: Arc<Shared>, stream: InboundJobStream) {
             return;
         }
     };
+    let _running = shared.count_stream(Role::Provider, &key);
     let Ok(stream) = stream.accept().await else {
         return;
     };
@@ -105,6 +106,10 @@ pub(crate) fn serve_own(
     key: JobKey,
     stream: JobStream,
 ) -> impl Future<Output = ()> {
+    let running = shared.count_stream(Role::Provider, &key);
     let desk = NodeDesk(Arc::new(LocalNode::new(shared)));
-    async move { service.serve(key, Arc::new(desk), stream).await }
+    async move {
+        service.serve(key, Arc::new(desk), stream).await;
+        drop(running);
+    }
 }

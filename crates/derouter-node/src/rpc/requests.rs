@@ -37,6 +37,7 @@ impl Session {
             SubscribeToActiveOffers::TYPE => self.subscribe_to_offers(&frame).await,
             SubscribeToActiveProviders::TYPE => self.subscribe_to_providers(&frame).await,
             SubscribeToJobs::TYPE => self.subscribe_to_jobs(&frame).await,
+            SubscribeToNodeState::TYPE => self.subscribe_to_state(&frame).await,
             CancelSubscription::TYPE => self.answer(&frame, Self::cancel_subscription).await,
             ProviderProvide::TYPE => self.answer(&frame, Self::provide).await,
             ProviderCompleteJob::TYPE => self.answer(&frame, Self::provider_complete).await,

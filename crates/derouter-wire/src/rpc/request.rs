@@ -30,6 +30,7 @@ calls! {
     SubscribeToActiveOffers => FilteredReply<SubscriptionId>,
     SubscribeToActiveProviders => SubscribedReply,
     SubscribeToJobs => FilteredReply<SubscriptionId>,
+    SubscribeToNodeState => SubscribedReply,
     CancelSubscription => CancelSubscriptionReply,
     ProviderProvide => ProvideReply,
     ProviderCompleteJob => ProviderCompleteJobReply,
@@ -126,6 +127,11 @@ pub struct SubscribeToJobs {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consumer_peer_ids: Option<Vec<PeerIdArg>>,
 }
+
+/// Events about whether the node takes new work: how it is now, then each change. New in 0.2, so
+/// that no 0.1 module is ever sent such an event.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscribeToNodeState {}
 
 /// Ends a subscription.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -322,7 +328,7 @@ pub enum QueryJobsReply {
     InvalidLimit(Option<String>),
 }
 
-/// To [`SubscribeToActiveProviders`].
+/// To [`SubscribeToActiveProviders`] and [`SubscribeToNodeState`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "tag", content = "content")]
 pub enum SubscribedReply {

@@ -1,6 +1,7 @@
 //! The files of modules that are processes of their own.
 
 use std::path::Path;
+use std::time::Duration;
 
 use derouter_openai::consumer::ConsumerConfig;
 use derouter_openai::provider::ProviderConfig;
@@ -18,6 +19,8 @@ pub(crate) struct ModuleConfig<M> {
     pub(crate) rpc: RpcAddress,
     /// How to log.
     pub(crate) log: LogFormat,
+    /// How long what runs may take to finish on a stop.
+    pub(crate) drain: Duration,
     /// The file has `database_url`, which 0.1.0 wanted and which has no use now.
     pub(crate) has_database_url: bool,
 }
@@ -90,6 +93,7 @@ pub(crate) fn read_provider(path: &Path) -> Result<ModuleConfig<ProviderConfig>,
             section.rpc_port.take(),
         )?,
         log: section.log.unwrap_or_default().format,
+        drain: section.drain_seconds.unwrap_or_default().0,
         has_database_url: section.database_url.is_some(),
         module: section.check(path, "", false)?,
     })
@@ -106,6 +110,7 @@ pub(crate) fn read_consumer(path: &Path) -> Result<ModuleConfig<ConsumerConfig>,
             section.rpc_port.take(),
         )?,
         log: section.log.unwrap_or_default().format,
+        drain: section.drain_seconds.unwrap_or_default().0,
         has_database_url: section.database_url.is_some(),
         module: section.check(false),
     })

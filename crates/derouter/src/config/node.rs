@@ -2,6 +2,7 @@
 
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use derouter_node::{DiscoveryOptions, Multiaddr, NetOptions, NodeConfig, ProviderDetails};
 use serde::Deserialize;
@@ -10,7 +11,7 @@ use super::network::{DiscoverySection, ExternalAddress, ReachabilityKey, RelaySe
 use super::openai::{OpenAiModules, OpenAiSection};
 use super::paths::{self, DatabasePaths};
 use super::peers::PeersSection;
-use super::value::{Address, LiteralPath, Port};
+use super::value::{Address, Drain, LiteralPath, Port};
 use super::{ConfigError, LogFormat, LogSection, read};
 
 /// The RPC's port when the configuration names none, as in 0.1.0.
@@ -42,6 +43,7 @@ struct File {
     peers: PeersSection,
     log: LogSection,
     store_payloads: bool,
+    drain_seconds: Drain,
     openai: OpenAiSection,
 }
 
@@ -70,6 +72,8 @@ pub(crate) struct RunConfig {
     pub(crate) openai: OpenAiModules,
     /// How to log.
     pub(crate) log: LogFormat,
+    /// How long what runs may take to finish on a stop.
+    pub(crate) drain: Duration,
 }
 
 impl RunConfig {
@@ -137,6 +141,7 @@ impl File {
             node,
             openai,
             log: self.log.format,
+            drain: self.drain_seconds.0,
         })
     }
 
