@@ -7,6 +7,8 @@ mod clock;
 pub mod config;
 mod confirm;
 mod drain;
+#[doc(hidden)]
+pub mod fuzz;
 mod handle;
 mod housekeeping;
 pub mod identity;

@@ -178,6 +178,43 @@ impl Drop for RunningConsumer {
     }
 }
 
+/// See [`crate::fuzz::http_request`].
+pub(crate) fn fuzz_request(data: &[u8]) {
+    use crate::protocol::Endpoint;
+    let Some((first, body)) = data.split_first() else {
+        return;
+    };
+    let endpoint = match first & 1 {
+        0 => Endpoint::Chat,
+        _ => Endpoint::Completions,
+    };
+    let Ok(asked) = request::Asked::parse(endpoint, body) else {
+        return;
+    };
+    assert!(asked.job_args.len() <= request::MAX_JOB_ARGS_BYTES);
+    let size = asked.size;
+    let most = size.most(1 << 20);
+    assert!(most.prompt_tokens <= size.prompts.saturating_mul(1 << 20));
+    assert!(size.least_prompt_tokens() <= size.body_bytes);
+    // What is sent is what was checked.
+    let again = request::Asked::parse(endpoint, asked.job_args.as_bytes());
+    assert_eq!(
+        again.as_ref().map(|again| &again.fields).ok(),
+        Some(&asked.fields)
+    );
+}
+
+/// See [`crate::fuzz::job_values`].
+pub(crate) fn fuzz_values(data: &[u8]) -> Vec<serde_json::Value> {
+    use futures::FutureExt;
+    let mut reader = values::ValueReader::new(data, false);
+    let mut read = Vec::new();
+    while let Some(Ok(value)) = reader.next().now_or_never() {
+        read.push(value);
+    }
+    read
+}
+
 impl fmt::Debug for RunningConsumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RunningConsumer")

@@ -4,6 +4,8 @@
 
 pub mod error;
 pub mod filter;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod node;
 pub mod provider;
 pub mod tcp;

@@ -52,25 +52,33 @@ pub(crate) fn watch(supervised: impl Supervised) -> Option<AbortOnDropHandle<()>
     let watchdog = notify::watchdog();
     // Twice within its time, as systemd recommends.
     let pause = watchdog.map_or(STATUS_EVERY, |time| (time / 2).max(LEAST_PAUSE));
-    let watching = look_after(supervised, pause, watchdog.is_some());
+    let tell = move |alive: bool, status: &str| match alive && watchdog.is_some() {
+        true => notify::alive(status),
+        false => notify::status(status),
+    };
+    let watching = look_after(supervised, pause, tell);
     Some(AbortOnDropHandle::new(tokio::spawn(watching)))
 }
 
-async fn look_after(supervised: impl Supervised, pause: Duration, watchdog: bool) {
+/// Asks again and again, and says what came: `tell(true, status)` is a sign of life.
+async fn look_after(supervised: impl Supervised, pause: Duration, tell: impl Fn(bool, &str)) {
     let mut ticks = interval(pause);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let pulse = timeout(pause, supervised.pulse(pause)).await;
-        match pulse.unwrap_or_else(|_| Err("the process does not answer".into())) {
-            Ok(()) if watchdog => notify::alive(&supervised.status().await),
-            Ok(()) => notify::status(&supervised.status().await),
+        let felt = async {
+            supervised.pulse(pause).await?;
+            Ok(supervised.status().await)
+        };
+        let felt = timeout(pause, felt).await;
+        match felt.unwrap_or_else(|_| Err("the process does not answer".to_owned())) {
+            Ok(status) => tell(true, &status),
             Err(silent) => {
                 tracing::error!(
                     silent,
-                    "hangs; the service manager is told nothing until it answers"
+                    "hangs; the service manager gets no sign of life until it answers"
                 );
-                notify::status(&silent);
+                tell(false, &silent);
             }
         }
     }
@@ -139,4 +147,51 @@ mod notify {
     pub(super) fn alive(_: &str) {}
 
     pub(super) fn more_time(_: Duration) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// A loop that hangs when it is told to.
+    struct Loop(Arc<AtomicBool>);
+
+    impl Supervised for Loop {
+        async fn pulse(&self, _: Duration) -> Result<(), String> {
+            if self.0.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        }
+
+        async fn status(&self) -> String {
+            "serving".to_owned()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_hangs_gives_no_sign_of_life_until_it_answers_again() {
+        let hangs = Arc::new(AtomicBool::new(false));
+        let (sender, mut told) = mpsc::channel(1);
+        let tell = move |alive: bool, _: &str| {
+            let _ = sender.try_send(alive);
+        };
+        let pause = Duration::from_millis(500);
+        let watching = look_after(Loop(Arc::clone(&hangs)), pause, tell);
+        let _watching = AbortOnDropHandle::new(tokio::spawn(watching));
+        assert_eq!(told.recv().await, Some(true));
+        hangs.store(true, Ordering::Relaxed);
+        for _ in 0..3 {
+            assert_eq!(told.recv().await, Some(false));
+        }
+        hangs.store(false, Ordering::Relaxed);
+        // The question that hangs is given up first.
+        while told.recv().await == Some(false) {}
+        assert_eq!(told.recv().await, Some(true));
+    }
 }

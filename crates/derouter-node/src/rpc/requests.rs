@@ -40,6 +40,7 @@ impl Session {
             SubscribeToNodeState::TYPE => self.subscribe_to_state(&frame).await,
             CancelSubscription::TYPE => self.answer(&frame, Self::cancel_subscription).await,
             ProviderProvide::TYPE => self.answer(&frame, Self::provide).await,
+            ProviderWithdraw::TYPE => self.answer(&frame, Self::withdraw).await,
             ProviderCompleteJob::TYPE => self.answer(&frame, Self::provider_complete).await,
             ConsumerCreateJob::TYPE => self.answer(&frame, Self::create_job).await,
             ConsumerOpenJobConnection::TYPE => self.answer(&frame, Self::open_job).await,

@@ -8,6 +8,7 @@
     unreachable_pub
 )]
 
+mod node_drain;
 mod node_jobs;
 mod node_legacy;
 mod node_offers;

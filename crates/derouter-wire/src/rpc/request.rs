@@ -33,6 +33,7 @@ calls! {
     SubscribeToNodeState => SubscribedReply,
     CancelSubscription => CancelSubscriptionReply,
     ProviderProvide => ProvideReply,
+    ProviderWithdraw => WithdrawReply,
     ProviderCompleteJob => ProviderCompleteJobReply,
     ConsumerCreateJob => CreateJobReply,
     ConsumerOpenJobConnection => OpenJobConnectionReply,
@@ -139,6 +140,11 @@ pub struct CancelSubscription {
     /// Which.
     pub subscription_id: SubscriptionId,
 }
+
+/// Takes back every offer of this connection; jobs that were accepted go on. New in 0.2: before, the
+/// only way was to close the connection, and with it the streams of those jobs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderWithdraw {}
 
 /// Puts an offer on the market for as long as this connection lives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -344,6 +350,14 @@ pub enum CancelSubscriptionReply {
     Ok,
     /// There is none with this id.
     InvalidSubscriptionId,
+}
+
+/// To [`ProviderWithdraw`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "tag", content = "content")]
+pub enum WithdrawReply {
+    /// They are off the market.
+    Ok,
 }
 
 /// To [`ProviderProvide`].

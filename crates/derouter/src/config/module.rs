@@ -115,3 +115,30 @@ pub(crate) fn read_consumer(path: &Path) -> Result<ModuleConfig<ConsumerConfig>,
         module: section.check(false),
     })
 }
+
+/// Reads and checks a text as a provider's file.
+pub(super) fn fuzz_provider(text: &str) -> Result<(), ConfigError> {
+    let path = Path::new("provider.json");
+    let mut section: ProviderSection = super::parse(path, text)?;
+    let rpc = (
+        section.rpc.take(),
+        section.rpc_host.take(),
+        section.rpc_port.take(),
+    );
+    RpcAddress::of(path, rpc.0, rpc.1, rpc.2)?;
+    section.check(path, "", false).map(drop)
+}
+
+/// Reads and checks a text as a consumer's file.
+pub(super) fn fuzz_consumer(text: &str) -> Result<(), ConfigError> {
+    let path = Path::new("consumer.json");
+    let mut section: ConsumerSection = super::parse(path, text)?;
+    let rpc = (
+        section.rpc.take(),
+        section.rpc_host.take(),
+        section.rpc_port.take(),
+    );
+    RpcAddress::of(path, rpc.0, rpc.1, rpc.2)?;
+    let _ = section.check(false);
+    Ok(())
+}

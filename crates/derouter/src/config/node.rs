@@ -176,6 +176,11 @@ pub(crate) fn has_ipv6() -> bool {
     UdpSocket::bind("[::]:0").is_ok()
 }
 
+/// Reads a text as this file, without a look at the disk.
+pub(super) fn fuzz(text: &str) -> Result<(), ConfigError> {
+    super::parse::<File>(Path::new("config.json"), text).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
