@@ -107,12 +107,22 @@ fn cargo_fuzz(target: &str) -> Command {
     let mut command = Command::new("rustup");
     command.current_dir(root());
     command.args(["run", "nightly", "cargo", "fuzz", "run", "-s", "none"]);
-    // Those of wire need nothing else, and build in a minute.
-    if target.starts_with("wire_") {
-        command.arg("--no-default-features");
+    command.arg("--no-default-features");
+    if let Some(feature) = feature(target) {
+        command.args(["--features", feature]);
     }
     command.arg(target);
     command
+}
+
+/// The feature of `fuzz/Cargo.toml` that a target needs: without the others, those of `wire` build in
+/// a minute, and only some need libp2p.
+fn feature(target: &str) -> Option<&str> {
+    match target.split('_').next() {
+        Some("wire") => None,
+        Some("config") => Some("command"),
+        owner => owner,
+    }
 }
 
 fn corpus(target: &str) -> PathBuf {
@@ -164,5 +174,17 @@ mod tests {
         assert_eq!(options, expected);
         assert!(parse(&["--seconds", "soon"]).is_err());
         assert!(parse(&["--fast"]).is_err());
+    }
+
+    #[test]
+    fn a_target_needs_the_feature_of_its_crate_only() {
+        assert_eq!(feature("wire_reqres"), None);
+        assert_eq!(feature("openai_sse"), Some("openai"));
+        assert_eq!(feature("config"), Some("command"));
+        let manifest = fs::read_to_string(root().join("fuzz/Cargo.toml")).unwrap();
+        for target in known_targets().unwrap() {
+            let entry = format!("name = \"{target}\"");
+            assert!(manifest.contains(&entry), "{target} is not in the manifest");
+        }
     }
 }

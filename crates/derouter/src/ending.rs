@@ -18,8 +18,8 @@ const EXTEND_BY: Duration = Duration::from_secs(15);
 /// What a stop takes behind the drain, at the most: the modules (15 s) and the node (20 s).
 const STOP_TIME: Duration = Duration::from_secs(40);
 
-/// Drains within `limit`, then stops.
-pub(crate) async fn end(node: RunningNode, mut modules: RunningModules, limit: Duration) {
+/// Takes the offers back, and lets what runs finish within `limit`.
+pub(crate) async fn drain(node: &RunningNode, modules: &mut RunningModules, limit: Duration) {
     supervisor::stopping("taking the offers back");
     let deadline = Instant::now() + limit;
     node.begin_drain(limit).await;
@@ -29,7 +29,7 @@ pub(crate) async fn end(node: RunningNode, mut modules: RunningModules, limit: D
         let work = async { tokio::join!(consumer, jobs).1.is_ok() };
         tokio::select! {
             finished = work => finished,
-            () = tell(&node, deadline) => false,
+            () = tell(node, deadline) => false,
         }
     };
     let left = node.left();
@@ -39,6 +39,10 @@ pub(crate) async fn end(node: RunningNode, mut modules: RunningModules, limit: D
             "the time is up: jobs that still run are cut off"
         );
     }
+}
+
+/// Closes everything.
+pub(crate) async fn close(node: RunningNode, modules: RunningModules) {
     supervisor::status("closing");
     supervisor::more_time(STOP_TIME);
     modules.shutdown().await;

@@ -14,7 +14,7 @@ use crate::config::paths;
 use crate::failure::Failure;
 use crate::modules::RunningModules;
 use crate::ready::Ready;
-use crate::supervisor::{self, Supervised};
+use crate::supervisor::{self, Supervised, Watching};
 use crate::{ending, logging, signals};
 
 /// Runs until a signal asks it to end.
@@ -34,11 +34,11 @@ pub(crate) async fn run(args: RunArgs) -> Result<(), Failure> {
         ready.print();
     }
     supervisor::ready("serving");
-    let _watching = supervisor::watch(running.life(asked.stop.clone()));
+    let watching = supervisor::watch(running.life(asked.stop.clone()));
     asked.stop.cancelled().await;
     let database = running.node.database();
     tokio::select! {
-        () = Box::pin(running.end(drain)) => {}
+        () = Box::pin(running.end(drain, watching)) => {}
         () = asked.abort.cancelled() => {
             database.close().await;
             return Err(Failure::aborted());
@@ -104,8 +104,11 @@ impl Running {
         }
     }
 
-    async fn end(self, drain: Duration) {
-        ending::end(self.node, self.modules, drain).await;
+    async fn end(mut self, drain: Duration, watching: Watching) {
+        ending::drain(&self.node, &mut self.modules, drain).await;
+        // What closes gives no sign of life; the service manager waits for the end now.
+        drop(watching);
+        ending::close(self.node, self.modules).await;
     }
 }
 

@@ -44,8 +44,11 @@ pub(crate) fn more_time(time: Duration) {
     notify::more_time(time);
 }
 
+/// Tells signs of life until it is dropped.
+pub(crate) type Watching = Option<AbortOnDropHandle<()>>;
+
 /// Tells that it lives for as long as it does, and how it is, until the handle is dropped.
-pub(crate) fn watch(supervised: impl Supervised) -> Option<AbortOnDropHandle<()>> {
+pub(crate) fn watch(supervised: impl Supervised) -> Watching {
     if !notify::is_there() {
         return None;
     }
