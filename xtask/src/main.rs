@@ -2,13 +2,15 @@
 //!
 //! `cargo xtask test` checks everything, installing what that needs; `cargo xtask bench gateway`
 //! measures the gateway against a plain reverse-proxy chain, `cargo xtask bench streams` job streams
-//! against raw TCP, and `cargo xtask lab` runs whole nodes behind NATs. `.ci/run` calls the first.
+//! against raw TCP, `cargo xtask lab` runs whole nodes behind NATs, and `cargo xtask fuzz` the fuzz
+//! targets. `.ci/run` calls the first.
 // What it prints is its purpose.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
 mod clients;
 mod deny;
+mod fuzz;
 mod lab;
 mod shell;
 mod sim;
@@ -36,6 +38,9 @@ Tasks:
   lab [matrix | events]    whole nodes behind NATs, in network namespaces (needs root)
   lab --only NAME,...      these pairs of the matrix, such as symmetric/port-restricted, and these
                            events, such as sleep
+  fuzz [TARGET]... [--seconds N] [--keep]
+                           fuzz the decoders, each for 180 s or N; --keep adds what is found to the
+                           corpus. Needs a nightly compiler and cargo-fuzz
   sim discovery [OPTION]...  many nodes, and one node among many providers; options go to the
                            simulation (--providers N, --nodes N, --sharding, --legacy, ...)
 ";
@@ -51,6 +56,7 @@ fn main() -> ExitCode {
         ["bench", "hostile", options @ ..] => bench::hostile(options),
         ["lab", options @ ..] => lab::run_lab(options),
         ["sim", "discovery", options @ ..] => sim::discovery(options),
+        ["fuzz", options @ ..] => fuzz::run(options),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(())

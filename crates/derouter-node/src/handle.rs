@@ -6,9 +6,9 @@ use std::time::Duration;
 use derouter_market::Role;
 use derouter_sdk::{
     CompleteJobError, ConsumerCompletion, CreateJobError, FailJobError, FailureReason, JobEvent,
-    JobFilter, JobKey, JobQuery, JobRecord, JobStream, NetworkReport, Node, NodeError, OfferEvent,
-    OfferFilter, OfferSnapshot, OfferSpec, OpenJobError, PeerId, PeerQuery, PeerReport, PingError,
-    PingReport, ProvideError, ProvideOptions, ProviderCompleteError, ProviderCompletion,
+    JobFilter, JobKey, JobQuery, JobRecord, JobStream, NetworkReport, Node, NodeError, NodeState,
+    OfferEvent, OfferFilter, OfferSnapshot, OfferSpec, OpenJobError, PeerId, PeerQuery, PeerReport,
+    PingError, PingReport, ProvideError, ProvideOptions, ProviderCompleteError, ProviderCompletion,
     ProviderEvent, ProviderRecord, ProviderService, Provision, RemoteJob, RemoteJobError,
     SnapshotId, UnixSeconds, Watch, async_trait,
 };
@@ -16,6 +16,7 @@ use derouter_store::JobPage;
 use derouter_wire::jobs::FailureCause;
 use derouter_wire::limits::{RPC_FILTER_ITEMS, RPC_QUERY_ITEMS};
 
+use crate::drain;
 use crate::jobs::{self, internal};
 use crate::network;
 use crate::provided::{AddError, ProvisionId};
@@ -29,11 +30,26 @@ const PROVIDE_DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct LocalNode {
     shared: Arc<Shared>,
+    /// Whether jobs may be created while the node drains.
+    finishes: bool,
 }
 
 impl LocalNode {
+    /// For modules in this process. They take no new work themselves when the node drains, and may
+    /// need another job for what they have begun.
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        Self {
+            shared,
+            finishes: true,
+        }
+    }
+
+    /// For modules elsewhere: no job is created once the node drains.
+    pub(crate) fn of_modules(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            finishes: false,
+        }
     }
 }
 
@@ -159,13 +175,17 @@ impl Node for LocalNode {
         Ok(watches::jobs(&self.shared, filter))
     }
 
+    async fn watch_state(&self) -> Result<Watch<NodeState>, NodeError> {
+        Ok(drain::watch(&self.shared))
+    }
+
     async fn provide(
         &self,
         offers: Vec<OfferSpec>,
         options: ProvideOptions,
         service: Arc<dyn ProviderService>,
     ) -> Result<Provision, ProvideError> {
-        if self.shared.stop.is_cancelled() {
+        if self.shared.is_draining() || self.shared.stop.is_cancelled() {
             return Err(NodeError::ShuttingDown.into());
         }
         let added = self
@@ -204,6 +224,9 @@ impl Node for LocalNode {
         offer: SnapshotId,
         job_args: Option<String>,
     ) -> Result<JobKey, CreateJobError> {
+        if !self.finishes && self.shared.is_draining() {
+            return Err(NodeError::ShuttingDown.into());
+        }
         jobs::create(&self.shared, offer, job_args).await
     }
 

@@ -204,6 +204,8 @@ pub(crate) enum NotTaken {
     Busy,
     /// The id stands for a job already.
     Exists,
+    /// The node takes no new work any more.
+    Draining,
 }
 
 async fn create_job(shared: &Arc<Shared>, consumer: PeerId, wanted: Wanted) -> CreateJobResult {
@@ -219,7 +221,7 @@ async fn create_job(shared: &Arc<Shared>, consumer: PeerId, wanted: Wanted) -> C
             provider_job_id: job.key.job_id,
             created_at_sync: job.created_at_sync,
         },
-        Err(NotTaken::OfferNotFound) => CreateJobResult::OfferNotFound,
+        Err(NotTaken::OfferNotFound | NotTaken::Draining) => CreateJobResult::OfferNotFound,
         Err(NotTaken::OfferChanged) => CreateJobResult::OfferPayloadMismatch,
         Err(NotTaken::InvalidArgs(reason)) => CreateJobResult::InvalidJobArgs(reason),
         Err(NotTaken::OwesTooMuch | NotTaken::Busy | NotTaken::Exists) => CreateJobResult::Busy,
@@ -334,6 +336,10 @@ fn provided(
     consumer: &PeerId,
     wanted: &Wanted,
 ) -> Result<ProvidedOffer, NotTaken> {
+    // Taken back already. "Busy" would have consumers come again.
+    if shared.is_draining() {
+        return Err(NotTaken::Draining);
+    }
     let market = shared.market();
     let offer = market.provided.get(&wanted.name);
     let offer = offer.ok_or(NotTaken::OfferNotFound)?;

@@ -17,6 +17,9 @@ mod clock;
 pub mod config;
 mod confirm;
 mod disk_watch;
+mod drain;
+#[doc(hidden)]
+pub mod fuzz;
 mod handle;
 mod housekeeping;
 pub mod identity;
@@ -31,10 +34,12 @@ mod opened;
 mod peer_keeper;
 mod places;
 mod provided;
+mod pulse;
 mod recent;
 mod records;
 mod retention;
 pub mod rpc;
+mod running;
 mod session;
 mod shared;
 mod start;
@@ -46,6 +51,8 @@ pub use derouter_net::{
     DiscoveryMode, DiscoveryOptions, KnownReachability, Multiaddr, NetOptions, PeerRule,
     RelayLimits,
 };
+pub use drain::Left;
 pub use handle::LocalNode;
 pub use listen_ports::kept_listen;
-pub use start::{RunningNode, StartError, start};
+pub use pulse::{Pulse, Silent};
+pub use start::{Database, RunningNode, StartError, start};

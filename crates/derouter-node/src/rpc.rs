@@ -109,6 +109,11 @@ impl RpcServer {
     }
 }
 
+/// See [`crate::fuzz::job_bytes`].
+pub(crate) fn fuzz_values(data: &[u8]) {
+    values::fuzz(data);
+}
+
 fn admit(
     room: &Arc<Semaphore>,
     socket: &TcpStream,

@@ -3,6 +3,7 @@
 //! held for map operations only, never across an await.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use derouter_market::job::{Job, JobState};
@@ -13,7 +14,8 @@ use derouter_store::Store;
 use derouter_wire::ProtocolId;
 use derouter_wire::rpc::record::{JobRecord, OfferSnapshot};
 use libp2p_identity::Keypair;
-use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,6 +25,7 @@ use crate::opened::Opened;
 use crate::provided::ProvidedOffers;
 use crate::recent::{RecentJob, RecentJobs};
 use crate::records::job_record;
+use crate::running::RunningJobs;
 use crate::session::registry::Sessions;
 
 /// Events kept for slow watchers of the node. Whoever is further behind starts anew from the full
@@ -80,6 +83,14 @@ pub(crate) struct Shared {
     pub(crate) legacy: LegacyProviders,
     /// Pipes that wait for the module that created their job.
     pub(crate) opened: Opened,
+    /// Until when the node drains, once it does.
+    pub(crate) draining: watch::Sender<Option<Instant>>,
+    /// The jobs that run. Held for map operations only.
+    pub(crate) running: Mutex<RunningJobs>,
+    /// Deliveries under way now.
+    pub(crate) delivering: AtomicUsize,
+    /// Whoever waits until each signature was offered to its provider.
+    pub(crate) settle: mpsc::Sender<oneshot::Sender<()>>,
     market: Mutex<Market>,
     open_jobs: Mutex<OpenJobs>,
 }
@@ -89,6 +100,7 @@ pub(crate) struct Receivers {
     pub(crate) refresh: mpsc::Receiver<Option<Refresh>>,
     pub(crate) news: mpsc::Receiver<JobKey>,
     pub(crate) wanted: mpsc::Receiver<ProtocolId>,
+    pub(crate) settle: mpsc::Receiver<oneshot::Sender<()>>,
 }
 
 impl Shared {
@@ -105,6 +117,7 @@ impl Shared {
         let (refresh, refresh_receiver) = mpsc::channel(REFRESH_QUEUE);
         let (news, news_receiver) = mpsc::channel(crate::confirm::NEWS_QUEUE);
         let (wanted, wanted_receiver) = mpsc::channel(crate::wanted::WANTED_QUEUE);
+        let (settle, settle_receiver) = mpsc::channel(crate::confirm::SETTLE_QUEUE);
         let market = Market {
             index: OfferIndex::new(local),
             provided: ProvidedOffers::default(),
@@ -129,6 +142,10 @@ impl Shared {
             sessions: Sessions::default(),
             opened: Opened::default(),
             legacy: LegacyProviders::default(),
+            draining: watch::Sender::new(None),
+            running: Mutex::default(),
+            delivering: AtomicUsize::new(0),
+            settle,
             market: Mutex::new(market),
             open_jobs: Mutex::default(),
         };
@@ -138,6 +155,7 @@ impl Shared {
                 refresh: refresh_receiver,
                 news: news_receiver,
                 wanted: wanted_receiver,
+                settle: settle_receiver,
             },
         )
     }
@@ -164,8 +182,10 @@ impl Shared {
         }
     }
 
-    /// Tells watchers of a job.
+    /// Tells watchers of a job that is new or has changed, and notes whether it runs.
     pub(crate) fn emit_job(&self, job: &Job) {
+        let now = self.clock.now().uptime;
+        self.with_running(|running| running.note(job, now));
         if self.events.receiver_count() > 0 {
             let _ = self.events.send(NodeEvent::Job(Arc::new(self.record(job))));
         }

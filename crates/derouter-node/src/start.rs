@@ -17,11 +17,13 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, unix_now};
 use crate::config::NodeConfig;
 use crate::confirm::Confirmer;
+use crate::drain::Left;
 use crate::handle::LocalNode;
 use crate::identity::{self, KeyFileError};
 use crate::market_task::MarketTask;
 use crate::open_jobs::Recovered;
 use crate::peer_keeper;
+use crate::pulse::Pulse;
 use crate::rpc::{BindError, RpcServer};
 use crate::shared::Shared;
 use crate::{disk_watch, inbound, listen_ports, open_jobs, retention, wanted};
@@ -67,6 +69,20 @@ pub struct RunningNode {
     rpc_stop: CancellationToken,
     market: Option<JoinHandle<()>>,
     market_stop: CancellationToken,
+}
+
+/// A node's database.
+#[derive(Clone, Debug)]
+pub struct Database(Store);
+
+impl Database {
+    /// Finishes what is queued, and releases the file. Bounded: 10 s at the most. Whatever the
+    /// node still does fails from now on.
+    pub async fn close(&self) {
+        if let Err(error) = self.0.close().await {
+            tracing::warn!(%error, "the database did not close in time");
+        }
+    }
 }
 
 /// Starts a node. When this returns it listens, and peers and modules can connect.
@@ -117,8 +133,10 @@ async fn start_on(
     store: Store,
     rpc: Option<RpcServer>,
 ) -> Result<RunningNode, StartError> {
-    let (announced, credit) = recall(&store).await?;
+    // Nothing from outside comes in before this: the network is not up, and neither the RPC nor
+    // any module is served.
     let recovered = recover(&store).await?;
+    let (announced, credit) = recall(&store).await?;
     let stop = CancellationToken::new();
     let ports = listen_ports::path(&config.database_path);
     let net_config = NetConfig {
@@ -164,7 +182,7 @@ async fn start_on(
     tasks.spawn(retention::run(store, config.retention, stop.clone()));
     tasks.spawn(wanted::run(Arc::clone(&shared), receivers.wanted));
     let confirmer = Confirmer::new(Arc::clone(&shared));
-    tasks.spawn(confirmer.run(receivers.news, events.peers, stop));
+    tasks.spawn(confirmer.run(receivers.news, events.peers, receivers.settle, stop));
     tasks.spawn(open_jobs::end_overdue(Arc::clone(&shared)));
 
     let market_stop = CancellationToken::new();
@@ -180,7 +198,7 @@ async fn start_on(
 
     let rpc_stop = CancellationToken::new();
     let rpc_addr = rpc.as_ref().map(RpcServer::local_addr);
-    let node: Arc<dyn Node> = Arc::new(LocalNode::new(Arc::clone(&shared)));
+    let node: Arc<dyn Node> = Arc::new(LocalNode::of_modules(Arc::clone(&shared)));
     let rpc = rpc.map(|server| tokio::spawn(server.run(node, rpc_stop.clone())));
     Ok(RunningNode {
         shared,
@@ -253,6 +271,36 @@ impl RunningNode {
     /// The network side, for inspection.
     pub fn net(&self) -> &Net {
         &self.shared.net
+    }
+
+    /// Begins to stop: the offers leave the market at once, peers and modules get no new job, and
+    /// what runs goes on, as do the connections of modules. Returns within 2 s, once that is so;
+    /// `limit` is what modules are told. Modules in this process must stop to take new work
+    /// themselves.
+    pub async fn begin_drain(&self, limit: Duration) {
+        self.shared.begin_drain(limit).await;
+    }
+
+    /// Waits, without a limit, until no job runs and each signature was offered to its provider.
+    pub async fn drained(&self) {
+        self.shared.drained().await;
+    }
+
+    /// What is left to do before a stop harms nobody.
+    pub fn left(&self) -> Left {
+        self.shared.left()
+    }
+
+    /// Whether it lives.
+    pub fn pulse(&self) -> Pulse {
+        Pulse {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// The database, to be closed where there is no time for [`RunningNode::shutdown`].
+    pub fn database(&self) -> Database {
+        Database(self.shared.store.clone())
     }
 
     /// Stops cleanly: takes the offers back, ends what is under way within 5 s, leaves the network

@@ -4,6 +4,8 @@
 
 pub mod error;
 pub mod filter;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod node;
 pub mod provider;
 pub mod tcp;
@@ -29,4 +31,4 @@ pub use provider::{
     ProviderDesk, ProviderJob, ProviderService, Provision,
 };
 pub use tcp::{TcpNode, TcpOptions};
-pub use watch::{JobEvent, OfferEvent, ProviderEvent, Watch};
+pub use watch::{JobEvent, NodeState, OfferEvent, ProviderEvent, Watch};

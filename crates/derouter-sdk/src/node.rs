@@ -15,7 +15,7 @@ use crate::error::{
 };
 use crate::filter::{JobFilter, JobQuery, OfferFilter, PeerQuery};
 use crate::provider::{OfferSpec, ProvideOptions, ProviderCompletion, ProviderService, Provision};
-use crate::watch::{JobEvent, OfferEvent, ProviderEvent, Watch};
+use crate::watch::{JobEvent, NodeState, OfferEvent, ProviderEvent, Watch};
 
 /// What a job stream can do.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -83,6 +83,12 @@ pub trait Node: Send + Sync + 'static {
 
     /// Follows the jobs.
     async fn watch_jobs(&self, filter: JobFilter) -> Result<Watch<JobEvent>, NodeError>;
+
+    /// Follows whether the node takes new work: how it is now, then each change. Nodes before 0.2
+    /// do not tell.
+    async fn watch_state(&self) -> Result<Watch<NodeState>, NodeError> {
+        Err(NodeError::Unsupported("the node's state"))
+    }
 
     /// Puts offers on the market, served by `service`, for as long as the [`Provision`] lives.
     /// Either all are on the market or none.

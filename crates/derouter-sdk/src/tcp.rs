@@ -31,7 +31,7 @@ use crate::error::{
 use crate::filter::{JobFilter, JobQuery, OfferFilter, PeerQuery};
 use crate::node::{ConsumerCompletion, JobStream, Node, RemoteJob};
 use crate::provider::{OfferSpec, ProvideOptions, ProviderCompletion, ProviderService, Provision};
-use crate::watch::{JobEvent, OfferEvent, ProviderEvent, Watch};
+use crate::watch::{JobEvent, NodeState, OfferEvent, ProviderEvent, Watch};
 
 /// How long a [`TcpNode`] waits for what.
 #[derive(Clone, Debug)]
@@ -244,6 +244,10 @@ impl Node for TcpNode {
 
     async fn watch_jobs(&self, filter: JobFilter) -> Result<Watch<JobEvent>, NodeError> {
         watching::watch(&self.inner, watching::Jobs(filter)).await
+    }
+
+    async fn watch_state(&self) -> Result<Watch<NodeState>, NodeError> {
+        watching::watch(&self.inner, watching::State).await
     }
 
     async fn provide(

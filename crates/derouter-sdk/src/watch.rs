@@ -1,6 +1,8 @@
 //! Watches: a full state first, then changes. After a lost connection or a slow reader there is
 //! another full state, so that a watcher never works on what it missed.
 
+use std::time::Duration;
+
 use derouter_wire::rpc::event::{OfferRemoved, ProviderHeartbeat};
 use derouter_wire::rpc::record::{JobRecord, OfferSnapshot, ProviderRecord};
 use tokio::sync::mpsc;
@@ -35,6 +37,20 @@ pub enum JobEvent {
     Reset,
     /// A job was made or changed.
     Updated(Box<JobRecord>),
+}
+
+/// Whether a node takes new work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NodeState {
+    /// It does.
+    Serving,
+    /// It is on its way down: its offers are off the market, it creates no jobs, and jobs that run
+    /// go on.
+    Draining {
+        /// How long they have. It was right when the node said it.
+        left: Duration,
+    },
 }
 
 /// The events of a watch. Dropping it ends the watch.

@@ -124,6 +124,11 @@ impl Store {
             .map_err(|_| StoreError::Timeout(CLOSE_DEADLINE.as_secs()))
     }
 
+    /// Asks the thread for a sign of life. It is answered behind what is queued.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.read(|_| Ok(())).await
+    }
+
     /// What the store has done, and how much waits.
     pub fn counters(&self) -> Counters {
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);

@@ -321,6 +321,16 @@ impl NodeProcess {
         self.process.exit().await
     }
 
+    /// How it ended, after a signal that was sent to its [`Self::process`].
+    pub async fn terminated(self) -> Exit {
+        self.process.exit().await
+    }
+
+    /// How it ended, within `limit`.
+    pub async fn exit_within(self, limit: Duration) -> Exit {
+        self.process.exit_within(limit).await
+    }
+
     /// Ctrl-C, and how it ended.
     pub async fn interrupt(self) -> Exit {
         self.process.interrupt();

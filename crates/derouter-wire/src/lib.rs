@@ -7,6 +7,8 @@
 pub mod announce;
 pub mod cbor;
 pub mod discovery;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod gossip;
 pub mod id;
 pub mod job;

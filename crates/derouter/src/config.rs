@@ -72,5 +72,18 @@ fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError>
     Ok(parsed)
 }
 
+/// See [`crate::fuzz::config`]. No file is looked for.
+pub(crate) fn fuzz(text: &str) {
+    let problems = [
+        node::fuzz(text).err(),
+        relay::fuzz(text).err(),
+        module::fuzz_provider(text).err(),
+        module::fuzz_consumer(text).err(),
+    ];
+    for problem in problems.into_iter().flatten() {
+        assert!(!problem.to_string().is_empty());
+    }
+}
+
 #[cfg(test)]
 mod tests;

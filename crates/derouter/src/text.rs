@@ -146,6 +146,13 @@ pub(crate) fn now() -> UnixSeconds {
     UnixSeconds(elapsed.map_or(0, |elapsed| elapsed.as_secs()))
 }
 
+/// A time of day: `14:03:07 UTC`.
+pub(crate) fn utc_time(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |at| at.as_secs()) % 86_400;
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    format!("{hours:02}:{minutes:02}:{:02} UTC", seconds % 60)
+}
+
 /// How a connection reaches its peer.
 pub(crate) fn path_kind(kind: PathKind) -> &'static str {
     match kind {

@@ -191,6 +191,7 @@ async fn create(
         Err(NotTaken::OfferNotFound) => {
             Refusal::new(RefusalCode::OfferNotFound, "this offer is not provided")
         }
+        Err(NotTaken::Draining) => Refusal::new(RefusalCode::ShuttingDown, "the node stops"),
         Err(NotTaken::OfferChanged) => Refusal::new(RefusalCode::OfferChanged, "the offer changed"),
         Err(NotTaken::InvalidArgs(reason)) => Refusal::new(RefusalCode::InvalidArgs, reason),
         Err(NotTaken::OwesTooMuch) => {
@@ -266,11 +267,7 @@ async fn rejoin(
         return None;
     }
     let offer = (job.offer.protocol_id.clone(), job.offer.offer_id.clone());
-    let service = {
-        let market = shared.market();
-        let provided = market.provided.get(&offer);
-        provided.map(|provided| Arc::clone(&provided.service))
-    };
+    let service = shared.market().provided.service(&offer);
     let Some(service) = service else {
         let reason = "the module that served the job has gone";
         refuse(answering, Refusal::new(RefusalCode::JobOver, reason)).await;

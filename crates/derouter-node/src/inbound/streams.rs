@@ -79,13 +79,7 @@ pub(crate) async fn prepare(
             return Err(JobConnectionResult::Busy);
         }
     };
-    let service = {
-        let market = shared.market();
-        market
-            .provided
-            .get(&job.offer)
-            .map(|offer| Arc::clone(&offer.service))
-    };
+    let service = shared.market().provided.service(&job.offer);
     let Some(service) = service else {
         return Err(JobConnectionResult::JobExpired);
     };

@@ -223,13 +223,14 @@ async fn give_up(shared: &Arc<Shared>, key: &JobKey) {
 
 fn refused(refusal: Refusal) -> CreateJobError {
     match refusal.code {
-        RefusalCode::OfferNotFound => CreateJobError::ProviderOfferNotFound,
+        RefusalCode::OfferNotFound | RefusalCode::ShuttingDown => {
+            CreateJobError::ProviderOfferNotFound
+        }
         RefusalCode::OfferChanged => CreateJobError::ProviderOfferPayloadMismatch,
         RefusalCode::InvalidArgs => CreateJobError::InvalidJobArgs(refusal.message),
-        RefusalCode::Busy
-        | RefusalCode::OwesTooMuch
-        | RefusalCode::ShuttingDown
-        | RefusalCode::Internal => CreateJobError::ProviderBusy,
+        RefusalCode::Busy | RefusalCode::OwesTooMuch | RefusalCode::Internal => {
+            CreateJobError::ProviderBusy
+        }
         _ => CreateJobError::ProviderInvalidResponse,
     }
 }

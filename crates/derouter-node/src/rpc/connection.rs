@@ -164,7 +164,8 @@ impl Session {
         self.provisions().len()
     }
 
-    fn take_back_offers(&self) {
+    /// Takes all offers of this connection off the market.
+    pub(super) fn take_back_offers(&self) {
         let provisions = std::mem::take(&mut *self.provisions());
         // Dropped here, without the lock: a drop runs the node's code.
         drop(provisions);

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use derouter_sdk::tcp::link::{CallError, Caller};
-use derouter_sdk::{JobEvent, Node, OfferEvent, PeerId, ProviderEvent, ProviderRecord, Watch};
+use derouter_sdk::{
+    JobEvent, Node, NodeState, OfferEvent, PeerId, ProviderEvent, ProviderRecord, Watch,
+};
 use derouter_wire::SubscriptionId;
 use derouter_wire::rpc::event::{
-    Event, EventJobUpdated, EventOfferRemoved, EventOfferUpdated, EventProviderHeartbeat,
-    EventProviderUpdated,
+    Event, EventJobUpdated, EventNodeState, EventOfferRemoved, EventOfferUpdated,
+    EventProviderHeartbeat, EventProviderUpdated, NodeStateChanged,
 };
 use futures::stream::{self, BoxStream, SelectAll, StreamExt};
 use tokio::sync::mpsc;
@@ -29,12 +31,14 @@ pub(super) enum Source {
     Offers(Watch<OfferEvent>),
     Providers(Watch<ProviderEvent>),
     Jobs(Watch<JobEvent>),
+    State(Watch<NodeState>),
 }
 
 enum Happened {
     Offer(OfferEvent),
     Provider(ProviderEvent),
     Job(JobEvent),
+    State(NodeState),
     Ended,
 }
 
@@ -125,6 +129,7 @@ fn events(added: Added) -> Events {
     let happened = match added.source {
         Source::Offers(watch) => follow(watch).map(Happened::Offer).boxed(),
         Source::Providers(watch) => follow(watch).map(Happened::Provider).boxed(),
+        Source::State(watch) => follow(watch).map(Happened::State).boxed(),
         Source::Jobs(watch) => follow(watch).map(Happened::Job).boxed(),
     };
     let id = added.id;
@@ -180,7 +185,7 @@ impl Teller {
             Source::Providers(_) => {
                 self.providers.insert(added.id, ToldProviders::default());
             }
-            Source::Jobs(_) => {}
+            Source::Jobs(_) | Source::State(_) => {}
         }
     }
 
@@ -189,6 +194,11 @@ impl Teller {
             Happened::Offer(event) => self.offer(id, event).await,
             Happened::Provider(event) => self.provider(id, event).await,
             Happened::Job(event) => self.job(id, event).await,
+            Happened::State(state) => {
+                self.caller
+                    .notify(&EventNodeState(of(id, told(state))))
+                    .await
+            }
             Happened::Ended => {
                 self.offers.remove(&id);
                 self.providers.remove(&id);
@@ -314,6 +324,14 @@ impl Teller {
             );
         }
     }
+}
+
+fn told(state: NodeState) -> NodeStateChanged {
+    let draining_ms = match state {
+        NodeState::Draining { left } => Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+        _ => None,
+    };
+    NodeStateChanged { draining_ms }
 }
 
 fn of<T>(subscription_id: SubscriptionId, payload: T) -> Event<T> {

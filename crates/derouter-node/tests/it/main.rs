@@ -9,6 +9,7 @@
 )]
 
 mod node_disk;
+mod node_drain;
 mod node_jobs;
 mod node_legacy;
 mod node_offers;

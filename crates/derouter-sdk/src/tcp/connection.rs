@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use derouter_wire::cbor;
 use derouter_wire::rpc::event::{
-    EventJobUpdated, EventOfferRemoved, EventOfferUpdated, EventProviderHeartbeat,
-    EventProviderUpdated, OfferRemoved, ProviderHeartbeat,
+    EventJobUpdated, EventNodeState, EventOfferRemoved, EventOfferUpdated, EventProviderHeartbeat,
+    EventProviderUpdated, NodeStateChanged, OfferRemoved, ProviderHeartbeat,
 };
 use derouter_wire::rpc::record::{
     FailureReason, JobRecord, OfferSnapshot, ProviderRecord, parse_hex_balance,
@@ -55,6 +55,7 @@ pub(super) enum Told {
     ProviderUpdated(ProviderRecord),
     ProviderHeartbeat(ProviderHeartbeat),
     JobUpdated(Box<JobRecord>),
+    State(NodeStateChanged),
 }
 
 /// Where the events of a subscription go.
@@ -182,7 +183,8 @@ impl Connection {
             }
         };
         let reply = self.caller.call_and(request, wait, on_answer).await;
-        let reply = reply.map_err(|error| translate::call_error(error, wait))?;
+        let unknown = "this subscription";
+        let reply = reply.map_err(|error| translate::new_call_error(error, wait, unknown))?;
         let refused = || NodeError::Invalid("the node does not know a peer id".into());
         reply.id().ok_or_else(refused)
     }
@@ -361,6 +363,10 @@ impl Reading {
                     event.subscription_id,
                     Told::JobUpdated(Box::new(event.payload)),
                 )
+            }
+            EventNodeState::TYPE => {
+                let EventNodeState(event) = cbor::from_slice(frame.data)?;
+                (event.subscription_id, Told::State(event.payload))
             }
             _ => return Ok(false),
         };

@@ -88,6 +88,11 @@ impl Service {
         }
     }
 
+    /// Whether no request and no job connection is in work.
+    pub(super) fn is_idle(&self) -> bool {
+        self.room.available_permits() == IN_WORK
+    }
+
     fn room(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.room).try_acquire_owned().ok()
     }

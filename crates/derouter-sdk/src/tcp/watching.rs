@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use derouter_wire::rpc::record::ProviderRecord;
@@ -16,7 +17,7 @@ use super::connection::{Connection, ROUTE_EVENTS, Route, Told};
 use super::{Inner, translate};
 use crate::error::NodeError;
 use crate::filter::{JobFilter, OfferFilter};
-use crate::watch::{JobEvent, OfferEvent, ProviderEvent, Watch};
+use crate::watch::{JobEvent, NodeState, OfferEvent, ProviderEvent, Watch};
 
 /// Events that wait for the watcher, besides those of the route.
 const WATCH_EVENTS: usize = 64;
@@ -315,6 +316,42 @@ impl Subject for Jobs {
     async fn events(&mut self, _: &Inner, connection: &Connection, told: Told) -> Vec<JobEvent> {
         match told {
             Told::JobUpdated(job) => vec![JobEvent::Updated(Box::new(connection.mend(*job)))],
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Whether the node takes new work. The node tells how it is right behind the subscription.
+pub(super) struct State;
+
+#[async_trait]
+impl Subject for State {
+    type Event = NodeState;
+
+    async fn subscribe(
+        &self,
+        node: &Inner,
+        connection: &Connection,
+        route: Route,
+    ) -> Result<SubscriptionId, NodeError> {
+        if connection.is_0_1() {
+            return Err(NodeError::Unsupported("this subscription"));
+        }
+        connection
+            .subscribe(&SubscribeToNodeState {}, node.options.query_wait, route)
+            .await
+    }
+
+    async fn state(&mut self, _: &Inner) -> Result<NodeState, NodeError> {
+        Ok(NodeState::Serving)
+    }
+
+    async fn events(&mut self, _: &Inner, _: &Connection, told: Told) -> Vec<NodeState> {
+        match told {
+            Told::State(state) => vec![state.draining_ms.map_or(NodeState::Serving, |left| {
+                let left = Duration::from_millis(left);
+                NodeState::Draining { left }
+            })],
             _ => Vec::new(),
         }
     }

@@ -42,6 +42,14 @@ pub struct ProviderHeartbeat {
     pub latest_heartbeat_at: UnixSeconds,
 }
 
+/// Whether the node takes new work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStateChanged {
+    /// How many milliseconds jobs that run have left. Absent while the node takes new work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining_ms: Option<u64>,
+}
+
 macro_rules! events {
     ($($(#[$doc:meta])* $name:ident($payload:ty)),* $(,)?) => {
         $(
@@ -69,6 +77,8 @@ events! {
     EventProviderHeartbeat(ProviderHeartbeat),
     /// A job was made or changed.
     EventJobUpdated(JobRecord),
+    /// Whether the node takes new work.
+    EventNodeState(NodeStateChanged),
 }
 
 /// A consumer wants a job for an offer of this module.

@@ -30,8 +30,10 @@ calls! {
     SubscribeToActiveOffers => FilteredReply<SubscriptionId>,
     SubscribeToActiveProviders => SubscribedReply,
     SubscribeToJobs => FilteredReply<SubscriptionId>,
+    SubscribeToNodeState => SubscribedReply,
     CancelSubscription => CancelSubscriptionReply,
     ProviderProvide => ProvideReply,
+    ProviderWithdraw => WithdrawReply,
     ProviderCompleteJob => ProviderCompleteJobReply,
     ConsumerCreateJob => CreateJobReply,
     ConsumerOpenJobConnection => OpenJobConnectionReply,
@@ -127,12 +129,22 @@ pub struct SubscribeToJobs {
     pub consumer_peer_ids: Option<Vec<PeerIdArg>>,
 }
 
+/// Events about whether the node takes new work: how it is now, then each change. New in 0.2, so
+/// that no 0.1 module is ever sent such an event.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscribeToNodeState {}
+
 /// Ends a subscription.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancelSubscription {
     /// Which.
     pub subscription_id: SubscriptionId,
 }
+
+/// Takes back every offer of this connection; jobs that were accepted go on. New in 0.2: before, the
+/// only way was to close the connection, and with it the streams of those jobs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderWithdraw {}
 
 /// Puts an offer on the market for as long as this connection lives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -322,7 +334,7 @@ pub enum QueryJobsReply {
     InvalidLimit(Option<String>),
 }
 
-/// To [`SubscribeToActiveProviders`].
+/// To [`SubscribeToActiveProviders`] and [`SubscribeToNodeState`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "tag", content = "content")]
 pub enum SubscribedReply {
@@ -338,6 +350,14 @@ pub enum CancelSubscriptionReply {
     Ok,
     /// There is none with this id.
     InvalidSubscriptionId,
+}
+
+/// To [`ProviderWithdraw`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "tag", content = "content")]
+pub enum WithdrawReply {
+    /// They are off the market.
+    Ok,
 }
 
 /// To [`ProviderProvide`].

@@ -1,6 +1,7 @@
 //! The files of modules that are processes of their own.
 
 use std::path::Path;
+use std::time::Duration;
 
 use derouter_openai::consumer::ConsumerConfig;
 use derouter_openai::provider::ProviderConfig;
@@ -18,6 +19,8 @@ pub(crate) struct ModuleConfig<M> {
     pub(crate) rpc: RpcAddress,
     /// How to log.
     pub(crate) log: LogFormat,
+    /// How long what runs may take to finish on a stop.
+    pub(crate) drain: Duration,
     /// The file has `database_url`, which 0.1.0 wanted and which has no use now.
     pub(crate) has_database_url: bool,
 }
@@ -90,6 +93,7 @@ pub(crate) fn read_provider(path: &Path) -> Result<ModuleConfig<ProviderConfig>,
             section.rpc_port.take(),
         )?,
         log: section.log.unwrap_or_default().format,
+        drain: section.drain_seconds.unwrap_or_default().0,
         has_database_url: section.database_url.is_some(),
         module: section.check(path, "", false)?,
     })
@@ -106,7 +110,35 @@ pub(crate) fn read_consumer(path: &Path) -> Result<ModuleConfig<ConsumerConfig>,
             section.rpc_port.take(),
         )?,
         log: section.log.unwrap_or_default().format,
+        drain: section.drain_seconds.unwrap_or_default().0,
         has_database_url: section.database_url.is_some(),
         module: section.check(false),
     })
+}
+
+/// Reads and checks a text as a provider's file.
+pub(super) fn fuzz_provider(text: &str) -> Result<(), ConfigError> {
+    let path = Path::new("provider.json");
+    let mut section: ProviderSection = super::parse(path, text)?;
+    let rpc = (
+        section.rpc.take(),
+        section.rpc_host.take(),
+        section.rpc_port.take(),
+    );
+    RpcAddress::of(path, rpc.0, rpc.1, rpc.2)?;
+    section.check(path, "", false).map(drop)
+}
+
+/// Reads and checks a text as a consumer's file.
+pub(super) fn fuzz_consumer(text: &str) -> Result<(), ConfigError> {
+    let path = Path::new("consumer.json");
+    let mut section: ConsumerSection = super::parse(path, text)?;
+    let rpc = (
+        section.rpc.take(),
+        section.rpc_host.take(),
+        section.rpc_port.take(),
+    );
+    RpcAddress::of(path, rpc.0, rpc.1, rpc.2)?;
+    let _ = section.check(false);
+    Ok(())
 }

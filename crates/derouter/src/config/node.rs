@@ -2,6 +2,7 @@
 
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use derouter_node::{DiscoveryOptions, Multiaddr, NetOptions, NodeConfig, ProviderDetails};
 use serde::Deserialize;
@@ -11,7 +12,7 @@ use super::network::{DiscoverySection, ExternalAddress, ReachabilityKey, RelaySe
 use super::openai::{OpenAiModules, OpenAiSection};
 use super::paths::{self, DatabasePaths};
 use super::peers::PeersSection;
-use super::value::{Address, LiteralPath, Port};
+use super::value::{Address, Drain, LiteralPath, Port};
 use super::{ConfigError, LogFormat, LogSection, read};
 
 /// The RPC's port when the configuration names none, as in 0.1.0.
@@ -44,6 +45,7 @@ struct File {
     log: LogSection,
     store_payloads: bool,
     ledger: LedgerSection,
+    drain_seconds: Drain,
     openai: OpenAiSection,
 }
 
@@ -72,6 +74,8 @@ pub(crate) struct RunConfig {
     pub(crate) openai: OpenAiModules,
     /// How to log.
     pub(crate) log: LogFormat,
+    /// How long what runs may take to finish on a stop.
+    pub(crate) drain: Duration,
 }
 
 impl RunConfig {
@@ -140,6 +144,7 @@ impl File {
             node,
             openai,
             log: self.log.format,
+            drain: self.drain_seconds.0,
         })
     }
 
@@ -172,6 +177,11 @@ pub(crate) fn default_listen(ipv6: bool) -> Vec<Multiaddr> {
 /// must work everywhere.
 pub(crate) fn has_ipv6() -> bool {
     UdpSocket::bind("[::]:0").is_ok()
+}
+
+/// Reads a text as this file, without a look at the disk.
+pub(super) fn fuzz(text: &str) -> Result<(), ConfigError> {
+    super::parse::<File>(Path::new("config.json"), text).map(drop)
 }
 
 #[cfg(test)]

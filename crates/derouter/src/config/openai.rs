@@ -11,7 +11,7 @@ use derouter_sdk::{OfferId, Wei};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::value::{BaseUrl, Named, OneOrMany, Pol, Port, Positive};
+use super::value::{BaseUrl, Drain, Named, OneOrMany, Pol, Port, Positive};
 use super::{ConfigError, LogSection};
 
 /// The port of the OpenAI endpoint when the configuration names none.
@@ -112,6 +112,8 @@ pub(super) struct ProviderSection {
     #[serde(default)]
     pub(super) log: Option<LogSection>,
     #[serde(default)]
+    pub(super) drain_seconds: Option<Drain>,
+    #[serde(default)]
     pub(super) database_url: Option<IgnoredAny>,
 }
 
@@ -183,12 +185,16 @@ impl ProviderSection {
 
     fn keys_of_a_process(&self) -> impl Iterator<Item = &'static str> + use<> {
         let rpc = self.rpc.is_some() || self.rpc_host.is_some() || self.rpc_port.is_some();
-        process_keys(rpc, self.log.is_some(), self.database_url.is_some())
+        process_keys([
+            (rpc, "rpc"),
+            (self.log.is_some(), "log"),
+            (self.drain_seconds.is_some(), "drain_seconds"),
+            (self.database_url.is_some(), "database_url"),
+        ])
     }
 }
 
-fn process_keys(rpc: bool, log: bool, database: bool) -> impl Iterator<Item = &'static str> {
-    let given = [(rpc, "rpc"), (log, "log"), (database, "database_url")];
+fn process_keys(given: [(bool, &'static str); 4]) -> impl Iterator<Item = &'static str> {
     given
         .into_iter()
         .filter_map(|(given, key)| given.then_some(key))
@@ -232,6 +238,7 @@ pub(super) struct ConsumerSection {
     pub(super) rpc_host: Option<String>,
     pub(super) rpc_port: Option<Port>,
     pub(super) log: Option<LogSection>,
+    pub(super) drain_seconds: Option<Drain>,
     pub(super) database_url: Option<IgnoredAny>,
 }
 
@@ -323,6 +330,11 @@ impl ConsumerSection {
 
     fn keys_of_a_process(&self) -> impl Iterator<Item = &'static str> + use<> {
         let rpc = self.rpc.is_some() || self.rpc_host.is_some() || self.rpc_port.is_some();
-        process_keys(rpc, self.log.is_some(), self.database_url.is_some())
+        process_keys([
+            (rpc, "rpc"),
+            (self.log.is_some(), "log"),
+            (self.drain_seconds.is_some(), "drain_seconds"),
+            (self.database_url.is_some(), "database_url"),
+        ])
     }
 }

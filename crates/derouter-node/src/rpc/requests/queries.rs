@@ -199,6 +199,11 @@ impl Session {
         self.begin(frame, begun).await;
     }
 
+    pub(super) async fn subscribe_to_state(&self, frame: &Frame<'_>) {
+        let begun = self.watch_state(frame).await;
+        self.begin(frame, begun).await;
+    }
+
     async fn watch_offers(&self, frame: &Frame<'_>) -> Begun<FilteredReply<SubscriptionId>> {
         let query: SubscribeToActiveOffers = cbor::from_slice(frame.data)?;
         let filter = match offer_filter(query.protocol_ids, query.provider_peer_ids) {
@@ -236,6 +241,15 @@ impl Session {
         Ok((
             FilteredReply::Ok(self.reserve()?),
             Some(Source::Jobs(watch)),
+        ))
+    }
+
+    async fn watch_state(&self, frame: &Frame<'_>) -> Begun<FilteredReply<SubscriptionId>> {
+        let SubscribeToNodeState {} = cbor::from_slice(frame.data)?;
+        let watch = self.node.watch_state().await?;
+        Ok((
+            FilteredReply::Ok(self.reserve()?),
+            Some(Source::State(watch)),
         ))
     }
 
