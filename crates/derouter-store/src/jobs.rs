@@ -1,5 +1,6 @@
 //! Jobs: inserted, changed by a decision inside the transaction, listed.
 
+mod changes;
 mod page;
 mod row;
 
@@ -7,6 +8,7 @@ use derouter_market::{Job, JobChange, JobState, Role};
 use derouter_wire::{Currency, JobKey, PeerId, RowId, SnapshotId, UnixSeconds, Wei};
 use rusqlite::{Connection, OptionalExtension, params};
 
+pub use changes::{JobChanges, JobHistory};
 pub use page::JobPage;
 
 use crate::announcements::SnapshotCache;

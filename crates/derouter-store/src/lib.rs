@@ -19,7 +19,7 @@ mod thread;
 pub use announcements::{AnnouncedOffer, AnnouncementClock, ProviderRow, SnapshotRow};
 pub use error::{ImportError, InsertJobError, OpenError, StoreError};
 pub use forget::{Forgotten, Idle};
-pub use jobs::{ChangeOutcome, JobPage, NewJob};
+pub use jobs::{ChangeOutcome, JobChanges, JobHistory, JobPage, NewJob};
 pub use legacy::{ImportOutcome, ImportReport};
 pub use peers::{KnownAddress, KnownPeer};
 pub use store::{Durability, Store};

@@ -13,6 +13,7 @@ mod batches;
 mod crash;
 mod disk;
 mod forgetting;
+mod job_changes;
 mod jobs;
 mod legacy;
 mod legacy_odd;
