@@ -415,7 +415,7 @@ fn jobs_for_modules_of_a_0_1_node_decode() {
     let open: ProviderOpenJobConnection = request("provider_open_job_connection");
     assert_eq!(
         (open.connection_id, open.nonce.as_str()),
-        (ConnectionId(3), "0")
+        (ConnectionId(3).into(), "0")
     );
 }
 
@@ -441,7 +441,7 @@ fn answers_of_a_0_1_node_decode() {
     assert_eq!(
         opened,
         OpenJobConnectionReply::Ok {
-            connection_id: ConnectionId(1)
+            connection_id: ConnectionId(1).into()
         }
     );
     let failed = reply::<ConsumerCompleteJob>("consumer_complete_job.already_failed");
@@ -469,7 +469,10 @@ fn answers_of_a_0_1_node_decode() {
         FailJobReply::InvalidJobId
     );
     let subscribed = reply::<SubscribeToJobs>("subscribe_to_jobs.ok");
-    assert_eq!(subscribed, FilteredReply::Ok(SubscriptionId(2)));
+    assert_eq!(
+        subscribed,
+        FilteredReply::Ok(Subscribed::Legacy(SubscriptionId(2)))
+    );
     let cancelled = reply::<CancelSubscription>("cancel_subscription.invalid");
     assert_eq!(cancelled, CancelSubscriptionReply::InvalidSubscriptionId);
 }
