@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use derouter_net::NetOptions;
 
+use crate::rpc::RpcOptions;
+
 /// A node's configuration, checked and complete.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -17,8 +19,8 @@ pub struct NodeConfig {
     pub net: NetOptions,
     /// What announcements say of this provider.
     pub provider: ProviderDetails,
-    /// The RPC's port on 127.0.0.1; 0 chooses one; `None` serves no RPC.
-    pub rpc_port: Option<u16>,
+    /// How modules connect; `None` serves no RPC.
+    pub rpc: Option<RpcOptions>,
     /// Whether job arguments are kept in the database.
     pub store_payloads: bool,
 }

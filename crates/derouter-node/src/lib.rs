@@ -6,6 +6,7 @@ mod announcer;
 mod clock;
 pub mod config;
 mod confirm;
+mod event_log;
 mod handle;
 mod housekeeping;
 pub mod identity;
@@ -32,4 +33,5 @@ pub use derouter_net::{
 };
 pub use handle::LocalNode;
 pub use listen_ports::kept_listen;
+pub use rpc::RpcOptions;
 pub use start::{RunningNode, StartError, start};

@@ -13,30 +13,18 @@ use derouter_store::Store;
 use derouter_wire::ProtocolId;
 use derouter_wire::rpc::record::{JobRecord, OfferSnapshot};
 use libp2p_identity::Keypair;
-use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::event_log::EventLog;
 use crate::provided::ProvidedOffers;
 use crate::recent::{RecentJob, RecentJobs};
 use crate::records::job_record;
 
-/// Events kept for slow watchers of the node. Whoever is further behind starts anew from the full
-/// state, so nothing is lost; it only costs more.
-const EVENT_BACKLOG: usize = 1024;
-
 /// Wishes to announce that wait. One is enough: an announcement takes all that is there.
 pub(crate) const REFRESH_QUEUE: usize = 64;
-
-/// What happened, in one order for all watchers.
-#[derive(Clone, Debug)]
-pub(crate) enum NodeEvent {
-    /// On the market.
-    Market(Arc<OfferChange>),
-    /// To a job.
-    Job(Arc<JobRecord>),
-}
 
 /// The market of this run.
 pub(crate) struct Market {
@@ -59,7 +47,14 @@ pub(crate) struct Shared {
     pub(crate) net: Net,
     pub(crate) clock: Clock,
     pub(crate) store_payloads: bool,
-    pub(crate) events: broadcast::Sender<NodeEvent>,
+    /// Random: what tells the events of this run from those of another.
+    pub(crate) run: u64,
+    /// Offers that came, changed and went.
+    pub(crate) offer_events: EventLog<OfferChange>,
+    /// Providers that were heard.
+    pub(crate) provider_events: EventLog<OfferChange>,
+    /// Counts changes of jobs, to wake those who read them from the store.
+    pub(crate) jobs_changed: watch::Sender<u64>,
     pub(crate) refresh: mpsc::Sender<Option<Refresh>>,
     /// A new signature waits for delivery.
     pub(crate) signed: mpsc::Sender<JobKey>,
@@ -109,7 +104,10 @@ impl Shared {
             net,
             clock,
             store_payloads,
-            events: broadcast::channel(EVENT_BACKLOG).0,
+            run: rand::random(),
+            offer_events: EventLog::default(),
+            provider_events: EventLog::default(),
+            jobs_changed: watch::Sender::new(0),
             refresh,
             signed,
             wanted,
@@ -138,16 +136,23 @@ impl Shared {
     /// Tells watchers of market changes, in order.
     pub(crate) fn emit_market(&self, changes: Vec<OfferChange>) {
         for change in changes {
-            // No watcher is no error.
-            let _ = self.events.send(NodeEvent::Market(Arc::new(change)));
+            let bytes = text_bytes(&change);
+            match change {
+                OfferChange::OfferUpdated(_) | OfferChange::OfferRemoved(_) => {
+                    self.offer_events.push(change, bytes);
+                }
+                OfferChange::ProviderUpdated(_) | OfferChange::ProviderHeartbeat(_) => {
+                    self.provider_events.push(change, bytes);
+                }
+            }
         }
     }
 
-    /// Tells watchers of a job.
+    /// Tells watchers that a job changed. They read from the store what it is now.
     pub(crate) fn emit_job(&self, job: &Job) {
-        if self.events.receiver_count() > 0 {
-            let _ = self.events.send(NodeEvent::Job(Arc::new(self.record(job))));
-        }
+        tracing::trace!(job = %job.key, "a job changed");
+        self.jobs_changed
+            .send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// A job as modules see it.
@@ -218,6 +223,18 @@ impl Shared {
         if self.signed.try_send(job.clone()).is_err() {
             self.signed_overflow.notify_one();
         }
+    }
+}
+
+/// What the texts of a change take, nearly.
+fn text_bytes(change: &OfferChange) -> usize {
+    let len = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    match change {
+        OfferChange::OfferUpdated(offer) => offer.protocol_payload.len(),
+        OfferChange::ProviderUpdated(record) => {
+            len(&record.name) + len(&record.teaser) + len(&record.description)
+        }
+        OfferChange::OfferRemoved(_) | OfferChange::ProviderHeartbeat(_) => 0,
     }
 }
 
