@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
+use derouter_node::rpc::BindError;
 use derouter_node::{Multiaddr, NodeConfig, RunningNode, StartError};
 
 use crate::cli::RunArgs;
@@ -97,7 +98,7 @@ pub(crate) async fn start_node(config: NodeConfig) -> Result<RunningNode, Failur
         .await
         .map_err(|error| {
             let remedy = match error {
-                StartError::Rpc(_) => {
+                StartError::Rpc(BindError::Port { .. }) => {
                     ". Stop the program that uses it (another node?), or set another `server.port`"
                 }
                 StartError::Net(_) => ". Check `listen` in the configuration",

@@ -56,7 +56,9 @@ fn without_a_file_a_node_has_the_defaults_of_0_1_0() {
     let config = RunConfig::load(None).unwrap();
     let data_dir = paths::default_data_dir().unwrap();
     assert_eq!(config.node.keypair_path, data_dir.join("keypair.bin"));
-    assert_eq!(config.node.rpc_port, Some(4269));
+    let rpc = config.node.rpc.unwrap();
+    assert_eq!((rpc.port, rpc.allow_legacy), (4269, true));
+    assert_eq!(rpc.directory, Some(data_dir));
     assert!(config.node.net.mdns);
     assert!(config.node.net.relay_server.is_none());
     assert!(!config.node.store_payloads);
@@ -88,7 +90,9 @@ fn a_file_of_0_1_0_is_read_as_it_is() {
         PathBuf::from("/tmp/derouter-data/key.bin")
     );
     assert_eq!(config.node.provider.name.as_deref(), Some("me"));
-    assert_eq!(config.node.rpc_port, Some(5000));
+    let rpc = config.node.rpc.unwrap();
+    assert_eq!((rpc.port, rpc.allow_legacy), (5000, true));
+    assert_eq!(rpc.directory, Some(PathBuf::from("/tmp/derouter-data")));
 }
 
 #[test]
