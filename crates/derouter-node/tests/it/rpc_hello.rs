@@ -178,15 +178,9 @@ async fn what_0_2_replaced_is_unknown_there() {
 async fn two_modules_of_one_name_are_two_connections() {
     let served = serve().await;
     let (mut one, mut two) = (Raw::greet(&served).await, Raw::greet(&served).await);
-    for (id, raw) in [(1, &mut one), (2, &mut two)] {
-        let subscribe = SubscribeToJobs::default();
-        let FilteredReply::Ok(subscribed) = raw.ask(id, &subscribe).await.unwrap() else {
-            panic!("refused");
-        };
-        assert_eq!(subscribed.id().0, 0, "subscriptions count for each");
-    }
+    assert!(ListProvidersAll.ask(&mut one, 1).await);
     drop(one);
-    assert!(ListProvidersAll.ask(&mut two, 9).await || !two.closed.is_cancelled());
+    assert!(ListProvidersAll.ask(&mut two, 1).await);
 }
 
 #[cfg(unix)]

@@ -46,11 +46,11 @@ async fn each_job_is_told_once_in_the_order_of_its_latest_change_also_after_a_re
 async fn a_step_that_is_refused_is_no_change() {
     let fixture = Fixture::new().await;
     fixture.insert(Role::Consumer, "a").await;
+    let key = fixture.key("a");
     let place = fixture.store.job_history().await.unwrap().last;
-    let refused =
-        fixture
-            .store
-            .update_job(Role::Consumer, &fixture.key("a"), Durability::Wal, |_| None);
+    let refused = fixture
+        .store
+        .update_job(Role::Consumer, &key, Durability::Wal, |_| None);
     assert_eq!(refused.await.unwrap(), None);
     assert_eq!(fixture.store.job_history().await.unwrap().last, place);
 }

@@ -370,7 +370,11 @@ fn events_of_a_0_1_node_decode() {
     let EventOfferUpdated(Event {
         subscription_id,
         payload,
-    }) = request("event_offer_updated");
+        cursor: None,
+    }) = request("event_offer_updated")
+    else {
+        panic!("a cursor of a 0.1 node");
+    };
     assert_eq!(subscription_id, SubscriptionId(0));
     assert_eq!(payload.snapshot_id, SnapshotId(2));
     assert!(payload.active);
