@@ -114,6 +114,10 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     };
     match closed.run_until_cancelled(driven).await {
         Some(Ok(())) => tracing::debug!(from = %session.from, "a module has disconnected"),
+        // Whoever said nothing looked whether anybody is here.
+        Some(Err(error)) if session.dialect().is_none() => {
+            tracing::debug!(from = %session.from, %error, "a connection broke before it began");
+        }
         Some(Err(error)) => {
             tracing::info!(from = %session.from, %error, "a module's connection broke");
         }

@@ -81,8 +81,8 @@ impl Session {
             QueryPeers::TYPE => self.answer(asked, Self::query_peers).await,
             PingPeer::TYPE => self.answer(asked, Self::ping_peer).await,
             Hello::TYPE => {
-                self.refuse(asked, Failure::of(ErrorCode::HelloTooLate))
-                    .await
+                let failure = Failure::of(ErrorCode::HelloTooLate);
+                self.refuse(asked, failure).await;
             }
             unknown => {
                 let name: String = unknown.chars().take(SHOWN_NAME_CHARS).collect();

@@ -470,3 +470,17 @@ fn every_example_in_the_documents_is_a_configuration_that_works() {
     }
     assert!(examples >= 6, "only {examples} found");
 }
+
+#[test]
+fn who_may_use_the_rpc_and_where_it_is() {
+    let config = load("{server: {allow_legacy: false}}").unwrap();
+    assert!(!config.node.rpc.unwrap().allow_legacy);
+    let text = PROVIDER.replacen('{', r#"{rpc: {data_dir: "/srv/derouter"},"#, 1);
+    let rpc = read_provider(&file(&text).path).unwrap().rpc;
+    assert_eq!(rpc.data_dir, Some(PathBuf::from("/srv/derouter")));
+    // A port alone may be that of any node: its cookie is not known.
+    let text = PROVIDER.replacen('{', "{rpc: {port: 5001},", 1);
+    assert_eq!(read_provider(&file(&text).path).unwrap().rpc.data_dir, None);
+    let usual = read_provider(&file(PROVIDER).path).unwrap().rpc;
+    assert_eq!(usual.data_dir, paths::default_data_dir());
+}
