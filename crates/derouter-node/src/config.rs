@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use derouter_net::NetOptions;
 
+use crate::rpc::RpcOptions;
+
 /// A node's configuration, checked and complete.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -18,8 +20,8 @@ pub struct NodeConfig {
     pub net: NetOptions,
     /// What announcements say of this provider.
     pub provider: ProviderDetails,
-    /// The RPC's port on 127.0.0.1; 0 chooses one; `None` serves no RPC.
-    pub rpc_port: Option<u16>,
+    /// How modules connect; `None` serves no RPC.
+    pub rpc: Option<RpcOptions>,
     /// Whether job arguments are kept in the database.
     pub store_payloads: bool,
     /// How long, and how much.

@@ -18,6 +18,7 @@ pub mod config;
 mod confirm;
 mod disk_watch;
 mod drain;
+mod event_log;
 #[doc(hidden)]
 pub mod fuzz;
 mod handle;
@@ -55,4 +56,5 @@ pub use drain::Left;
 pub use handle::LocalNode;
 pub use listen_ports::kept_listen;
 pub use pulse::{Pulse, Silent};
+pub use rpc::RpcOptions;
 pub use start::{Database, RunningNode, StartError, start};

@@ -14,12 +14,13 @@ use derouter_store::Store;
 use derouter_wire::ProtocolId;
 use derouter_wire::rpc::record::{JobRecord, OfferSnapshot};
 use libp2p_identity::Keypair;
-use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::event_log::EventLog;
 use crate::legacy::LegacyProviders;
 use crate::opened::Opened;
 use crate::provided::ProvidedOffers;
@@ -28,21 +29,8 @@ use crate::records::job_record;
 use crate::running::RunningJobs;
 use crate::session::registry::Sessions;
 
-/// Events kept for slow watchers of the node. Whoever is further behind starts anew from the full
-/// state, so nothing is lost; it only costs more.
-const EVENT_BACKLOG: usize = 1024;
-
 /// Wishes to announce that wait. One is enough: an announcement takes all that is there.
 pub(crate) const REFRESH_QUEUE: usize = 64;
-
-/// What happened, in one order for all watchers.
-#[derive(Clone, Debug)]
-pub(crate) enum NodeEvent {
-    /// On the market.
-    Market(Arc<OfferChange>),
-    /// To a job.
-    Job(Arc<JobRecord>),
-}
 
 /// The market of this run.
 pub(crate) struct Market {
@@ -65,7 +53,14 @@ pub(crate) struct Shared {
     pub(crate) net: Net,
     pub(crate) clock: Clock,
     pub(crate) store_payloads: bool,
-    pub(crate) events: broadcast::Sender<NodeEvent>,
+    /// Random: what tells the events of this run from those of another.
+    pub(crate) run: u64,
+    /// Offers that came, changed and went.
+    pub(crate) offer_events: EventLog<OfferChange>,
+    /// Providers that were heard.
+    pub(crate) provider_events: EventLog<OfferChange>,
+    /// Counts changes of jobs, to wake those who read them from the store.
+    pub(crate) jobs_changed: watch::Sender<u64>,
     pub(crate) refresh: mpsc::Sender<Option<Refresh>>,
     /// A signature, or that a job was given up, waits for delivery.
     pub(crate) news: mpsc::Sender<JobKey>,
@@ -132,7 +127,10 @@ impl Shared {
             net,
             clock,
             store_payloads,
-            events: broadcast::channel(EVENT_BACKLOG).0,
+            run: rand::random(),
+            offer_events: EventLog::default(),
+            provider_events: EventLog::default(),
+            jobs_changed: watch::Sender::new(0),
             refresh,
             news,
             wanted,
@@ -177,18 +175,25 @@ impl Shared {
     /// Tells watchers of market changes, in order.
     pub(crate) fn emit_market(&self, changes: Vec<OfferChange>) {
         for change in changes {
-            // No watcher is no error.
-            let _ = self.events.send(NodeEvent::Market(Arc::new(change)));
+            let bytes = text_bytes(&change);
+            match change {
+                OfferChange::OfferUpdated(_) | OfferChange::OfferRemoved(_) => {
+                    self.offer_events.push(change, bytes);
+                }
+                OfferChange::ProviderUpdated(_) | OfferChange::ProviderHeartbeat(_) => {
+                    self.provider_events.push(change, bytes);
+                }
+            }
         }
     }
 
-    /// Tells watchers of a job that is new or has changed, and notes whether it runs.
+    /// Tells watchers that a job is new or has changed, and notes whether it runs. They read from the
+    /// store what it is now.
     pub(crate) fn emit_job(&self, job: &Job) {
         let now = self.clock.now().uptime;
         self.with_running(|running| running.note(job, now));
-        if self.events.receiver_count() > 0 {
-            let _ = self.events.send(NodeEvent::Job(Arc::new(self.record(job))));
-        }
+        self.jobs_changed
+            .send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// A job as modules see it.
@@ -290,5 +295,17 @@ impl Shared {
         if self.news.try_send(job.clone()).is_err() {
             self.news_overflow.notify_one();
         }
+    }
+}
+
+/// What the texts of a change take, nearly.
+fn text_bytes(change: &OfferChange) -> usize {
+    let len = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    match change {
+        OfferChange::OfferUpdated(offer) => offer.protocol_payload.len(),
+        OfferChange::ProviderUpdated(record) => {
+            len(&record.name) + len(&record.teaser) + len(&record.description)
+        }
+        OfferChange::OfferRemoved(_) | OfferChange::ProviderHeartbeat(_) => 0,
     }
 }

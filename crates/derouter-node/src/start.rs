@@ -52,7 +52,7 @@ pub enum StartError {
     /// The 0.1.0 database.
     #[error("{0}. It was not changed. To start without its jobs, move it away")]
     Import(#[from] derouter_store::ImportError),
-    /// The RPC's port.
+    /// The RPC's port, socket or cookie file.
     #[error(transparent)]
     Rpc(#[from] BindError),
     /// The network.
@@ -88,8 +88,8 @@ impl Database {
 /// Starts a node. When this returns it listens, and peers and modules can connect.
 pub async fn start(config: NodeConfig) -> Result<RunningNode, StartError> {
     let keypair = identity::load_or_create(&config.keypair_path)?;
-    let rpc = match config.rpc_port {
-        Some(port) => Some(RpcServer::bind(port).await?),
+    let rpc = match &config.rpc {
+        Some(options) => Some(RpcServer::bind(options.clone()).await?),
         None => None,
     };
     let store = open_store(&config, &keypair).await?;
@@ -131,8 +131,10 @@ async fn start_on(
     config: NodeConfig,
     keypair: Keypair,
     store: Store,
-    rpc: Option<RpcServer>,
+    mut rpc: Option<RpcServer>,
 ) -> Result<RunningNode, StartError> {
+    // The database is locked by now: no other node uses this directory.
+    rpc.as_mut().map_or(Ok(()), RpcServer::publish)?;
     // Nothing from outside comes in before this: the network is not up, and neither the RPC nor
     // any module is served.
     let recovered = recover(&store).await?;

@@ -1,5 +1,6 @@
 //! Jobs: inserted, changed by a decision inside the transaction, listed.
 
+mod changes;
 mod page;
 mod row;
 mod stored;
@@ -11,6 +12,7 @@ use derouter_wire::jobs::FailureCause;
 use derouter_wire::{Currency, JobKey, PeerId, RowId, SnapshotId, UnixSeconds, Wei};
 use rusqlite::{Connection, OptionalExtension, params};
 
+pub use changes::{JobChanges, JobHistory};
 pub use page::JobPage;
 pub(crate) use stored::read as read_stored;
 pub use stored::{StoredJob, StoredJobs, StoredPage};

@@ -26,7 +26,9 @@ pub use derouter_market as market;
 pub use announcements::{AnnouncedOffer, AnnouncementClock, ProviderRow, SnapshotRow};
 pub use error::{ImportError, InsertJobError, OpenError, StoreError};
 pub use forget::{Forgotten, Idle};
-pub use jobs::{ChangeOutcome, JobPage, NewJob, StoredJob, StoredJobs, StoredPage};
+pub use jobs::{
+    ChangeOutcome, JobChanges, JobHistory, JobPage, NewJob, StoredJob, StoredJobs, StoredPage,
+};
 pub use legacy::{ImportOutcome, ImportReport};
 pub use peers::{KnownAddress, KnownPeer};
 pub use reader::{BackupError, BackupProgress, CheckReport, Finding, Reader};

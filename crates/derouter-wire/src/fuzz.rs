@@ -9,9 +9,12 @@ use crate::announce::{ListSummary, OfferList, OfferListHash, SignedAnnouncement}
 use crate::cbor;
 use crate::discovery::{DiscoveryRequest, Fetched, PulledList, Reconciled};
 use crate::gossip::{Heartbeat, heartbeat_message_id};
+use crate::jobs::{JobAnswer, JobCall};
 use crate::limits::{ANNOUNCEMENT_BYTES, DISCOVERY_REQUEST_BYTES, OFFER_LIST_BYTES};
 use crate::reqres::{Request, Response};
 use crate::rpc::event::*;
+use crate::rpc::hello::Hello;
+use crate::rpc::list::{ListJobs, ListOffers, ListPeers, ListProviders};
 use crate::rpc::request::*;
 use crate::rpc::{Call, Frame, FrameKind, encode_frame};
 use crate::stream::{HeadRequest, HeadResponse, head_length};
@@ -26,6 +29,7 @@ pub const TARGETS: &[Target] = &[
     ("wire_offer_list", offer_list),
     ("wire_reqres", reqres),
     ("wire_stream_head", stream_head),
+    ("wire_jobs", jobs),
     ("wire_discovery", discovery),
     ("wire_rpc_frame", rpc_frame),
 ];
@@ -112,6 +116,20 @@ pub fn stream_head(data: &[u8]) {
     }
 }
 
+/// The calls and answers of the jobs protocol (0.2).
+pub fn jobs(data: &[u8]) {
+    if let Ok(call) = JobCall::decode(data) {
+        let frame = call.encode();
+        let again = frame.get(4..).map(JobCall::decode);
+        assert_eq!(again, Some(Ok(call)));
+    }
+    if let Ok(answer) = JobAnswer::decode(data) {
+        let frame = answer.encode();
+        let again = frame.get(4..).map(JobAnswer::decode);
+        assert_eq!(again, Some(Ok(answer)));
+    }
+}
+
 /// The messages of the discovery protocol.
 pub fn discovery(data: &[u8]) {
     if let Ok(request) = DiscoveryRequest::decode(data) {
@@ -162,6 +180,13 @@ pub fn rpc_frame(data: &[u8]) {
         QueryNetwork,
         QueryPeers,
         PingPeer,
+        Hello,
+        ListOffers,
+        ListProviders,
+        ListJobs,
+        ListPeers,
+        EventReset,
+        EventReady,
         EventOfferUpdated,
         EventOfferRemoved,
         EventProviderUpdated,
@@ -181,6 +206,8 @@ fn call<C: Call>(frame: &Frame<'_>) {
     match frame.kind {
         FrameKind::Request => carries::<C>(frame),
         FrameKind::Response => carries::<C::Reply>(frame),
+        // It carries nothing.
+        FrameKind::Cancel => {}
     }
 }
 

@@ -1,6 +1,6 @@
 //! `derouter openai provide` and `consume`: a module as a process of its own, over the node's RPC.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,10 +114,10 @@ fn tell(output: OutputArgs, ready: &Ready) {
 /// Finds the node, and who it is.
 async fn connect(rpc: &RpcAddress) -> Result<(Arc<dyn Node>, PeerId), Failure> {
     let address = rpc.to_string();
-    let node = TcpNode::connect(address.clone(), TcpOptions::default());
-    let node: Arc<dyn Node> = Arc::new(node);
     let deadline = Instant::now() + NODE_WAIT;
     loop {
+        // Looked for anew each time: a node that starts makes its socket first.
+        let node: Arc<dyn Node> = Arc::new(node_at(rpc, &address));
         match node.peer_id().await {
             Ok(peer) => {
                 tracing::info!(address, %peer, "connected to the node");
@@ -129,6 +129,16 @@ async fn connect(rpc: &RpcAddress) -> Result<(Arc<dyn Node>, PeerId), Failure> {
             }
             Err(error) => return Err(no_node(&address, &error)),
         }
+    }
+}
+
+fn node_at(rpc: &RpcAddress, address: &str) -> TcpNode {
+    let mut options = TcpOptions::default();
+    options.module_name = "derouter openai".to_owned();
+    options.cookie = std::env::var_os("DEROUTER_RPC_COOKIE").map(PathBuf::from);
+    match &rpc.data_dir {
+        Some(data_dir) => TcpNode::find(data_dir, address, options),
+        None => TcpNode::connect(address, options),
     }
 }
 

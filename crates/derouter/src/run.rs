@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
+use derouter_node::rpc::BindError;
 use derouter_node::{Multiaddr, NodeConfig, Pulse, RunningNode, StartError};
 use tokio_util::sync::CancellationToken;
 
@@ -141,7 +142,7 @@ pub(crate) async fn start_node(config: NodeConfig) -> Result<RunningNode, Failur
         .await
         .map_err(|error| {
             let remedy = match error {
-                StartError::Rpc(_) => {
+                StartError::Rpc(BindError::Port { .. }) => {
                     ". Stop the program that uses it (another node?), or set another `server.port`"
                 }
                 StartError::Net(_) => ". Check `listen` in the configuration",

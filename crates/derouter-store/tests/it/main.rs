@@ -15,6 +15,7 @@ mod disk;
 #[cfg(feature = "failpoints")]
 mod faults;
 mod forgetting;
+mod job_changes;
 mod jobs;
 mod legacy;
 mod legacy_odd;

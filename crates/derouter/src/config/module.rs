@@ -1,6 +1,6 @@
 //! The files of modules that are processes of their own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use derouter_openai::consumer::ConsumerConfig;
@@ -8,7 +8,7 @@ use derouter_openai::provider::ProviderConfig;
 
 use super::openai::{ConsumerSection, ProviderSection, RpcSection};
 use super::value::Port;
-use super::{ConfigError, LogFormat, node, read};
+use super::{ConfigError, LogFormat, node, paths, read};
 
 /// What a module's file says, with the module's own part `M`.
 #[derive(Clone, Debug)]
@@ -32,11 +32,14 @@ pub(crate) struct RpcAddress {
     pub(crate) host: String,
     /// The port.
     pub(crate) port: u16,
+    /// The node's data directory, with its socket and cookie file: as the file says, or the usual
+    /// one when the file says nothing of where the node is.
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 impl std::fmt::Display for RpcAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { host, port } = self;
+        let Self { host, port, .. } = self;
         if host.parse::<std::net::Ipv6Addr>().is_ok() {
             return write!(f, "[{host}]:{port}");
         }
@@ -61,6 +64,10 @@ impl RpcAddress {
             let problem = "`rpc.port` is there as well. Leave one of them out";
             return Err(ConfigError::at(path, "rpc_port", problem));
         }
+        let says_where =
+            host.is_some() || port.is_some() || section.host.is_some() || section.port.is_some();
+        let usual = || paths::default_data_dir().filter(|_| !says_where);
+        let data_dir = section.data_dir.map(|path| path.0).or_else(usual);
         let key = if port.is_some() {
             "rpc_port"
         } else {
@@ -78,7 +85,11 @@ impl RpcAddress {
             .host
             .or(host)
             .unwrap_or_else(|| "127.0.0.1".to_owned());
-        Ok(Self { host, port })
+        Ok(Self {
+            host,
+            port,
+            data_dir,
+        })
     }
 }
 

@@ -4,7 +4,9 @@ use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use derouter_node::{DiscoveryOptions, Multiaddr, NetOptions, NodeConfig, ProviderDetails};
+use derouter_node::{
+    DiscoveryOptions, Multiaddr, NetOptions, NodeConfig, ProviderDetails, RpcOptions,
+};
 use serde::Deserialize;
 
 use super::ledger::LedgerSection;
@@ -63,11 +65,14 @@ struct ProviderSection {
 #[serde(deny_unknown_fields, default)]
 struct ServerSection {
     port: Option<Port>,
+    allow_legacy: Option<bool>,
 }
 
 /// All that `derouter run` needs.
 #[derive(Clone, Debug)]
 pub(crate) struct RunConfig {
+    /// Where the node's files are.
+    pub(crate) data_dir: PathBuf,
     /// The node.
     pub(crate) node: NodeConfig,
     /// The modules inside.
@@ -135,12 +140,17 @@ impl File {
                 teaser: self.provider.teaser,
                 description: self.provider.description,
             },
-            rpc_port: Some(self.server.port.map_or(DEFAULT_RPC_PORT, |port| port.0)),
+            rpc: Some(RpcOptions {
+                port: self.server.port.map_or(DEFAULT_RPC_PORT, |port| port.0),
+                directory: Some(data_dir.clone()),
+                allow_legacy: self.server.allow_legacy.unwrap_or(true),
+            }),
             store_payloads: self.store_payloads,
             retention: self.ledger.retention(),
         };
         let openai = self.openai.check(path, self.store_payloads)?;
         Ok(RunConfig {
+            data_dir,
             node,
             openai,
             log: self.log.format,

@@ -11,7 +11,7 @@ use derouter_sdk::{OfferId, Wei};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::value::{BaseUrl, Drain, Named, OneOrMany, Pol, Port, Positive};
+use super::value::{BaseUrl, Drain, LiteralPath, Named, OneOrMany, Pol, Port, Positive};
 use super::{ConfigError, LogSection};
 
 /// The port of the OpenAI endpoint when the configuration names none.
@@ -82,12 +82,13 @@ impl OpenAiSection {
     }
 }
 
-/// `rpc: {host, port}`: where the node is.
+/// `rpc: {host, port, data_dir}`: where the node is.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RpcSection {
     pub(super) host: Option<String>,
     pub(super) port: Option<Port>,
+    pub(super) data_dir: Option<LiteralPath>,
 }
 
 /// A provider module's keys, in the node's file or in its own.

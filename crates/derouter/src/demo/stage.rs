@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use derouter_node::{
-    Multiaddr, NetOptions, NodeConfig, PayloadRetention, ProviderDetails, RunningNode,
+    Multiaddr, NetOptions, NodeConfig, PayloadRetention, ProviderDetails, RpcOptions, RunningNode,
 };
 use derouter_openai::consumer::{ConsumerConfig, RunningConsumer};
 use derouter_openai::provider::{
@@ -209,7 +209,7 @@ fn node_config(name: &str, directory: &Path, bootstrap: Vec<Multiaddr>) -> NodeC
             name: Some(format!("demo {name}")),
             ..Default::default()
         },
-        rpc_port: Some(0),
+        rpc: Some(RpcOptions::default()),
         store_payloads: false,
         retention: PayloadRetention::default(),
     }
