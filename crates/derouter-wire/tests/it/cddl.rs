@@ -233,6 +233,8 @@ fn every_request_is_what_is_written() {
         since: Some(Cursor::start()),
         ..SubscribeToJobs::default()
     });
+    in_both(&SubscribeToNodeState {});
+    in_both(&ProviderWithdraw {});
     in_both(&CancelSubscription {
         subscription_id: SubscriptionId(0),
     });
@@ -337,6 +339,9 @@ fn every_answer_about_the_market_is_what_is_written() {
         subscription_id: id,
         resumed: true,
     };
+    legacy_answer::<SubscribeToNodeState>(&FilteredReply::Ok(Subscribed::Legacy(id)));
+    modern_answer::<SubscribeToNodeState>(&FilteredReply::Ok(subscribed));
+    answers::<ProviderWithdraw>(&[WithdrawReply::Ok]);
     modern_answer::<SubscribeToActiveOffers>(&FilteredReply::Ok(subscribed));
     modern_answer::<SubscribeToActiveProviders>(&FilteredReply::Ok(subscribed));
     modern_answer::<SubscribeToJobs>(&FilteredReply::Ok(subscribed));
@@ -499,6 +504,10 @@ fn every_event_and_request_of_a_node_is_what_is_written() {
     asked(&EventProviderUpdated(plain(provider())));
     asked(&EventProviderHeartbeat(plain(beat.clone())));
     asked(&EventJobUpdated(plain(job())));
+    for draining_ms in [None, Some(30_000)] {
+        asked(&EventNodeState(plain(NodeStateChanged { draining_ms })));
+        asked_modern(&EventNodeState(placed(NodeStateChanged { draining_ms })));
+    }
     asked_modern(&EventOfferUpdated(placed(offer())));
     asked_modern(&EventOfferRemoved(placed(removed)));
     asked_modern(&EventProviderUpdated(placed(provider())));
