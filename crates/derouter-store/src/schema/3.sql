@@ -13,3 +13,8 @@ CREATE INDEX jobs_payloads ON jobs (
 DROP INDEX jobs_awaited;
 CREATE INDEX jobs_debts ON jobs (consumer, balance_delta)
   WHERE state = 'awaited' AND balance_delta IS NOT NULL;
+
+-- A module asks for the jobs of its protocol with this node on one side: without these, one whose
+-- protocol is rare on a node with many jobs would have all of them read.
+CREATE INDEX jobs_by_provider_protocol ON jobs (provider, protocol_id);
+CREATE INDEX jobs_by_consumer_protocol ON jobs (consumer, protocol_id);
