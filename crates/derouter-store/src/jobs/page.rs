@@ -1,6 +1,7 @@
 //! Pages of jobs: which index serves which filters.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 use derouter_market::Job;
 use derouter_wire::{PeerId, ProtocolId, RowId};
@@ -45,30 +46,82 @@ struct Filter {
     values: Vec<Value>,
 }
 
-/// The filters of a page, in the order in which they are looked up by index. Nearly all jobs are of
-/// one protocol, and on either side of a market one of the peers is this node: peers go first, and
-/// one peer goes before several.
-fn filters(page: &JobPage) -> Vec<Filter> {
-    let peers = |column, list: &Option<Vec<PeerId>>| {
+/// What is looked up by index, each with one value for a column: in such an index, rows come in the
+/// order of their ids, so that a page ends at its limit and nothing is sorted.
+type Lookup = Vec<(&'static str, Value)>;
+
+/// How the jobs of a page are found: those of any of the lookups that pass all filters.
+struct Plan {
+    lookups: Vec<Lookup>,
+    filters: Vec<Filter>,
+}
+
+impl Plan {
+    /// Nearly all jobs are of one protocol, and on either side of a market one of the peers is this
+    /// node: peers are looked up before protocols, one peer before several, and a peer together with
+    /// a protocol where that makes few lookups.
+    fn new(page: &JobPage) -> Self {
+        let mut filters = peer_filters(page);
+        let protocols = protocol_filter(page);
+        if filters.is_empty() {
+            return Self {
+                lookups: protocols.map_or(vec![Vec::new()], |filter| lookups(&filter)),
+                filters,
+            };
+        }
+        let mut found = lookups(&filters.remove(0));
+        match protocols {
+            Some(protocols) if found.len() > 1 && protocols.values.len() > 1 => {
+                filters.push(protocols);
+            }
+            Some(protocols) => {
+                let pairs = found.iter().flat_map(|peer| {
+                    let pair = |protocol| peer.iter().cloned().chain(protocol).collect();
+                    lookups(&protocols).into_iter().map(pair)
+                });
+                found = pairs.collect();
+            }
+            None => {}
+        }
+        Self {
+            lookups: found,
+            filters,
+        }
+    }
+}
+
+fn lookups(filter: &Filter) -> Vec<Lookup> {
+    let values = filter.values.iter();
+    values
+        .map(|value| vec![(filter.column, value.clone())])
+        .collect()
+}
+
+fn peer_filters(page: &JobPage) -> Vec<Filter> {
+    let filter = |column, list: &Option<Vec<PeerId>>| {
         let values = list.as_ref()?.iter();
         Some(Filter {
             column,
             values: values.map(|peer| Value::Blob(peer.to_bytes())).collect(),
         })
     };
-    let text = |id: &ProtocolId| Value::Text(id.as_str().to_owned());
-    let protocols = page.protocol_ids.as_ref().map(|list| Filter {
-        column: "protocol_id",
-        values: list.iter().map(text).collect(),
-    });
     let of_peers = [
-        peers("provider", &page.providers),
-        peers("consumer", &page.consumers),
+        filter("provider", &page.providers),
+        filter("consumer", &page.consumers),
     ];
     let mut filters: Vec<Filter> = of_peers.into_iter().flatten().collect();
-    filters.sort_by_key(|filter| filter.values.len() > 1);
-    filters.extend(protocols);
+    filters.sort_by_key(|filter| filter.values.len());
     filters
+}
+
+fn protocol_filter(page: &JobPage) -> Option<Filter> {
+    let values = page.protocol_ids.as_ref()?.iter();
+    Some(Filter {
+        column: "protocol_id",
+        values: values
+            .map(|id| Value::Text(id.as_str().to_owned()))
+            .collect(),
+    })
 }
 
 /// A query, ready to run. Values are only ever bound, never part of the text.
@@ -80,23 +133,23 @@ struct PageQuery {
 }
 
 impl PageQuery {
-    /// `select` the jobs behind `after` for which the first filter is `first` and the others hold.
-    fn new(select: &str, after: i64, first: Option<(&Filter, &Value)>, others: &[Filter]) -> Self {
+    /// `select` the first jobs behind `after`, at most `limit`, that a lookup finds and that pass.
+    fn new(select: &str, after: i64, lookup: &Lookup, filters: &[Filter], limit: usize) -> Self {
         let mut query = Self {
             sql: format!("SELECT {select} FROM jobs WHERE id > ?"),
             values: vec![Value::Integer(after)],
             common: true,
         };
-        if let Some((filter, value)) = first {
-            // One value keeps the index in the order of row ids, so that the page ends at its limit
-            // and nothing is sorted.
-            query.sql.push_str(&format!(" AND {} = ?", filter.column));
+        for (column, value) in lookup {
+            let _ = write!(query.sql, " AND {column} = ?");
             query.values.push(value.clone());
         }
-        for filter in others {
+        for filter in filters {
             query.filter(filter);
         }
         query.sql.push_str(" ORDER BY id LIMIT ?");
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        query.values.push(Value::Integer(limit));
         query
     }
 
@@ -117,12 +170,6 @@ impl PageQuery {
         self.values.extend(filter.values.iter().cloned());
     }
 
-    fn limited(mut self, limit: usize) -> Self {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.values.push(Value::Integer(limit));
-        self
-    }
-
     fn run<T>(
         self,
         connection: &Connection,
@@ -137,36 +184,30 @@ impl PageQuery {
 }
 
 pub(super) fn read(connection: &Connection, page: &JobPage) -> Result<Vec<Job>, StoreError> {
-    let filters = filters(page);
+    let plan = Plan::new(page);
     let after = page
         .after
         .map_or(0, |row| integer(row.0).unwrap_or(i64::MAX));
-    let query = match filters.split_first() {
-        None => PageQuery::new(JOB_COLUMNS, after, None, &[]),
-        Some((first, others)) => match first.values.as_slice() {
-            [] => return Ok(Vec::new()),
-            [value] => PageQuery::new(JOB_COLUMNS, after, Some((first, value)), others),
-            _ => return read_merged(connection, after, page.limit, first, others),
-        },
+    let [lookup] = plan.lookups.as_slice() else {
+        return read_merged(connection, &plan, after, page.limit);
     };
-    let query = query.limited(page.limit);
+    let query = PageQuery::new(JOB_COLUMNS, after, lookup, &plan.filters, page.limit);
     query.run(connection, |statement, values| {
         read_all(connection, statement, values)
     })
 }
 
-/// A page of jobs for any of several values: the first rows of each, of which the first count. One
-/// search for all values would read and sort all their jobs for each page.
+/// A page of the jobs of several lookups: the first rows of each, of which the first count. One
+/// search for all would read and sort all their jobs for each page.
 fn read_merged(
     connection: &Connection,
+    plan: &Plan,
     after: i64,
     limit: usize,
-    first: &Filter,
-    others: &[Filter],
 ) -> Result<Vec<Job>, StoreError> {
     let mut rows = BTreeSet::new();
-    for value in &first.values {
-        let query = PageQuery::new("id", after, Some((first, value)), others).limited(limit);
+    for lookup in &plan.lookups {
+        let query = PageQuery::new("id", after, lookup, &plan.filters, limit);
         let found = query.run(connection, |statement, values| {
             let ids = statement.query_map(values, |row| row.get::<_, i64>(0))?;
             Ok(ids.collect::<Result<Vec<_>, _>>()?)
@@ -191,16 +232,10 @@ mod tests {
 
     use super::*;
 
-    /// The query of a page whose first filter, if any, has one value.
+    /// The first query of a page.
     fn query(page: &JobPage) -> PageQuery {
-        let filters = filters(page);
-        let query = match filters.split_first() {
-            None => PageQuery::new(JOB_COLUMNS, 0, None, &[]),
-            Some((first, others)) => {
-                PageQuery::new(JOB_COLUMNS, 0, Some((first, &first.values[0])), others)
-            }
-        };
-        query.limited(page.limit)
+        let plan = Plan::new(page);
+        PageQuery::new(JOB_COLUMNS, 0, &plan.lookups[0], &plan.filters, page.limit)
     }
 
     fn plan(page: &JobPage) -> String {
@@ -250,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_by_one_peer_goes_before_others() {
+    fn one_peer_goes_before_several_and_together_with_a_protocol() {
         let page = JobPage {
             protocol_ids: Some(vec![protocol()]),
             providers: Some(vec![PeerId::random(), PeerId::random()]),
@@ -260,7 +295,7 @@ mod tests {
         };
         assert_eq!(
             plan(&page),
-            "SEARCH jobs USING INDEX jobs_by_consumer (consumer=? AND rowid>?)"
+            "SEARCH jobs USING INDEX jobs_by_consumer_protocol (consumer=? AND protocol_id=? AND rowid>?)"
         );
         let several = JobPage {
             consumers: None,
@@ -268,8 +303,15 @@ mod tests {
         };
         assert_eq!(
             plan(&several),
-            "SEARCH jobs USING INDEX jobs_by_provider (provider=? AND rowid>?)"
+            "SEARCH jobs USING INDEX jobs_by_provider_protocol (provider=? AND protocol_id=? AND rowid>?)"
         );
+        assert_eq!(Plan::new(&several).lookups.len(), 2);
+        let many = JobPage {
+            protocol_ids: Some(vec![protocol(), protocol(), protocol()]),
+            ..several
+        };
+        // Not six: with the limits of filters that could be a million.
+        assert_eq!(Plan::new(&many).lookups.len(), 2);
     }
 
     #[test]

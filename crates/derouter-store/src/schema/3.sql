@@ -102,3 +102,7 @@ CREATE INDEX jobs_payloads ON jobs (
     ifnull(length(CAST(job_args AS BLOB)), 0) + ifnull(length(CAST(private_payload AS BLOB)), 0))
 ) WHERE iif(state IN ('created', 'accepted', 'running', 'undelivered'), 0,
     ifnull(length(CAST(job_args AS BLOB)), 0) + ifnull(length(CAST(private_payload AS BLOB)), 0)) > 0;
+-- A module asks for the jobs of its protocol with this node on one side: without these, one whose
+-- protocol is rare on a node with many jobs would have all of them read.
+CREATE INDEX jobs_by_provider_protocol ON jobs (provider, protocol_id);
+CREATE INDEX jobs_by_consumer_protocol ON jobs (consumer, protocol_id);
