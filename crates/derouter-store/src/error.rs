@@ -176,6 +176,15 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::DiskFull,
+            _ => StoreError::Sql(error.to_string()),
+        }
+    }
+}
+
 impl From<rusqlite::Error> for InsertJobError {
     fn from(error: rusqlite::Error) -> Self {
         InsertJobError::Store(error.into())

@@ -6,6 +6,7 @@
 mod announcements;
 mod column;
 mod error;
+mod faults;
 mod file;
 mod forget;
 mod jobs;
@@ -15,6 +16,8 @@ mod schema;
 mod store;
 mod sync;
 mod thread;
+
+pub use derouter_market as market;
 
 pub use announcements::{AnnouncedOffer, AnnouncementClock, ProviderRow, SnapshotRow};
 pub use error::{ImportError, InsertJobError, OpenError, StoreError};

@@ -16,6 +16,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use crate::error::StoreError;
+use crate::faults;
 use crate::thread::{Command, LiveCounters};
 
 /// Committed batches that may wait for the disk. At this limit the store waits too.
@@ -75,6 +76,7 @@ fn run(log: &mut LogFile, waiting: &Receiver<Committed>, counters: &LiveCounters
             StoreError::Sql(format!("syncing the log: {error}"))
         });
         counters.synced_commits.fetch_add(1, Ordering::Relaxed);
+        let _ = faults::at(faults::BEFORE_ANSWER);
         answer(commands, &synced);
     }
 }
@@ -112,6 +114,7 @@ impl LogFile {
                 self.file.insert(File::open(&self.path)?)
             }
         };
+        faults::at(faults::SYNC)?;
         file.sync_data()
     }
 }

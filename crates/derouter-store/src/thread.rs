@@ -14,6 +14,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::StoreError;
+use crate::faults;
 use crate::file::OpenFile;
 use crate::store::Durability;
 use crate::sync::Syncer;
@@ -196,6 +197,7 @@ impl Worker {
                 count(&self.counters.lost_transactions);
                 tracing::error!(%error, commands = done.len(), "database transaction lost");
             }
+            let _ = faults::at(faults::BEFORE_ANSWER);
             self.answer(done, &committed);
         }
     }
@@ -271,6 +273,7 @@ impl Worker {
     }
 
     fn begin(&self) -> Result<(), StoreError> {
+        faults::at(faults::BEGIN)?;
         self.file
             .connection
             .prepare_cached("BEGIN IMMEDIATE")?
@@ -279,10 +282,15 @@ impl Worker {
     }
 
     fn commit(&self) -> Result<(), StoreError> {
-        let committed = self.file.connection.prepare_cached("COMMIT")?.execute([]);
+        let committed = faults::at(faults::COMMIT)
+            .map_err(StoreError::from)
+            .and_then(|()| {
+                let mut commit = self.file.connection.prepare_cached("COMMIT")?;
+                Ok(commit.execute([])?)
+            });
         if let Err(error) = committed {
             self.roll_back();
-            return Err(error.into());
+            return Err(error);
         }
         count(&self.counters.commits);
         Ok(())

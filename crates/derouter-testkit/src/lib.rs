@@ -16,6 +16,7 @@
 
 pub mod backend;
 pub mod bench;
+pub mod crash;
 pub mod fault;
 pub mod home;
 pub mod hostile;

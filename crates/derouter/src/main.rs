@@ -31,6 +31,8 @@ use crate::failure::Failure;
 const LINGER: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _points = fail::FailScenario::setup();
     let cli = Cli::parse();
     let command = cli.command.unwrap_or(Command::Run(cli.run));
     match execute(command) {
