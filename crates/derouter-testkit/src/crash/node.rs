@@ -31,6 +31,7 @@ pub struct CrashNode {
     points: String,
     process: Option<NodeProcess>,
     wrap: Option<Wrap>,
+    address: Option<String>,
     /// What its processes said that have ended.
     log: String,
 }
@@ -57,6 +58,7 @@ impl CrashNode {
             points: String::new(),
             process: None,
             wrap: None,
+            address: None,
             log: String::new(),
         }
     }
@@ -89,6 +91,25 @@ impl CrashNode {
     /// Whether it has a process that has not ended.
     pub fn lives(&mut self) -> bool {
         self.process.as_mut().is_some_and(|node| !node.has_ended())
+    }
+
+    /// Where others reach it, when that is not on 127.0.0.1: a multiaddr without its peer id.
+    pub fn reached_at(&mut self, address: &str) {
+        self.address = Some(address.to_owned());
+    }
+
+    /// Where others reach it, now that it runs.
+    pub fn bootstrap_address(&self) -> String {
+        let ready = &self.process().ready;
+        match &self.address {
+            Some(address) => format!("{address}/p2p/{}", ready.peer_id),
+            None => ready.bootstrap(),
+        }
+    }
+
+    /// The port of its RPC.
+    pub fn rpc_port(&self) -> u16 {
+        self.rpc
     }
 
     /// Starts it. False when it ended before it served.

@@ -116,7 +116,7 @@ impl Trading {
         if !self.provider.lives() && !self.provider.start().await {
             return None;
         }
-        let address = self.provider.process().ready.bootstrap();
+        let address = self.provider.bootstrap_address();
         self.consumer.bootstrap(&address);
         if !self.consumer.lives() && !self.consumer.start().await {
             return None;
@@ -279,19 +279,31 @@ pub async fn run(binary: &Path, plan: &Plan, keep: &Path) -> Ran {
     let begin = Instant::now();
     let mut trading = Trading::new(binary);
     let reached = crash(&mut trading, plan).await;
+    let what = (plan.title(), plan.seed, begin);
+    finish(&mut trading, what, reached, SETTLE, keep).await
+}
+
+/// Lets both ledgers come to rest and compares them. The files of a run with violations are kept.
+pub(super) async fn finish(
+    trading: &mut Trading,
+    (title, seed, begin): (String, u64, Instant),
+    reached: bool,
+    settle: Duration,
+    keep: &Path,
+) -> Ran {
     trading.close();
-    let quiet = trading.settle(SETTLE).await;
+    let quiet = trading.settle(settle).await;
     let findings = trading.compare().await;
     let kept = (!findings.violations.is_empty()).then(|| {
-        let directory = keep.join(plan.seed.to_string());
+        let directory = keep.join(seed.to_string());
         trading.keep(&directory);
         let text = findings.violations.join("\n\n");
         let _ = fs::write(directory.join("violations"), text);
         directory
     });
     Ran {
-        title: plan.title(),
-        seed: plan.seed,
+        title,
+        seed,
         reached,
         quiet,
         findings,
