@@ -14,6 +14,11 @@ pub(crate) fn gateway(options: &[&str]) -> Result<(), Failure> {
     )
 }
 
+/// Lets two nodes trade for long, and looks whether anything grows.
+pub(crate) fn soak(options: &[&str]) -> Result<(), Failure> {
+    on_node("soak_ledger", &[], options)
+}
+
 /// Times a chat while peers attack both of its nodes.
 pub(crate) fn hostile(options: &[&str]) -> Result<(), Failure> {
     on_node("bench_hostile", &[], options)

@@ -8,6 +8,7 @@
 
 mod bench;
 mod clients;
+mod crash;
 mod deny;
 mod lab;
 mod shell;
@@ -29,8 +30,14 @@ Tasks:
   bench streams [OPTION]...  measure job streams against raw TCP, on 127.0.0.1 and with a
                            delay of 60 ms (--rounds N, --quick, --local, --delayed)
   bench streams --opens N  open and use so many streams, and tell what they leave behind
+  bench jobs [--concurrency N,...] [--seconds N]
+                           whole jobs between two processes, against plain TCP (1,16,256; 10)
   bench hostile [--chats N] [--attacks NAME,...]
                              time a chat while peers attack both of its nodes; as root, in a network lab
+  crash [--disk | --network] [--runs N] [--seed S] [--parallel N]
+                           nodes that end in the middle of jobs, at every named point and at random;
+                           disks that fail; networks that lose, double, reorder and cut (root)
+  soak ledger [--minutes N]  two nodes that trade for so long (30): does anything grow?
   lab [matrix | events]    whole nodes behind NATs, in network namespaces (needs root)
   lab --only NAME,...      these pairs of the matrix, such as symmetric/port-restricted, and these
                            events, such as sleep
@@ -45,6 +52,9 @@ fn main() -> ExitCode {
         ["test", options @ ..] => test::run(options),
         ["bench", "gateway", options @ ..] => bench::gateway(options),
         ["bench", "streams", options @ ..] => bench::streams(options),
+        ["bench", "jobs", options @ ..] => bench::alone("bench_jobs", options),
+        ["crash", options @ ..] => crash::by_hand(options),
+        ["soak", "ledger", options @ ..] => bench::soak(options),
         ["bench", "hostile", options @ ..] => bench::hostile(options),
         ["lab", options @ ..] => lab::run_lab(options),
         ["sim", "discovery", options @ ..] => sim::discovery(options),

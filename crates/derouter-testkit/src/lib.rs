@@ -28,6 +28,7 @@ pub mod measure;
 pub mod pair;
 pub mod process;
 pub mod sim;
+pub mod soak;
 pub mod wait;
 
 pub use backend::{Backend, BackendOptions, Outcome, SeenRequest};

@@ -13,11 +13,10 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::sleep;
 
-use super::node::CrashNode;
+use super::node::{CrashNode, own_port};
 use super::points::Side;
 use super::run::{Ran, Trading, finish};
 use crate::home::NodeConfig;
-use crate::pair::free_port;
 
 /// The errors that the points of the store can return.
 const ERRORS: [&str; 3] = ["eio", "enospc", "erofs"];
@@ -30,6 +29,9 @@ const DISK: &str = "size=12m";
 
 /// How long a disk is full.
 const FULL: Duration = Duration::from_millis(1500);
+
+/// What a node says when its disk has failed.
+const FAILURES: [&str; 2] = ["database transaction lost", "the disk did not take"];
 
 /// How long both ledgers are given to come to rest.
 const SETTLE: Duration = Duration::from_secs(40);
@@ -82,7 +84,10 @@ impl DiskPlan {
             kind => Trouble::Error {
                 point: POINTS[(kind - 2) / ERRORS.len()],
                 error: ERRORS[(kind - 2) % ERRORS.len()],
-                passed: random.random_range(20..80),
+                passed: match POINTS[(kind - 2) / ERRORS.len()] {
+                    "store::sync" => random.random_range(1..10),
+                    _ => random.random_range(15..35),
+                },
                 times: random.random_range(1..30),
             },
         };
@@ -177,7 +182,7 @@ impl Drop for SmallDisk {
 }
 
 fn nodes(binary: &Path, side: Side, disk: Option<&SmallDisk>) -> Trading {
-    let listen = format!("/ip4/127.0.0.1/tcp/{}", free_port());
+    let listen = format!("/ip4/127.0.0.1/tcp/{}", own_port());
     let node = |own: Side, config: NodeConfig| {
         let data = disk.filter(|_| own == side);
         let data = data.map(|disk| disk.path().join("data").to_string_lossy().into_owned());
@@ -253,7 +258,9 @@ async fn fail(trading: &mut Trading, plan: &DiskPlan, disk: Option<&SmallDisk>) 
     }
     trading.revive().await;
     sleep(Duration::from_millis(1000)).await;
-    failed
+    let lost = |line: &str| FAILURES.iter().any(|failure| line.contains(failure));
+    let log = trading.node(plan.side).log();
+    failed && (plan.trouble == Trouble::ReadOnly || log.lines().any(lost))
 }
 
 #[cfg(test)]

@@ -21,14 +21,22 @@ use crate::link::{End, Link, Shape};
 /// Where Debian has the library that sets a process's clock.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
-/// By how much a clock is off: two hours.
-const CLOCK_OFF: &str = "+7200";
+/// By how much a clock jumps: two hours.
+const CLOCK_AHEAD: &str = "+7200";
 
 /// How long nodes trade before and after what happens.
 const TRADE: Duration = Duration::from_secs(3);
 
 /// How long answers are cut off.
 const CUT: Duration = Duration::from_secs(20);
+
+/// Lets nothing in that comes over the link.
+const CUT_RULES: &str = "table inet cut {
+    chain in {
+        type filter hook input priority 0
+        iifname \"link0\" drop
+    }
+}";
 
 /// How long both ledgers are given to come to rest.
 const SETTLE: Duration = Duration::from_secs(75);
@@ -49,7 +57,8 @@ pub enum Weather {
     AnswersCut,
     /// What the consumer sends does not arrive for 20 s.
     CallsCut,
-    /// The node's clock is two hours ahead of the other's.
+    /// The node's clock jumps two hours ahead of the other's. Not before the offer is known: providers
+    /// whose clock is an hour off are not heard at all.
     ClockAhead(Side),
     /// Loss, doubles, disorder and clocks apart at once.
     Everything,
@@ -100,7 +109,7 @@ impl NetworkPlan {
             Weather::Reordered => "20 % of packets 40 ms late".to_owned(),
             Weather::AnswersCut => "answers cut off for 20 s".to_owned(),
             Weather::CallsCut => "calls cut off for 20 s".to_owned(),
-            Weather::ClockAhead(side) => format!("{}'s clock 2 h ahead", side.name()),
+            Weather::ClockAhead(side) => format!("{}'s clock jumps 2 h ahead", side.name()),
             Weather::Everything => "all but cuts at once".to_owned(),
         };
         format!("{over}: {what}")
@@ -126,17 +135,20 @@ impl NetworkPlan {
         shape
     }
 
-    fn is_ahead(&self, side: Side) -> bool {
+    /// Whose clock jumps.
+    fn ahead(&self) -> Option<Side> {
         match self.weather {
-            Weather::ClockAhead(ahead) => ahead == side,
-            Weather::Everything => side == Side::Consumer,
-            _ => false,
+            Weather::ClockAhead(ahead) => Some(ahead),
+            Weather::Everything => Some(Side::Consumer),
+            _ => None,
         }
     }
 }
 
 /// A node's network, and a way to its RPC from outside.
 struct Place {
+    /// Says what a node's clock is; read again and again.
+    clock: PathBuf,
     /// Ends the tasks that lead to the RPC before the network goes.
     leading: JoinHandle<()>,
     namespace: Namespace,
@@ -150,9 +162,11 @@ impl Drop for Place {
 
 impl Place {
     /// Puts a node into a network of its own.
-    async fn of(node: &mut CrashNode, namespace: Namespace, ahead: bool) -> Self {
+    async fn of(node: &mut CrashNode, namespace: Namespace) -> Self {
         let name = namespace.name().to_owned();
-        node.wrap(Box::new(move |command| inside(&name, command, ahead)));
+        let clock = node.home.write("clock", "+0");
+        let file = clock.clone();
+        node.wrap(Box::new(move |command| inside(&name, &command, &file)));
         let port = node.rpc_port();
         let listener = TcpListener::bind(("127.0.0.1", port)).await;
         let listener = listener.expect("the port is free out here");
@@ -162,7 +176,11 @@ impl Place {
                 inner.spawn(lead(outside, port));
             }
         });
-        Self { leading, namespace }
+        Self {
+            clock,
+            leading,
+            namespace,
+        }
     }
 }
 
@@ -173,8 +191,8 @@ async fn lead(mut outside: TcpStream, port: u16) {
     }
 }
 
-/// The same command in a network namespace, perhaps with another clock.
-fn inside(namespace: &str, command: Command, ahead: bool) -> Command {
+/// The same command in a network namespace, with the clock that a file says.
+fn inside(namespace: &str, command: &Command, clock: &Path) -> Command {
     let command = command.as_std();
     let mut wrapped = Command::new("ip");
     wrapped.args(["netns", "exec", namespace]);
@@ -187,12 +205,11 @@ fn inside(namespace: &str, command: Command, ahead: bool) -> Command {
     if let Some(directory) = command.get_current_dir() {
         wrapped.current_dir(directory);
     }
-    if ahead {
-        wrapped
-            .env("LD_PRELOAD", FAKETIME)
-            .env("FAKETIME", CLOCK_OFF);
-        wrapped.env("DONT_FAKE_MONOTONIC", "1");
-    }
+    wrapped
+        .env("LD_PRELOAD", FAKETIME)
+        .env("FAKETIME_TIMESTAMP_FILE", clock)
+        .env("FAKETIME_CACHE_DURATION", "1")
+        .env("DONT_FAKE_MONOTONIC", "1");
     wrapped
 }
 
@@ -227,15 +244,22 @@ impl Ground {
         };
         let ends = [end(&left, ADDRESSES[0]), end(&right, ADDRESSES[1])];
         let link = Link::start(&ends[0], &ends[1], plan.shape()).expect("root can make a link");
-        let ahead = Side::BOTH.map(|side| plan.is_ahead(side));
-        let bought = Place::of(&mut consumer, left, ahead[0]).await;
-        let sold = Place::of(&mut provider, right, ahead[1]).await;
+        let bought = Place::of(&mut consumer, left).await;
+        let sold = Place::of(&mut provider, right).await;
         Self {
             trading: Trading::of(consumer, provider),
             _link: link,
             consumer: bought,
             provider: sold,
         }
+    }
+
+    fn set_ahead(&self, side: Side) {
+        let place = match side {
+            Side::Consumer => &self.consumer,
+            Side::Provider => &self.provider,
+        };
+        std::fs::write(&place.clock, CLOCK_AHEAD).expect("the file is ours");
     }
 
     /// Where packets of the cut direction would arrive.
@@ -264,10 +288,11 @@ pub async fn run(binary: &Path, plan: &NetworkPlan, keep: &Path) -> Ran {
     let offer = ground.trading.open().await.expect("nothing ends a node");
     ground.trading.trade(&offer, plan.seed);
     sleep(TRADE).await;
+    if let Some(side) = plan.ahead() {
+        ground.set_ahead(side);
+    }
     if let Some(namespace) = ground.cut(plan.weather) {
-        namespace.nft(
-            "table inet cut { chain in { type filter hook input priority 0; iifname \"link0\" drop; } }",
-        );
+        namespace.nft(CUT_RULES);
         sleep(CUT).await;
         namespace.nft("delete table inet cut");
     }

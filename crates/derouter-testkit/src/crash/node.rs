@@ -1,6 +1,7 @@
 //! One node of a run: its home, and its process while it has one.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use derouter_sdk::{TcpNode, TcpOptions};
@@ -10,11 +11,33 @@ use tokio::time::sleep;
 
 use super::points::Side;
 use crate::home::{NodeConfig, NodeHome};
-use crate::pair::free_port;
 use crate::process::{NodeProcess, Process};
 
 /// How often it is looked whether a node has ended.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// Ports for nodes that must come back where they were: below those that the system gives to whoever
+/// asks for any.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// Ports that a process of runs takes before it begins anew; others have other ones.
+const PORTS_EACH: u32 = 500;
+
+static PORTS_TAKEN: AtomicU32 = AtomicU32::new(0);
+
+/// A port that nobody has, and that nobody is given by chance while its node is down.
+pub fn own_port() -> u16 {
+    let first = std::process::id().wrapping_mul(PORTS_EACH);
+    let many = u32::from(PORTS.end - PORTS.start);
+    loop {
+        let next = PORTS_TAKEN.fetch_add(1, Ordering::Relaxed);
+        let port = u16::try_from(first.wrapping_add(next) % many).unwrap_or_default();
+        let port = PORTS.start + port;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
 
 /// How a node's command is wrapped, for example to run in a network namespace or with another clock.
 pub type Wrap = Box<dyn Fn(Command) -> Command + Send + Sync>;
@@ -46,7 +69,7 @@ impl std::fmt::Debug for CrashNode {
 impl CrashNode {
     /// A home for a node of `binary`, on ports that stay the same over its lives.
     pub fn new(side: Side, binary: &Path, config: NodeConfig) -> Self {
-        let rpc = free_port();
+        let rpc = own_port();
         let config = config.with("server", json!({"port": rpc}));
         let home = NodeHome::new(side.name(), &config);
         Self {

@@ -68,7 +68,11 @@ impl Plan {
             Some((side, name)) if START.contains(&name) => (side, How::Start(name)),
             Some((side, name)) => {
                 // A start writes a little, and each job some ten times.
-                let most = if STORE.contains(&name) { 80 } else { 4 };
+                let most = match name {
+                    "store::sync" => 30,
+                    name if STORE.contains(&name) => 60,
+                    _ => 3,
+                };
                 let passed = random.random_range(0..most);
                 (side, How::Point { name, passed })
             }

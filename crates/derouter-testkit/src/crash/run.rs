@@ -15,12 +15,11 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::ledgers::{Findings, Ledger, compare};
-use super::node::CrashNode;
+use super::node::{CrashNode, own_port};
 use super::plan::{How, Plan};
 use super::points::Side;
 use super::trade::{self, Client, Course, Order, Told};
 use crate::home::NodeConfig;
-use crate::pair::free_port;
 
 /// Clients that buy at once.
 const CLIENTS: u64 = 4;
@@ -74,7 +73,7 @@ pub struct Trading {
 impl Trading {
     /// Homes for both, on 127.0.0.1.
     pub fn new(binary: &Path) -> Self {
-        let port = free_port();
+        let port = own_port();
         let listen = format!("/ip4/127.0.0.1/tcp/{port}");
         let selling = NodeConfig::default()
             .with("provider", json!({"name": "crash"}))
