@@ -19,6 +19,11 @@ pub(crate) fn ledger(options: &[&str]) -> Result<(), Failure> {
     on_node("bench_ledger", &[], options)
 }
 
+/// Lets two nodes trade for long, and looks whether anything grows.
+pub(crate) fn soak(options: &[&str]) -> Result<(), Failure> {
+    on_node("soak_ledger", &[], options)
+}
+
 /// Times a chat while peers attack both of its nodes.
 pub(crate) fn hostile(options: &[&str]) -> Result<(), Failure> {
     on_node("bench_hostile", &[], options)

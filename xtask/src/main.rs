@@ -9,6 +9,7 @@
 
 mod bench;
 mod clients;
+mod crash;
 mod deny;
 mod fuzz;
 mod lab;
@@ -33,8 +34,14 @@ Tasks:
   bench streams --opens N  open and use so many streams, and tell what they leave behind
   bench ledger [--jobs N] [--payload-bytes N]
                            ask a database of so many jobs (1,000,000), and start a node on it
+  bench jobs [--concurrency N,...] [--seconds N]
+                           whole jobs between two processes, against plain TCP (1,16,256; 10)
   bench hostile [--chats N] [--attacks NAME,...]
                              time a chat while peers attack both of its nodes; as root, in a network lab
+  crash [--disk | --network] [--runs N] [--seed S] [--parallel N]
+                           nodes that end in the middle of jobs, at every named point and at random;
+                           disks that fail; networks that lose, double, reorder and cut (root)
+  soak ledger [--minutes N]  two nodes that trade for so long (30): does anything grow?
   lab [matrix | events]    whole nodes behind NATs, in network namespaces (needs root)
   lab --only NAME,...      these pairs of the matrix, such as symmetric/port-restricted, and these
                            events, such as sleep
@@ -53,6 +60,9 @@ fn main() -> ExitCode {
         ["bench", "gateway", options @ ..] => bench::gateway(options),
         ["bench", "streams", options @ ..] => bench::streams(options),
         ["bench", "ledger", options @ ..] => bench::ledger(options),
+        ["bench", "jobs", options @ ..] => bench::alone("bench_jobs", options),
+        ["crash", options @ ..] => crash::by_hand(options),
+        ["soak", "ledger", options @ ..] => bench::soak(options),
         ["bench", "hostile", options @ ..] => bench::hostile(options),
         ["lab", options @ ..] => lab::run_lab(options),
         ["sim", "discovery", options @ ..] => sim::discovery(options),

@@ -216,6 +216,7 @@ async fn deliver(shared: Arc<Shared>, batch: Batch) -> Finished {
         return again(batch.jobs);
     };
     let jobs: Vec<Job> = read.into_iter().flatten().filter(Job::has_news).collect();
+    crate::failpoint!("consumer::before-told");
     let deliveries = tell(&shared, provider, &jobs).await;
     let told = store(&shared, jobs, deliveries).await;
     let Some(told) = told else {
@@ -253,6 +254,7 @@ async fn store(
         .change_jobs(Role::Consumer, keys, Durability::Wal, step)
         .await
         .ok()?;
+    crate::failpoint!("consumer::confirmed");
     let mut again = HashMap::new();
     for ((), job) in changed {
         let Some(job) = job else { continue };

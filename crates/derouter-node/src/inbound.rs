@@ -268,8 +268,10 @@ pub(crate) async fn take_job(
         created_at_sync,
         created_at_local: created_at_sync,
     };
+    crate::failpoint!("provider::before-taken");
     match shared.store.insert_job(new, Durability::Wal).await {
         Ok(job) => {
+            crate::failpoint!("provider::taken");
             shared.job_opened(&job);
             Ok((job, offer.service))
         }

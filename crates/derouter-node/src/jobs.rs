@@ -281,6 +281,7 @@ pub(crate) async fn complete_as_consumer(
     let step = move |job: &Job| sign(&signer, job, outcome, private);
     let (node, key) = (Arc::clone(shared), key.clone());
     let signing = async move {
+        crate::failpoint!("consumer::before-signed");
         // The signature is a debt: on disk before anybody relies on it.
         let changed = node
             .store
@@ -354,6 +355,7 @@ async fn complete_and_count(
         }
         Ok(change)
     };
+    crate::failpoint!("provider::before-completed");
     // The consumer signs what it is told now: a power cut must not take it from the provider.
     let changed = shared
         .store
@@ -424,10 +426,18 @@ pub(crate) async fn fail(
                 AlreadyEnded::Failed(failure) => FailJobError::AlreadyFailed(failure),
             })
     };
+    match role {
+        Role::Consumer => crate::failpoint!("consumer::before-failed"),
+        Role::Provider => crate::failpoint!("provider::before-failed"),
+    }
     let changed = shared
         .store
         .change_job(role, key, Durability::Wal, step)
         .await;
+    match role {
+        Role::Consumer => crate::failpoint!("consumer::failed"),
+        Role::Provider => crate::failpoint!("provider::failed"),
+    }
     match changed.map_err(internal)? {
         ChangeOutcome::Changed(job) => {
             shared.job_ended(&job);

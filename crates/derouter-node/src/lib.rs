@@ -5,10 +5,10 @@
 /// A named place where tests make the node crash, stall or fail (feature `failpoints`, which no release
 /// has).
 macro_rules! failpoint {
-    ($name:literal) => {
+    ($name:literal) => {{
         #[cfg(feature = "failpoints")]
-        fail::fail_point!($name);
-    };
+        $crate::points::reached($name);
+    }};
 }
 pub(crate) use failpoint;
 
@@ -34,6 +34,8 @@ mod open_jobs;
 mod opened;
 mod peer_keeper;
 mod places;
+#[cfg(feature = "failpoints")]
+mod points;
 mod provided;
 mod pulse;
 mod recent;

@@ -110,7 +110,9 @@ pub(crate) struct Recovered {
 pub(crate) async fn recover(store: &Store) -> Result<Recovered, StoreError> {
     let reason = "the provider's node stopped while the job was open";
     let cause = FailureCause::ProviderStopped;
+    crate::failpoint!("start::before-recovered");
     let ended = store.fail_open_provided(cause, reason, unix_now()).await?;
+    crate::failpoint!("start::provided-ended");
     let mut recovered = Recovered {
         ended,
         ..Recovered::default()
@@ -119,6 +121,7 @@ pub(crate) async fn recover(store: &Store) -> Result<Recovered, StoreError> {
     loop {
         let page = store.open_jobs(Role::Consumer, PAGE_ROWS, after).await?;
         let Some(last) = page.last() else {
+            crate::failpoint!("start::recovered");
             return Ok(recovered);
         };
         after = Some(last.row_id);

@@ -432,11 +432,13 @@ async fn settle(
             _ => step(job, signed),
         }
     };
+    crate::failpoint!("provider::before-confirmed");
     // The signatures are the provider's claim to its money: on disk before the consumer may forget.
     let changed = shared
         .store
         .change_jobs(Role::Provider, keys, Durability::Fsync, decide)
         .await?;
+    crate::failpoint!("provider::confirmed");
     let answers = changed.into_iter().map(|(settled, job)| {
         if let Some(job) = job {
             super::paid(shared, &job);
@@ -462,10 +464,12 @@ async fn give_up(shared: &Arc<Shared>, peer: PeerId, given_up: Vec<GivenUp>) -> 
         derouter_wire::cbor::truncate_to_char(&mut reason, limits::NOTICE_REASON_BYTES);
         job.given_up(&peer, given.cause, &reason, now)
     };
+    crate::failpoint!("provider::before-noted");
     let changed = shared
         .store
         .change_jobs(Role::Provider, keys, Durability::Wal, decide)
         .await;
+    crate::failpoint!("provider::noted");
     match changed {
         Ok(changed) => changed
             .into_iter()

@@ -130,6 +130,7 @@ async fn insert(
         created_at_sync: now,
         created_at_local: now,
     };
+    crate::failpoint!("consumer::before-created");
     match shared.store.insert_job(job, Durability::Wal).await {
         Ok(job) => {
             shared.look_after(&job);
@@ -187,6 +188,7 @@ async fn accepted(
         .update_job(Role::Consumer, &key, Durability::Wal, step)
         .await
         .map_err(|error| CreateJobError::Node(internal(error)))?;
+    crate::failpoint!("consumer::accepted");
     let Some(job) = stored else {
         // Its deadline came first: the provider is told so.
         return Err(CreateJobError::ProviderUnreachable.into());
@@ -203,10 +205,12 @@ async fn accepted(
 /// The row of a job that the provider does not have.
 async fn forget(shared: &Shared, key: &JobKey) {
     shared.open_jobs().ended(&(Role::Consumer, key.clone()));
+    crate::failpoint!("consumer::before-forgotten");
     if let Err(error) = shared.store.forget_refused(key).await {
         // A restart ends it.
         tracing::warn!(job = %key, %error, "could not forget a job that was refused");
     }
+    crate::failpoint!("consumer::forgotten");
 }
 
 /// Ends a job of which it is not known whether the provider has it, and has it told.
@@ -341,10 +345,12 @@ async fn join_again(shared: Arc<Shared>, key: JobKey, number: u64, session: Arc<
 async fn learn(shared: &Arc<Shared>, key: &JobKey, refusal: &Refusal) {
     let Some(cause) = refusal.failed else { return };
     let step = move |job: &Job| job.learn_failure(cause, unix_now());
+    crate::failpoint!("consumer::before-learnt");
     let learnt = shared
         .store
         .update_job(Role::Consumer, key, Durability::Wal, step)
         .await;
+    crate::failpoint!("consumer::learnt");
     match learnt {
         Ok(Some(job)) => shared.job_ended(&job),
         Ok(None) => {}
