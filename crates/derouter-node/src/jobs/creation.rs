@@ -306,8 +306,12 @@ async fn pipe(
 async fn join_again(shared: Arc<Shared>, key: JobKey, number: u64, session: Arc<Session>) {
     for pause in JOIN_AGAIN {
         let pausing = shared.stop.run_until_cancelled(sleep(pause)).await;
-        if pausing.is_none() || !session.wants_link() {
+        if pausing.is_none() {
             break;
+        }
+        if !session.wants_link() {
+            // Its module has left, or the session is over.
+            return;
         }
         let call = JobCall::Join {
             job_id: key.job_id.clone(),
