@@ -150,7 +150,8 @@ pub(crate) struct StreamGuard {
 impl Drop for StreamGuard {
     fn drop(&mut self) {
         if let Some((shared, role, key)) = self.counted.take() {
-            shared.with_running(|running| running.closed(role, &key));
+            let now = shared.clock.now().uptime;
+            shared.with_running(|running| running.closed(role, &key, now));
         }
     }
 }
