@@ -194,7 +194,7 @@ impl Drop for JoinedGuard {
         if self.counted {
             let (role, key) = &self.side;
             self.shared
-                .with_running(|running| running.closed(*role, key));
+                .with_running(|running| running.closed(*role, key, now));
         }
     }
 }

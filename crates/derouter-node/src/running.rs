@@ -3,8 +3,9 @@
 //!
 //! A job runs while a stream of it is open and it is not over. JavaScript modules never close their
 //! streams, so an open stream of a job that is over says nothing. Some jobs run although no stream
-//! is open: a job that was just accepted is about to be connected to, and one that was just
-//! completed as provider is about to be signed. Both are waited for, not for long.
+//! is open: a job that was just accepted is about to be connected to, one that was just completed as
+//! provider is about to be signed, and one whose answer this node has just read is about to be signed
+//! or given up here. They are waited for, not for long.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,8 +14,8 @@ use derouter_market::Role;
 use derouter_market::job::{Job, JobState, SignatureState};
 use derouter_sdk::JobKey;
 
-/// How long a consumer may take to connect to a job that was accepted, or to sign one that was
-/// completed: a few round trips. 0.1 consumers may never sign.
+/// How long a consumer may take to connect to a job that was accepted, or to sign one whose answer
+/// has ended: a few round trips. 0.1 consumers may never sign.
 const EXPECTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Jobs remembered. At the limit those that do not run are forgotten, and if that gives no room
@@ -89,12 +90,18 @@ impl RunningJobs {
         true
     }
 
-    /// A stream that was counted has closed.
-    pub(crate) fn closed(&mut self, role: Role, key: &JobKey) {
+    /// A stream that was counted has closed. As consumer, the bill comes next.
+    pub(crate) fn closed(&mut self, role: Role, key: &JobKey, now: Duration) {
         self.change(role, key, |entry| {
             entry.streams = entry.streams.saturating_sub(1);
-            if entry.failed && entry.streams == 0 {
+            if entry.streams > 0 {
+                return;
+            }
+            if entry.failed {
                 entry.expected_until = None;
+            }
+            if role == Role::Consumer && !entry.over {
+                entry.expected_until = Some(now + EXPECTED_WITHIN);
             }
         });
     }
@@ -176,7 +183,7 @@ mod tests {
         assert!(running.opened(Role::Provider, &key, NOW));
         assert_eq!(running.count(NOW + 10 * EXPECTED_WITHIN), 1);
         running.completed(&key, NOW);
-        running.closed(Role::Provider, &key);
+        running.closed(Role::Provider, &key, NOW);
         assert_eq!(running.count(NOW), 1, "the signature is not there yet");
         running.settled(Role::Provider, &key);
         assert_eq!(running.count(NOW), 0);
@@ -198,7 +205,7 @@ mod tests {
         assert!(running.opened(Role::Provider, &key, NOW));
         running.failed(&key, NOW);
         assert_eq!(running.count(NOW), 1);
-        running.closed(Role::Provider, &key);
+        running.closed(Role::Provider, &key, NOW);
         assert_eq!(running.count(NOW), 0);
         running.accepted(&key, NOW);
         running.failed(&key, NOW);
@@ -212,7 +219,19 @@ mod tests {
         assert_eq!(running.count(NOW), 1);
         running.settled(Role::Consumer, &key);
         assert_eq!(running.count(NOW), 0);
-        running.closed(Role::Consumer, &key);
+        running.closed(Role::Consumer, &key, NOW);
+        assert!(running.jobs.is_empty());
+    }
+
+    #[test]
+    fn a_consumer_whose_answer_has_ended_signs_before_it_leaves() {
+        let (mut running, key) = (RunningJobs::default(), job("a"));
+        assert!(running.opened(Role::Consumer, &key, NOW));
+        running.closed(Role::Consumer, &key, NOW);
+        assert_eq!(running.count(NOW), 1);
+        assert_eq!(running.count(NOW + EXPECTED_WITHIN), 0);
+        running.settled(Role::Consumer, &key);
+        assert_eq!(running.count(NOW), 0);
         assert!(running.jobs.is_empty());
     }
 
@@ -222,7 +241,7 @@ mod tests {
         assert!(running.opened(Role::Consumer, &key, NOW));
         assert!(running.opened(Role::Provider, &key, NOW));
         assert_eq!(running.count(NOW), 2);
-        running.closed(Role::Consumer, &key);
+        running.closed(Role::Provider, &key, NOW);
         assert_eq!(running.count(NOW), 1);
     }
 

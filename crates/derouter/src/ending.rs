@@ -24,9 +24,11 @@ pub(crate) async fn drain(node: &RunningNode, modules: &mut RunningModules, limi
     let deadline = Instant::now() + limit;
     node.begin_drain(limit).await;
     let finished = {
-        let consumer = modules.finish_consumer(limit);
-        let jobs = timeout_at(deadline, node.drained());
-        let work = async { tokio::join!(consumer, jobs).1.is_ok() };
+        let work = async {
+            // What it signs at its end is to be delivered too.
+            modules.finish_consumer(limit).await;
+            timeout_at(deadline, node.drained()).await.is_ok()
+        };
         tokio::select! {
             finished = work => finished,
             () = tell(node, deadline) => false,
