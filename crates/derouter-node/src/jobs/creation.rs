@@ -299,7 +299,10 @@ async fn pipe(
 
 /// Puts another stream in the place of one that broke, or ends the pipe.
 async fn join_again(shared: Arc<Shared>, key: JobKey, number: u64, session: Arc<Session>) {
-    for pause in JOIN_AGAIN {
+    // Links that break at once, one after the other, are not put up at full speed.
+    let slower = session.fruitless().min(JOIN_AGAIN.len() - 1);
+    let first = JOIN_AGAIN.iter().skip(slower).take(1);
+    for pause in first.chain(JOIN_AGAIN.iter().skip(1)).copied() {
         let pausing = shared.stop.run_until_cancelled(sleep(pause)).await;
         if pausing.is_none() || !session.wants_link() {
             break;
