@@ -160,6 +160,9 @@ async fn ask(shared: &Shared, key: &JobKey, offer: &OfferSnapshot, args: Option<
         sleep(pause).await;
         match shared.net.call_job(key.provider, &call, args).await {
             Ok(JobReply::Joined(joined, stream)) => return Answer::Joined(joined, stream),
+            // Whether an earlier call was taken, it does not say.
+            Ok(JobReply::Answered(JobAnswer::Refused(refusal)))
+                if sent && !denies_the_job(refusal.code) => {}
             Ok(JobReply::Answered(JobAnswer::Refused(refusal))) => return Answer::Refused(refusal),
             Ok(JobReply::Answered(_)) | Err(RequestError::InvalidResponse(_)) => {
                 return Answer::Lost;
@@ -170,6 +173,17 @@ async fn ask(shared: &Shared, key: &JobKey, offer: &OfferSnapshot, args: Option<
         }
     }
     Answer::Lost
+}
+
+/// Whether a refusal says that the provider does not have the job, whatever it was sent before.
+fn denies_the_job(code: RefusalCode) -> bool {
+    matches!(
+        code,
+        RefusalCode::OfferNotFound
+            | RefusalCode::OfferChanged
+            | RefusalCode::InvalidArgs
+            | RefusalCode::IdConflict
+    )
 }
 
 /// The provider took the job: stores that, and keeps the pipe for the module.
