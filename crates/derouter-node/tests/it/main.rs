@@ -8,10 +8,12 @@
     unreachable_pub
 )]
 
+mod node_0_1;
 mod node_jobs;
 mod node_legacy;
 mod node_offers;
 mod node_peers;
+mod old_node;
 mod rpc_calls;
 mod rpc_events;
 mod rpc_hostile;
