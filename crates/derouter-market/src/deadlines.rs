@@ -91,6 +91,11 @@ impl OpenJobs {
         self.0.remove(side);
     }
 
+    /// Whether it is open.
+    pub fn has(&self, side: &JobSide) -> bool {
+        self.0.contains_key(side)
+    }
+
     /// How many are open.
     pub fn len(&self) -> usize {
         self.0.len()

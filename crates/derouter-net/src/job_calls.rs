@@ -4,8 +4,9 @@
 use std::io;
 use std::sync::Arc;
 
+use derouter_wire::cbor::truncate_to_char;
 use derouter_wire::jobs::{JOBS_PROTOCOL, JobAnswer, JobCall, Joined, Refusal, RefusalCode};
-use derouter_wire::limits::{JOB_ANSWER_BYTES, JOB_CALL_BYTES};
+use derouter_wire::limits::{JOB_ANSWER_BYTES, JOB_CALL_BYTES, REASON_BYTES};
 use libp2p::PeerId;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
@@ -44,9 +45,9 @@ pub(crate) async fn call(
         true => RequestError::Unsupported(JOBS_PROTOCOL),
         false => RequestError::Closed(error.to_string()),
     };
-    sent.await
-        .map_err(|_| RequestError::Timeout)?
-        .map_err(failed)?;
+    let sent = sent.await.map_err(|_| RequestError::Timeout)?;
+    // Also when sending failed: a peer that does not want all of it, or does not speak this protocol,
+    // says so and resets the substream.
     let answer = timeout(
         limits::REQUEST_DEADLINE,
         read_frame(&mut stream, JOB_ANSWER_BYTES),
@@ -54,9 +55,15 @@ pub(crate) async fn call(
     let body = answer
         .await
         .map_err(|_| RequestError::Timeout)?
-        .map_err(failed)?;
-    let answer = JobAnswer::decode(&body)
+        .map_err(|error| match (sent, is_unsupported(&error)) {
+            (Err(sent), false) => failed(sent),
+            _ => failed(error),
+        })?;
+    let mut answer = JobAnswer::decode(&body)
         .map_err(|error| RequestError::InvalidResponse(error.to_string()))?;
+    if let JobAnswer::Refused(refusal) = &mut answer {
+        truncate_to_char(&mut refusal.message, REASON_BYTES);
+    }
     match (call, answer) {
         (JobCall::Create(_) | JobCall::Join { .. }, JobAnswer::Joined(joined)) => {
             Ok(JobReply::Joined(joined, stream))

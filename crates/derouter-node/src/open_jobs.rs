@@ -48,7 +48,7 @@ pub(crate) async fn end_overdue(shared: Arc<Shared>) {
             dispute_unsigned(&shared).await;
         }
         tokio::select! {
-            () = shared.stop.cancelled() => return,
+            () = shared.stop.cancelled() => return shared.opened.close(),
             () = tokio::time::sleep(LOOK) => {}
         }
     }

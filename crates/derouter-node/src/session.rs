@@ -40,6 +40,11 @@ struct Inner {
     down_since: Option<Duration>,
     /// Rises with each link.
     generation: u64,
+    /// How far both directions were when the latest link began: what was received, and what the other
+    /// side had.
+    link_began: (u64, u64),
+    /// Links in a row over which nothing went.
+    fruitless: usize,
     sent: Replay,
     /// The next byte of `sent` that goes onto the link; behind it when it has all.
     next: u64,
@@ -96,6 +101,8 @@ impl Session {
             link: Some(link),
             down_since: None,
             generation: 0,
+            link_began: (0, 0),
+            fruitless: 0,
             sent: Replay::new(budget.clone()),
             next: 0,
             received: 0,
@@ -133,6 +140,11 @@ impl Session {
         inner.link.is_none() && inner.over.is_none() && !inner.abandoned
     }
 
+    /// How many links in a row took the place of one over which nothing had gone.
+    pub(crate) fn fruitless(&self) -> usize {
+        self.inner().fruitless
+    }
+
     /// Takes the old link away, so that another can take its place: the other side has `has` of our
     /// bytes. Gives how many we have of its.
     pub(crate) fn suspend(&self, has: u64) -> Result<Suspended, NotResumable> {
@@ -163,6 +175,12 @@ impl Session {
             }
             inner.link = Some(link);
             inner.down_since = None;
+            let begins = (inner.received, suspended.next);
+            inner.fruitless = match inner.link_began == begins {
+                true => inner.fruitless.saturating_add(1),
+                false => 0,
+            };
+            inner.link_began = begins;
             inner.next = suspended.next;
             inner.catching_up = inner.shut || inner.next < inner.sent.end();
             inner.wake();
@@ -200,11 +218,8 @@ impl Session {
             let step = match (rest.is_empty(), *shut) {
                 (false, _) => link.poll_write(cx, rest),
                 (true, true) => link.poll_shutdown(cx).map_ok(|()| 0),
-                (true, false) => {
-                    // Nothing waits for it: the module flushes again when it writes.
-                    let _ = link.poll_flush(cx);
-                    Poll::Ready(Ok(0))
-                }
+                // The module may have flushed before, and does not again.
+                (true, false) => link.poll_flush(cx).map_ok(|()| 0),
             };
             match step {
                 Poll::Ready(Ok(0)) if rest.is_empty() => {
@@ -216,7 +231,7 @@ impl Session {
                     return Poll::Ready(());
                 }
                 Poll::Ready(Ok(0) | Err(_)) => {
-                    drop(self.link_broke(inner));
+                    drop(self.link_broke(inner, cx));
                     return Poll::Ready(());
                 }
                 Poll::Ready(Ok(written)) => *next = next.saturating_add(to_u64(written)),
@@ -254,6 +269,7 @@ impl Session {
     fn link_broke<'a>(
         self: &'a Arc<Self>,
         mut inner: MutexGuard<'a, Inner>,
+        cx: &Context<'_>,
     ) -> MutexGuard<'a, Inner> {
         inner.link = None;
         inner.catching_up = false;
@@ -263,7 +279,12 @@ impl Session {
         };
         drop(inner);
         broken(Arc::clone(self));
-        self.inner()
+        let inner = self.inner();
+        if inner.link.is_some() {
+            // Another link came before the caller could leave its waker.
+            cx.waker().wake_by_ref();
+        }
+        inner
     }
 }
 
@@ -322,7 +343,7 @@ impl AsyncRead for Pipe {
                     inner.received = inner.received.saturating_add(to_u64(read));
                     return Poll::Ready(Ok(()));
                 }
-                Poll::Ready(Err(_)) => inner = self.0.link_broke(inner),
+                Poll::Ready(Err(_)) => inner = self.0.link_broke(inner, cx),
                 Poll::Pending => {}
             }
         }
@@ -347,7 +368,7 @@ impl AsyncWrite for Pipe {
                     inner.next = inner.sent.end();
                     return Poll::Ready(Ok(written));
                 }
-                Poll::Ready(Err(_)) => inner = self.0.link_broke(inner),
+                Poll::Ready(Err(_)) => inner = self.0.link_broke(inner, cx),
                 Poll::Pending => {}
             }
         }
@@ -362,7 +383,7 @@ impl AsyncWrite for Pipe {
         if let Some(link) = inner.link_to_write() {
             match link.poll_flush(cx) {
                 Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
-                Poll::Ready(Err(_)) => inner = self.0.link_broke(inner),
+                Poll::Ready(Err(_)) => inner = self.0.link_broke(inner, cx),
                 Poll::Pending => return wait(&mut inner.writer, cx),
             }
         }
@@ -376,7 +397,7 @@ impl AsyncWrite for Pipe {
         if let Some(link) = inner.link_to_write() {
             match link.poll_shutdown(cx) {
                 Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
-                Poll::Ready(Err(_)) => inner = self.0.link_broke(inner),
+                Poll::Ready(Err(_)) => inner = self.0.link_broke(inner, cx),
                 Poll::Pending => return wait(&mut inner.writer, cx),
             }
         }

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use derouter_net::Multiaddr;
+use derouter_wire::cbor::Bytes;
 use derouter_wire::gossip::Heartbeat;
+use derouter_wire::jobs::{CreateJob, JOBS_PROTOCOL, JobCall};
 use derouter_wire::reqres::{CreateJobResult, GetJobResult, Request, Response};
 use derouter_wire::stream::STREAM_PROTOCOL;
-use derouter_wire::{JobId, UnixSeconds};
+use derouter_wire::{Currency, JobId, OfferId, ProtocolId, UnixSeconds};
 use libp2p::StreamProtocol;
 
 use crate::raw_peer::{RawPeer, Seen};
@@ -143,6 +145,31 @@ async fn a_0_1_peer_answers_what_we_ask() {
     };
     let expected = derouter_net::OpenStreamError::Unsupported(STREAM_PROTOCOL);
     assert_eq!(unsupported, expected);
+}
+
+#[tokio::test]
+async fn a_0_1_peer_that_is_dialled_for_a_large_job_is_found_to_be_one() {
+    let node = node(TCP).await;
+    let mut old = RawPeer::version_0_1();
+    let address = old.listen().await;
+    let id = old.id();
+    node.net.add_address(id, address).await;
+    // More than a substream's window: the refusal comes while this is sent.
+    let args = "x".repeat(900 * 1024);
+    let call = JobCall::Create(CreateJob {
+        job_id: JobId::new("job").unwrap(),
+        protocol_id: ProtocolId::new("p").unwrap(),
+        offer_id: OfferId::new("o").unwrap(),
+        offer_payload_sha256: Bytes(vec![0; 32]),
+        currency: Currency::Pol,
+        args_bytes: Some(u32::try_from(args.len()).unwrap()),
+    });
+    let answer = tokio::select! {
+        () = old.run() => unreachable!(),
+        answer = node.net.call_job(id, &call, Some(&args)) => answer.map(drop),
+    };
+    let expected = derouter_net::RequestError::Unsupported(JOBS_PROTOCOL);
+    assert_eq!(answer.unwrap_err(), expected);
 }
 
 /// A peer that holds job streams open without a word, for as long as the handle lives.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use derouter_market::Role;
 use derouter_market::job::{Job, JobState, Presented, Stage};
 use derouter_net::{Answering, InboundJobCall};
-use derouter_sdk::{NodeDesk, ProviderService};
+use derouter_sdk::{FailureReason, NodeDesk, ProviderService};
 use derouter_store::{Durability, StoreError};
 use derouter_wire::cbor::Bytes;
 use derouter_wire::job::JobWire;
@@ -183,7 +183,7 @@ async fn create(
     };
     let refusal = match taken {
         Ok((job, service)) => {
-            let begun = begin(shared, peer, job, service, answering, pipe).await;
+            let begun = begin_new(shared, peer, job, service, answering, pipe).await;
             crate::failpoint!("provider::joined");
             return begun;
         }
@@ -283,7 +283,38 @@ fn job_over(cause: FailureCause) -> Refusal {
     }
 }
 
-/// Joins a consumer to a job: asks the module, stores that it runs, and says so.
+/// Joins a consumer to the job that it created. When the module does not let it in there is no job.
+async fn begin_new(
+    shared: &Arc<Shared>,
+    peer: PeerId,
+    job: Job,
+    service: Arc<dyn ProviderService>,
+    answering: Answering,
+    pipe: OwnedSemaphorePermit,
+) -> Option<Serving> {
+    let joined = JoinedGuard::new(shared, Role::Provider, &job.key).await;
+    if let Err(refusal) = prepare(&job.key, service.as_ref()).await {
+        // Before the consumer hears of it, and forgets the job.
+        give_up_unjoined(shared, &job.key).await;
+        refuse(answering, refusal).await;
+        return None;
+    }
+    hand_over(shared, peer, job, service, joined, answering, pipe).await
+}
+
+/// Ends a job that its module accepted and to which it then let nobody in.
+async fn give_up_unjoined(shared: &Arc<Shared>, key: &JobKey) {
+    let reason = FailureReason {
+        reason: "the module accepted the job, and then did not let its consumer in".to_owned(),
+        reason_class: None,
+    };
+    let cause = FailureCause::ProviderGaveUp;
+    if let Err(error) = crate::jobs::fail(shared, Role::Provider, key, cause, reason).await {
+        tracing::debug!(job = %key, %error, "could not give up a job that its module does not serve");
+    }
+}
+
+/// Joins a consumer to a job that it knows.
 async fn begin(
     shared: &Arc<Shared>,
     peer: PeerId,
@@ -292,18 +323,36 @@ async fn begin(
     answering: Answering,
     pipe: OwnedSemaphorePermit,
 ) -> Option<Serving> {
-    let key = job.key.clone();
-    let joined = JoinedGuard::new(shared, Role::Provider, &key).await;
-    if let Err(refusal) = streams::prepare_service(&key, service.as_ref()).await {
-        let (code, reason) = match refusal {
-            JobConnectionResult::JobNotFound => {
-                (RefusalCode::JobOver, "the module has no such job")
-            }
-            _ => (RefusalCode::Busy, "the module has no room"),
-        };
-        refuse(answering, Refusal::new(code, reason)).await;
+    let joined = JoinedGuard::new(shared, Role::Provider, &job.key).await;
+    if let Err(refusal) = prepare(&job.key, service.as_ref()).await {
+        refuse(answering, refusal).await;
         return None;
     }
+    hand_over(shared, peer, job, service, joined, answering, pipe).await
+}
+
+/// Asks the module whether it lets a consumer in.
+async fn prepare(key: &JobKey, service: &dyn ProviderService) -> Result<(), Refusal> {
+    let prepared = streams::prepare_service(key, service).await;
+    prepared.map_err(|refusal| match refusal {
+        JobConnectionResult::JobNotFound => {
+            Refusal::new(RefusalCode::JobOver, "the module has no such job")
+        }
+        _ => Refusal::new(RefusalCode::Busy, "the module has no room"),
+    })
+}
+
+/// Says that a pipe begins, and gives what serves it.
+async fn hand_over(
+    shared: &Arc<Shared>,
+    peer: PeerId,
+    job: Job,
+    service: Arc<dyn ProviderService>,
+    joined: JoinedGuard,
+    answering: Answering,
+    pipe: OwnedSemaphorePermit,
+) -> Option<Serving> {
+    let key = job.key;
     let session = rand::random();
     let said = Joined {
         created_at: job.created_at_sync,
@@ -451,10 +500,14 @@ async fn settle(
 /// Notes that the consumer gave jobs up.
 async fn give_up(shared: &Arc<Shared>, peer: PeerId, given_up: Vec<GivenUp>) -> Vec<Settled> {
     let count = given_up.len();
-    let keys = given_up
+    let keys: Vec<JobKey> = given_up
         .iter()
         .map(|job| own_key(shared, job.job_id.clone()))
         .collect();
+    // One may be on its way into the database: it must not outlive this call unnoticed.
+    for key in &keys {
+        crate::jobs::arrival(shared, key).await;
+    }
     let now = unix_now();
     let decide = move |index: usize, job: Option<&Job>| {
         let (Some(job), Some(given)) = (job, given_up.get(index)) else {

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use derouter_market::Role;
+use derouter_market::job::JobState;
 use derouter_net::InboundJobStream;
 use derouter_sdk::{ConnectionRefusal, JobStream, NodeDesk, ProviderService};
+use derouter_wire::jobs::FailureCause;
 use derouter_wire::stream::JobConnectionResult;
 use derouter_wire::{JobKey, PeerId};
 use tokio::sync::{Semaphore, mpsc};
@@ -79,6 +81,9 @@ pub(crate) async fn prepare(
             return Err(JobConnectionResult::Busy);
         }
     };
+    if expired(shared, key).await {
+        return Err(JobConnectionResult::JobExpired);
+    }
     let service = shared.market().provided.service(&job.offer);
     let Some(service) = service else {
         return Err(JobConnectionResult::JobExpired);
@@ -86,6 +91,27 @@ pub(crate) async fn prepare(
     prepare_service(key, service.as_ref()).await?;
     let joined = JoinedGuard::new(shared, Role::Provider, key).await;
     Ok((service, joined))
+}
+
+/// Whether the node gave the job up: what its service would do for it, nobody would sign. What a
+/// module ended can be connected to again, and is told so there.
+async fn expired(shared: &Shared, key: &JobKey) -> bool {
+    if shared.open_jobs().has(&(Role::Provider, key.clone())) {
+        return false;
+    }
+    let Ok(Some(job)) = shared.store.job(Role::Provider, key).await else {
+        return false;
+    };
+    let JobState::Failed(failure) = job.state else {
+        return false;
+    };
+    matches!(
+        failure.cause,
+        FailureCause::ProviderStopped
+            | FailureCause::NotJoined
+            | FailureCause::Idle
+            | FailureCause::TooLong
+    )
 }
 
 /// Asks a service whether it takes a connection to a job.

@@ -161,6 +161,9 @@ async fn ask(shared: &Shared, key: &JobKey, offer: &OfferSnapshot, args: Option<
         sleep(pause).await;
         match shared.net.call_job(key.provider, &call, args).await {
             Ok(JobReply::Joined(joined, stream)) => return Answer::Joined(joined, stream),
+            // Whether an earlier call was taken, it does not say.
+            Ok(JobReply::Answered(JobAnswer::Refused(refusal)))
+                if sent && !denies_the_job(refusal.code) => {}
             Ok(JobReply::Answered(JobAnswer::Refused(refusal))) => return Answer::Refused(refusal),
             Ok(JobReply::Answered(_)) | Err(RequestError::InvalidResponse(_)) => {
                 return Answer::Lost;
@@ -171,6 +174,17 @@ async fn ask(shared: &Shared, key: &JobKey, offer: &OfferSnapshot, args: Option<
         }
     }
     Answer::Lost
+}
+
+/// Whether a refusal says that the provider does not have the job, whatever it was sent before.
+fn denies_the_job(code: RefusalCode) -> bool {
+    matches!(
+        code,
+        RefusalCode::OfferNotFound
+            | RefusalCode::OfferChanged
+            | RefusalCode::InvalidArgs
+            | RefusalCode::IdConflict
+    )
 }
 
 /// The provider took the job: stores that, and keeps the pipe for the module.
@@ -304,7 +318,10 @@ async fn pipe(
 
 /// Puts another stream in the place of one that broke, or ends the pipe.
 async fn join_again(shared: Arc<Shared>, key: JobKey, number: u64, session: Arc<Session>) {
-    for pause in JOIN_AGAIN {
+    // Links that break at once, one after the other, are not put up at full speed.
+    let slower = session.fruitless().min(JOIN_AGAIN.len() - 1);
+    let first = JOIN_AGAIN.iter().skip(slower).take(1);
+    for pause in first.chain(JOIN_AGAIN.iter().skip(1)).copied() {
         let pausing = shared.stop.run_until_cancelled(sleep(pause)).await;
         if pausing.is_none() {
             break;

@@ -1,6 +1,7 @@
 //! The provider's sessions, by their numbers.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use super::{Pipe, ReplayBudget, Session};
 /// nobody. One that leaves for good says so by giving the job up, and is not waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Sessions that are kept. Above it new ones can't be joined again.
-const MOST: usize = 8192;
+/// Sessions that are kept. Above it new ones can't be joined again, and end when their link breaks.
+pub(super) const MOST: usize = 8192;
 
 struct Kept {
     consumer: PeerId,
@@ -47,17 +48,19 @@ impl Sessions {
         job: JobKey,
         stream: JobStream,
     ) -> Pipe {
+        let mut kept = self.kept();
+        if kept.len() >= MOST {
+            let broken = |session: Arc<Session>| session.end(io::ErrorKind::ConnectionReset);
+            return Session::new(stream, &self.budget, Some(Box::new(broken))).pipe();
+        }
         let session = Session::new(stream, &self.budget, None);
         let pipe = session.pipe();
-        let mut kept = self.kept();
-        if kept.len() < MOST {
-            let new = Kept {
-                consumer,
-                job,
-                session,
-            };
-            kept.insert(number, new);
-        }
+        let new = Kept {
+            consumer,
+            job,
+            session,
+        };
+        kept.insert(number, new);
         pipe
     }
 
@@ -85,7 +88,7 @@ impl Sessions {
         self.kept().retain(|_, kept| {
             let ends = kept.job == *job;
             if ends {
-                kept.session.end(std::io::ErrorKind::ConnectionAborted);
+                kept.session.end(io::ErrorKind::ConnectionAborted);
             }
             !ends
         });

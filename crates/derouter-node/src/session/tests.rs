@@ -163,3 +163,76 @@ async fn of_two_that_join_again_the_later_wins() {
     let mut byte = [0; 1];
     far.read_exact(&mut byte).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_the_backlog_sends_is_flushed_also_when_the_module_only_waits() {
+    let (near, far) = duplex(8 * ROOM);
+    let session = Session::new(Box::new(near), &ReplayBudget::default(), None);
+    let mut pipe = session.pipe();
+    pipe.write_all(&[7; 4 * ROOM]).await.unwrap();
+    drop(far);
+    let suspended = session.suspend(0).unwrap();
+    let (near, mut far) = duplex(ROOM);
+    // Holds all of it until it is flushed, which the far end allows only bit by bit.
+    let buffered = tokio::io::BufWriter::with_capacity(8 * ROOM, near);
+    assert!(session.resume(suspended, Box::new(buffered)));
+    let mut all = [0; 4 * ROOM];
+    let reading = far.read_exact(&mut all);
+    let read = tokio::time::timeout(Duration::from_secs(30), reading).await;
+    assert_eq!(read.unwrap().unwrap(), 4 * ROOM);
+}
+
+#[tokio::test]
+async fn a_link_that_comes_while_the_old_one_is_found_broken_is_used() {
+    let (give, mut given) = tokio::sync::mpsc::unbounded_channel();
+    let broken: Broken = Box::new(move |session| {
+        let (_, far) = relink(&session, 0);
+        give.send(far).unwrap();
+    });
+    let session = Session::new(Box::new(Failing), &ReplayBudget::default(), Some(broken));
+    let mut pipe = session.pipe();
+    let reading = tokio::spawn(async move {
+        let mut byte = [0; 1];
+        pipe.read_exact(&mut byte).await.map(|_| byte)
+    });
+    let mut far = given.recv().await.unwrap();
+    far.write_all(b"x").await.unwrap();
+    let read = tokio::time::timeout(Duration::from_secs(30), reading).await;
+    assert_eq!(&read.unwrap().unwrap().unwrap(), b"x");
+}
+
+#[tokio::test]
+async fn links_over_which_nothing_goes_are_counted() {
+    let (session, mut pipe, _far) = session();
+    assert_eq!(session.fruitless(), 0);
+    let (_, _far) = relink(&session, 0);
+    assert_eq!(session.fruitless(), 1);
+    let (_, mut far) = relink(&session, 0);
+    assert_eq!(session.fruitless(), 2);
+    far.write_all(b"x").await.unwrap();
+    pipe.read_exact(&mut [0; 1]).await.unwrap();
+    let (_, _far) = relink(&session, 0);
+    assert_eq!(session.fruitless(), 0);
+}
+
+#[tokio::test]
+async fn a_session_that_is_not_kept_ends_with_its_link() {
+    let sessions = registry::Sessions::default();
+    let provider = derouter_sdk::PeerId::random();
+    let job = derouter_sdk::JobKey {
+        provider,
+        job_id: derouter_sdk::JobId::new("j").unwrap(),
+    };
+    for number in 0..registry::MOST {
+        let link: JobStream = Box::new(tokio::io::empty());
+        drop(sessions.begin(to_u64(number), provider, job.clone(), link));
+    }
+    let number = to_u64(registry::MOST);
+    let mut pipe = sessions.begin(number, provider, job.clone(), Box::new(Failing));
+    assert!(sessions.find(number, &provider, &job).is_none());
+    let mut byte = [0; 1];
+    let reading = pipe.read_exact(&mut byte);
+    let read = tokio::time::timeout(Duration::from_secs(30), reading).await;
+    let error = read.expect("nobody will join it again").unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}

@@ -8,12 +8,14 @@
     unreachable_pub
 )]
 
+mod node_0_1;
 mod node_disk;
 mod node_drain;
 mod node_jobs;
 mod node_legacy;
 mod node_offers;
 mod node_peers;
+mod old_node;
 mod rpc_calls;
 mod rpc_events;
 mod rpc_hello;

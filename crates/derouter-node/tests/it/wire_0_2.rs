@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use derouter_node::Multiaddr;
-use derouter_sdk::{FailureReason, JobKey, Node, OfferSnapshot, Provision, UnixSeconds, Wei};
+use derouter_sdk::{
+    ConnectionRefusal, FailureReason, JobKey, JobRefusal, JobStream, Node, OfferSnapshot,
+    ProviderDesk, ProviderJob, ProviderService, Provision, UnixSeconds, Wei, async_trait,
+};
 use derouter_wire::cbor::Bytes;
 use derouter_wire::jobs::{
-    CreateJob, FailureCause, JobAnswer, JobCall, RefusalCode, Resume, Settled, SignedJob,
+    CreateJob, FailureCause, GivenUp, JobAnswer, JobCall, RefusalCode, Resume, Settled, SignedJob,
 };
 use derouter_wire::{Currency, JobId};
 use sha2::{Digest, Sha256};
@@ -343,4 +346,78 @@ async fn a_consumer_learns_of_its_providers_restart_and_why_its_job_failed() {
     assert!(reason.contains("provider-stopped"), "{reason}");
     provider.shutdown().await;
     pair.consumer.shutdown().await;
+}
+
+/// Accepts jobs once it is told to, and lets nobody in.
+#[derive(Default)]
+struct NoRoom {
+    asked: tokio::sync::Notify,
+    go: tokio::sync::Notify,
+}
+
+#[async_trait]
+impl ProviderService for NoRoom {
+    async fn accept(&self, _job: ProviderJob) -> Result<(), JobRefusal> {
+        self.asked.notify_one();
+        self.go.notified().await;
+        Ok(())
+    }
+
+    async fn prepare(&self, _job: &JobKey) -> Result<(), ConnectionRefusal> {
+        Err(ConnectionRefusal::Busy)
+    }
+
+    async fn serve(&self, _job: JobKey, _desk: Arc<dyn ProviderDesk>, _stream: JobStream) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_into_which_its_module_lets_nobody_is_no_job_on_either_side() {
+    let pair = Pair::start().await;
+    let service = Arc::new(NoRoom::default());
+    service.go.notify_one();
+    let offers = vec![offer("full", "payload")];
+    let provider = pair.provider.handle();
+    let provided = provider.provide(offers, Default::default(), service);
+    let _provision = provided.await.unwrap();
+    let consumer = pair.consumer.handle();
+    let seen = see_offer(&consumer, "full").await;
+    let refused = within("the refusal", consumer.create_job(seen.snapshot_id, None)).await;
+    let busy = derouter_sdk::CreateJobError::ProviderBusy;
+    assert_eq!(refused.unwrap_err().to_string(), busy.to_string());
+    assert!(jobs(&consumer).await.is_empty());
+    let ended = jobs(&provider).await.remove(0);
+    assert!(ended.reason.is_some(), "nobody will ever join it");
+    pair.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_given_up_while_its_module_thinks_about_it_ends() {
+    let pair = Pair::start().await;
+    let service = Arc::new(NoRoom::default());
+    let offers = vec![offer("slow", "payload")];
+    let provider = pair.provider.handle();
+    let provided = provider.provide(offers, Default::default(), service.clone());
+    let _provision = provided.await.unwrap();
+    let seen = see_offer(&pair.consumer.handle(), "slow").await;
+    let given_up = GivenUp {
+        job_id: JobId::new("one").unwrap(),
+        cause: FailureCause::NotAnswered,
+        reason: "too slow".into(),
+    };
+    let giving_up = async {
+        within("the module", service.asked.notified()).await;
+        let mut told = std::pin::pin!(call(&pair, JobCall::GiveUp(vec![given_up])));
+        // Long enough for a provider that would answer at once.
+        let early = tokio::time::timeout(Duration::from_millis(300), told.as_mut()).await;
+        service.go.notify_one();
+        match early {
+            Ok(answer) => answer,
+            Err(_) => told.await,
+        }
+    };
+    let (_, answer) = tokio::join!(call(&pair, creation(&seen, "one")), giving_up);
+    assert_eq!(answer, JobAnswer::GivenUp(vec![Settled::Noted]));
+    let ended = jobs(&provider).await.remove(0);
+    assert!(ended.reason.is_some());
+    pair.shutdown().await;
 }
