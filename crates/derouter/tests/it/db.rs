@@ -28,7 +28,7 @@ async fn a_second_node_on_the_same_data_is_refused_with_what_to_do() {
     let home = NodeHome::new("node", &NodeConfig::default());
     let first = home.start(DEROUTER).await;
     let second = home.spawn(DEROUTER.as_ref()).exit().await;
-    expect(&second, 3, "is in use by another process");
+    expect(&second, 3, "another node answers at");
     assert!(second.stderr.contains("data_dir"), "{}", second.stderr);
     let exit = first.terminate().await;
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
