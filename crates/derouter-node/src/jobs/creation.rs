@@ -16,7 +16,8 @@ use derouter_store::{Durability, InsertJobError, NewJob};
 use derouter_wire::cbor::Bytes;
 use derouter_wire::job::JobWire;
 use derouter_wire::jobs::{
-    CreateJob, FailureCause, JobAnswer, JobCall, JobReport, Joined, Refusal, RefusalCode, Resume,
+    CreateJob, FailureCause, GivenUp, JobAnswer, JobCall, JobReport, Joined, Refusal, RefusalCode,
+    Resume,
 };
 use derouter_wire::{Currency, JobId, UnixSeconds, limits};
 use sha2::{Digest, Sha256};
@@ -96,7 +97,7 @@ pub(super) async fn create(
                 if matches!(error, RequestError::Unsupported(_)) {
                     node.legacy.add(key.provider, now);
                 }
-                Err(not_sent(error))
+                Err(not_sent(&error))
             }
             Answer::Lost => {
                 give_up(&node, &key).await;
@@ -202,7 +203,9 @@ async fn accepted(
         .await
         .map_err(|error| CreateJobError::Node(internal(error)))?;
     let Some(job) = stored else {
-        // Its deadline came first: the provider is told so.
+        // Its deadline came first, and the provider may have been told so before it had the job.
+        drop(stream);
+        give_up_late(shared, &key).await;
         return Err(CreateJobError::ProviderUnreachable.into());
     };
     let now = shared.clock.now().uptime;
@@ -212,6 +215,19 @@ async fn accepted(
     let pipe = pipe(shared, &key, joined, stream).await;
     shared.opened.keep(key.clone(), pipe, now);
     Ok(key)
+}
+
+/// Tells a provider that a job is over which it took too late. When that fails, its own deadline ends it.
+async fn give_up_late(shared: &Shared, key: &JobKey) {
+    let given_up = GivenUp {
+        job_id: key.job_id.clone(),
+        cause: FailureCause::NotAnswered,
+        reason: "the answer came too late".to_owned(),
+    };
+    let call = JobCall::GiveUp(vec![given_up]);
+    if let Err(error) = shared.net.call_job(key.provider, &call, None).await {
+        tracing::debug!(job = %key, %error, "could not tell a provider that it was too late");
+    }
 }
 
 /// The row of a job that the provider does not have.
@@ -248,7 +264,7 @@ fn refused(refusal: Refusal) -> CreateJobError {
     }
 }
 
-fn not_sent(error: RequestError) -> NotCreated {
+fn not_sent(error: &RequestError) -> NotCreated {
     match error {
         RequestError::Unsupported(_) => NotCreated::Legacy,
         RequestError::Stopped => NodeError::ShuttingDown.into(),
