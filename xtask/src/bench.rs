@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the gateway, job streams, and a chat under attack.
+//! `cargo xtask bench`: the gateway, job streams, the ledger, and a chat under attack.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,6 +12,16 @@ pub(crate) fn gateway(options: &[&str]) -> Result<(), Failure> {
         &["testkit_backend", "testkit_proxy"],
         options,
     )
+}
+
+/// Makes a database of many jobs, asks it, and starts a node on it.
+pub(crate) fn ledger(options: &[&str]) -> Result<(), Failure> {
+    on_node("bench_ledger", &[], options)
+}
+
+/// Lets two nodes trade for long, and looks whether anything grows.
+pub(crate) fn soak(options: &[&str]) -> Result<(), Failure> {
+    on_node("soak_ledger", &[], options)
 }
 
 /// Times a chat while peers attack both of its nodes.

@@ -2,13 +2,16 @@
 //!
 //! `cargo xtask test` checks everything, installing what that needs; `cargo xtask bench gateway`
 //! measures the gateway against a plain reverse-proxy chain, `cargo xtask bench streams` job streams
-//! against raw TCP, and `cargo xtask lab` runs whole nodes behind NATs. `.ci/run` calls the first.
+//! against raw TCP, `cargo xtask lab` runs whole nodes behind NATs, and `cargo xtask fuzz` the fuzz
+//! targets. `.ci/run` calls the first.
 // What it prints is its purpose.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
 mod clients;
+mod crash;
 mod deny;
+mod fuzz;
 mod lab;
 mod shell;
 mod sim;
@@ -29,11 +32,22 @@ Tasks:
   bench streams [OPTION]...  measure job streams against raw TCP, on 127.0.0.1 and with a
                            delay of 60 ms (--rounds N, --quick, --local, --delayed)
   bench streams --opens N  open and use so many streams, and tell what they leave behind
+  bench ledger [--jobs N] [--payload-bytes N]
+                           ask a database of so many jobs (1,000,000), and start a node on it
+  bench jobs [--concurrency N,...] [--seconds N]
+                           whole jobs between two processes, against plain TCP (1,16,256; 10)
   bench hostile [--chats N] [--attacks NAME,...]
                              time a chat while peers attack both of its nodes; as root, in a network lab
+  crash [--disk | --network] [--runs N] [--seed S] [--parallel N]
+                           nodes that end in the middle of jobs, at every named point and at random;
+                           disks that fail; networks that lose, double, reorder and cut (root)
+  soak ledger [--minutes N]  two nodes that trade for so long (30): does anything grow?
   lab [matrix | events]    whole nodes behind NATs, in network namespaces (needs root)
   lab --only NAME,...      these pairs of the matrix, such as symmetric/port-restricted, and these
                            events, such as sleep
+  fuzz [TARGET]... [--seconds N] [--keep]
+                           fuzz the decoders, each for 180 s or N; --keep adds what is found to the
+                           corpus. Needs a nightly compiler and cargo-fuzz
   sim discovery [OPTION]...  many nodes, and one node among many providers; options go to the
                            simulation (--providers N, --nodes N, --sharding, --legacy, ...)
 ";
@@ -45,9 +59,14 @@ fn main() -> ExitCode {
         ["test", options @ ..] => test::run(options),
         ["bench", "gateway", options @ ..] => bench::gateway(options),
         ["bench", "streams", options @ ..] => bench::streams(options),
+        ["bench", "ledger", options @ ..] => bench::ledger(options),
+        ["bench", "jobs", options @ ..] => bench::alone("bench_jobs", options),
+        ["crash", options @ ..] => crash::by_hand(options),
+        ["soak", "ledger", options @ ..] => bench::soak(options),
         ["bench", "hostile", options @ ..] => bench::hostile(options),
         ["lab", options @ ..] => lab::run_lab(options),
         ["sim", "discovery", options @ ..] => sim::discovery(options),
+        ["fuzz", options @ ..] => fuzz::run(options),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(())

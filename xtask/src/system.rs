@@ -13,7 +13,7 @@ struct Need {
     purpose: &'static str,
 }
 
-const NEEDS: [Need; 8] = [
+const NEEDS: [Need; 9] = [
     Need {
         program: "ip",
         arguments: &["-V"],
@@ -37,6 +37,12 @@ const NEEDS: [Need; 8] = [
         arguments: &["--version"],
         package: "miniupnpd-nftables",
         purpose: "the network lab's routers that map ports",
+    },
+    Need {
+        program: "faketime",
+        arguments: &["--version"],
+        package: "faketime",
+        purpose: "the runs with clocks that are hours apart",
     },
     Need {
         program: "python3",

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::clients::{self, Clients};
 use crate::shell::{Failure, cargo, is_root, works};
-use crate::{deny, shell, system, unused};
+use crate::{crash, deny, shell, system, unused};
 
 /// What happened, for the summary.
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ impl Report {
 type Step = fn(&mut Report) -> Result<(), Failure>;
 
 /// In the order in which a failure is cheapest to learn of.
-const STEPS: [(&str, Step); 7] = [
+const STEPS: [(&str, Step); 8] = [
     ("fmt", fmt),
     ("unused", unused::check),
     ("system", system::install),
@@ -45,6 +45,7 @@ const STEPS: [(&str, Step); 7] = [
     ("doc", doc),
     ("deny", deny::check),
     ("test", test),
+    ("crash", crash::check),
 ];
 
 /// Runs all steps, or those named by `--only`.
@@ -120,7 +121,11 @@ fn test(report: &mut Report) -> Result<(), Failure> {
 
 fn cargo_test(clients: &Clients) -> Result<(), Failure> {
     let mut command: Command = cargo();
-    command.args(["test", "--workspace", "--locked"]);
+    // With the points at which tests let the disk fail, which do nothing unless a test sets them.
+    let points = ["--features", "derouter/failpoints"];
+    command
+        .args(["test", "--workspace", "--locked"])
+        .args(points);
     clients.tell(&mut command);
     shell::run(&mut command)
 }

@@ -67,7 +67,7 @@ pub(crate) enum Command {
     AddAddress(PeerId, Multiaddr),
     /// Where a peer is. The reply says whether any of it is new.
     Learn(Whereabouts, Option<oneshot::Sender<bool>>),
-    /// An announcement of this provider is off by over an hour.
+    /// An announcement of this provider is off by over four hours.
     OffClock(PeerId, OffClock),
     /// An announcement's time is like ours.
     ClockIsRight,
@@ -85,6 +85,8 @@ pub(crate) enum Command {
     /// An announcement, for this topic. Answers how that went.
     Publish(String, Vec<u8>, Option<oneshot::Sender<Published>>),
     OwnPlace(oneshot::Sender<OwnPlace>),
+    /// Whether the loop turns.
+    Pulse(oneshot::Sender<()>),
     Blame(PeerId, Offence),
     /// An answer on this connection is late.
     Late(PeerId, ConnectionId),
@@ -334,6 +336,9 @@ impl Actor {
             }
             Command::OwnPlace(reply) => {
                 let _ = reply.send(self.own_place());
+            }
+            Command::Pulse(reply) => {
+                let _ = reply.send(());
             }
             Command::Blame(peer, offence) => self.blame(peer, offence),
             Command::Late(peer, connection) => self.on_late_answer(peer, connection),

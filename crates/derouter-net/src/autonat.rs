@@ -297,6 +297,11 @@ impl NetworkBehaviour for Behaviour {
     }
 }
 
+/// See [`crate::fuzz::autonat`].
+pub(crate) fn fuzz(data: &[u8]) {
+    wire::fuzz(data);
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

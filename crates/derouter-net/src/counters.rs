@@ -15,9 +15,9 @@ pub struct NetCounters {
     pub heartbeats_invalid: AtomicU64,
     /// Heartbeats not newer than the last one of their source.
     pub heartbeats_stale: AtomicU64,
-    /// Heartbeats of the future (over an hour ahead).
+    /// Heartbeats of the future (over four hours ahead).
     pub heartbeats_future: AtomicU64,
-    /// Heartbeats of the past (over an hour ago).
+    /// Heartbeats of the past (over four hours ago).
     pub heartbeats_past: AtomicU64,
     /// Heartbeats over the rate of their source or of who forwarded them.
     pub heartbeats_limited: AtomicU64,
@@ -31,7 +31,7 @@ pub struct NetCounters {
     pub announcements_received: AtomicU64,
     /// Announcements that were known, older than what is known, or over.
     pub announcements_stale: AtomicU64,
-    /// Announcements from over an hour ahead or ago.
+    /// Announcements from over four hours ahead or ago.
     pub announcements_off_clock: AtomicU64,
     /// Announcements over the rate of their source or forwarder, or of more providers than fit.
     pub announcements_limited: AtomicU64,

@@ -37,7 +37,7 @@ use wanted::Wanted;
 pub(crate) use wanted::{PullEnd, PullPlan};
 
 /// How far a provider's clock may be off, either way.
-const MAX_SKEW_SECONDS: u64 = 3600;
+const MAX_SKEW_SECONDS: u64 = 4 * 3600;
 /// Room is made this often at most: it takes a look at all that is known.
 const ROOM_PAUSE: Duration = Duration::from_millis(100);
 /// Of all announcements or bytes, what is made room for at once, so that it is worth that look.
@@ -75,7 +75,7 @@ pub(crate) enum Verdict {
     },
     /// Not newer than what is known, or over.
     Old,
-    /// From over an hour ahead (`true`) or ago.
+    /// From over four hours ahead (`true`) or ago.
     OffClock(bool),
     /// More than its source or its forwarder may send.
     TooMany,

@@ -156,6 +156,23 @@ impl Shards {
 /// The way to the task.
 pub(crate) type Inputs = mpsc::Sender<Input>;
 
+/// See [`crate::fuzz::reconcile`].
+pub(crate) fn fuzz_reconcile(data: &[u8]) {
+    reconcile::fuzz(data);
+}
+
+/// See [`crate::fuzz::frames`]. The first byte says how long a frame may be.
+pub(crate) fn fuzz_frames(data: &[u8]) {
+    use futures::FutureExt;
+    let Some((most, mut stream)) = data.split_first() else {
+        return;
+    };
+    let most = usize::from(*most).saturating_mul(64);
+    while let Some(Ok(Some(frame))) = exchange::read_frame(&mut stream, most).now_or_never() {
+        assert!(frame.len() <= most);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,6 +22,8 @@ mod dial_queue;
 mod directory;
 mod discovery;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod guests;
 mod heartbeat;
 mod job_calls;

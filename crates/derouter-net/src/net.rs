@@ -276,6 +276,12 @@ impl Net {
         self.query(Command::Peers).await.unwrap_or_default()
     }
 
+    /// Whether the task that owns the connections answers. False when it hangs, and when the network
+    /// has stopped.
+    pub async fn answers(&self) -> bool {
+        self.query(Command::Pulse).await.is_some()
+    }
+
     /// The network as this node sees it. `None` when the network has stopped.
     pub async fn network_report(&self) -> Option<NetworkReport> {
         self.query(Command::NetworkReport).await

@@ -81,11 +81,15 @@ impl Announcer {
         let Some(announced) = &mut self.announced else {
             return;
         };
-        let mut gone = false;
+        let (mut gone, draining) = (false, self.shared.is_draining());
         {
             let market = self.shared.market();
             for (protocol_id, offers) in &mut announced.offers {
                 offers.retain(|offer_id, offer| {
+                    if draining {
+                        gone = true;
+                        return false;
+                    }
                     let name = (protocol_id.clone(), offer_id.clone());
                     let provided = market.provided.get(&name);
                     let stays = provided.is_some_and(|now| now.payload == offer.protocol_payload);
@@ -114,7 +118,10 @@ impl Announcer {
     }
 
     async fn try_to_announce(&mut self) -> Result<(), StoreError> {
-        let provided = self.shared.market().provided.in_order();
+        let provided = match self.shared.is_draining() {
+            true => Vec::new(),
+            false => self.shared.market().provided.in_order(),
+        };
         let fitted = fit_offer_list(self.no_offers(), named(&provided));
         let heartbeat = gossip::fit_announcement(self.no_offers(), named(&provided)).announcement;
         self.tell_left_out(&fitted.left_out);

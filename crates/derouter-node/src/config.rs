@@ -1,8 +1,11 @@
 //! What a node needs to start. Reading it from files and flags is the binary's work.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use derouter_net::NetOptions;
+
+use crate::rpc::RpcOptions;
 
 /// A node's configuration, checked and complete.
 #[derive(Clone, Debug)]
@@ -17,10 +20,31 @@ pub struct NodeConfig {
     pub net: NetOptions,
     /// What announcements say of this provider.
     pub provider: ProviderDetails,
-    /// The RPC's port on 127.0.0.1; 0 chooses one; `None` serves no RPC.
-    pub rpc_port: Option<u16>,
+    /// How modules connect; `None` serves no RPC.
+    pub rpc: Option<RpcOptions>,
     /// Whether job arguments are kept in the database.
     pub store_payloads: bool,
+    /// How long, and how much.
+    pub retention: PayloadRetention,
+}
+
+/// How long payloads of ended jobs are kept, and how much of them. What was signed is kept for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PayloadRetention {
+    /// Older ones are forgotten; `None`: none for its age.
+    pub max_age: Option<Duration>,
+    /// Over this many bytes altogether the oldest are forgotten; `None`: none for its size.
+    pub max_bytes: Option<u64>,
+}
+
+impl Default for PayloadRetention {
+    /// A quarter of a year, and 1 GiB.
+    fn default() -> Self {
+        Self {
+            max_age: Some(Duration::from_secs(90 * 86_400)),
+            max_bytes: Some(1 << 30),
+        }
+    }
 }
 
 /// What announcements say of a provider.

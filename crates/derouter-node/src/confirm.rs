@@ -6,6 +6,7 @@ pub(crate) mod queue;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use derouter_market::Role;
@@ -19,7 +20,7 @@ use derouter_wire::jobs::{GivenUp, JobAnswer, JobCall, SignedJob};
 use derouter_wire::limits::NOTICE_REASON_BYTES;
 use derouter_wire::reqres::{Request, Response};
 use derouter_wire::{JobKey, PeerId, RowId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,9 @@ use crate::shared::Shared;
 
 /// Jobs with news on their way to the queue. When it is full they are found in the database.
 pub(crate) const NEWS_QUEUE: usize = 1024;
+
+/// Drains that wait for signatures: a node drains once.
+pub(crate) const SETTLE_QUEUE: usize = 4;
 
 /// Deliveries under way at once, over all providers; each of up to [`queue::BATCH`] jobs.
 const MAX_UNDER_WAY: usize = 32;
@@ -46,6 +50,8 @@ pub(crate) struct Confirmer {
     more_in_store: bool,
     /// Not before this time is the database read again.
     next_read: Duration,
+    /// Whoever waits until nothing is under way and nothing is due.
+    settling: Vec<oneshot::Sender<()>>,
 }
 
 /// What became of a delivery.
@@ -62,6 +68,7 @@ impl Confirmer {
             queue: DeliveryQueue::default(),
             more_in_store: true,
             next_read: Duration::ZERO,
+            settling: Vec::new(),
         }
     }
 
@@ -69,6 +76,7 @@ impl Confirmer {
         mut self,
         mut news: mpsc::Receiver<JobKey>,
         mut peers: mpsc::Receiver<PeerEvent>,
+        mut settle: mpsc::Receiver<oneshot::Sender<()>>,
         stop: CancellationToken,
     ) {
         let mut deliveries = JoinSet::new();
@@ -77,6 +85,7 @@ impl Confirmer {
                 self.load().await;
             }
             self.start_due(&mut deliveries);
+            self.tell_settled(deliveries.len());
             let sleep = self.sleep(deliveries.len());
             let shared = Arc::clone(&self.shared);
             tokio::select! {
@@ -85,6 +94,8 @@ impl Confirmer {
                 Some(finished) = deliveries.join_next() => self.finish(finished),
                 Some(job) = news.recv() => self.add(job, 0),
                 () = shared.news_overflow.notified() => self.more_in_store = true,
+                // Behind the signatures that were there before.
+                Some(done) = settle.recv() => self.settling.push(done),
                 Some(event) = peers.recv() => {
                     if let PeerEvent::Connected(peer) = event {
                         self.queue.peer_connected(&peer, self.now());
@@ -97,6 +108,20 @@ impl Confirmer {
 
     fn now(&self) -> Duration {
         self.shared.clock.now().uptime
+    }
+
+    /// Tells those who wait once each signature was offered to its provider. One that was not taken
+    /// is offered again later, which may be after the next start.
+    fn tell_settled(&mut self, under_way: usize) {
+        self.shared.delivering.store(under_way, Ordering::Relaxed);
+        let now = self.now();
+        let is_due = self.queue.next_due().is_some_and(|due| due <= now);
+        let unread = self.wants_more() && now >= self.next_read;
+        if under_way == 0 && !is_due && !unread {
+            for done in self.settling.drain(..) {
+                let _gone = done.send(());
+            }
+        }
     }
 
     fn wants_more(&self) -> bool {
@@ -191,6 +216,7 @@ async fn deliver(shared: Arc<Shared>, batch: Batch) -> Finished {
         return again(batch.jobs);
     };
     let jobs: Vec<Job> = read.into_iter().flatten().filter(Job::has_news).collect();
+    crate::failpoint!("consumer::before-told");
     let deliveries = tell(&shared, provider, &jobs).await;
     let told = store(&shared, jobs, deliveries).await;
     let Some(told) = told else {
@@ -228,6 +254,7 @@ async fn store(
         .change_jobs(Role::Consumer, keys, Durability::Wal, step)
         .await
         .ok()?;
+    crate::failpoint!("consumer::confirmed");
     let mut again = HashMap::new();
     for ((), job) in changed {
         let Some(job) = job else { continue };

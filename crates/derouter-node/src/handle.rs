@@ -1,21 +1,24 @@
 //! [`LocalNode`]: the [`Node`] trait on the node itself.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
 use derouter_market::Role;
 use derouter_sdk::{
-    CompleteJobError, ConsumerCompletion, CreateJobError, FailJobError, FailureReason, JobEvent,
-    JobFilter, JobKey, JobQuery, JobRecord, JobStream, NetworkReport, Node, NodeError, OfferEvent,
-    OfferFilter, OfferSnapshot, OfferSpec, OpenJobError, PeerId, PeerQuery, PeerReport, PingError,
-    PingReport, ProvideError, ProvideOptions, ProviderCompleteError, ProviderCompletion,
-    ProviderEvent, ProviderRecord, ProviderService, Provision, RemoteJob, RemoteJobError,
-    SnapshotId, UnixSeconds, Watch, async_trait,
+    CompleteJobError, ConsumerCompletion, CreateJobError, Cursor, FailJobError, FailureReason,
+    JobEvent, JobFilter, JobKey, JobQuery, JobRecord, JobStream, NetworkReport, Node, NodeError,
+    NodeState, OfferEvent, OfferFilter, OfferId, OfferQuery, OfferSnapshot, OfferSpec,
+    OpenJobError, PeerId, PeerQuery, PeerReport, PingError, PingReport, ProtocolId, ProvideError,
+    ProvideOptions, ProviderCompleteError, ProviderCompletion, ProviderEvent, ProviderQuery,
+    ProviderRecord, ProviderService, Provision, RemoteJob, RemoteJobError, SnapshotId, UnixSeconds,
+    Watch, async_trait,
 };
 use derouter_store::JobPage;
 use derouter_wire::jobs::FailureCause;
 use derouter_wire::limits::{RPC_FILTER_ITEMS, RPC_QUERY_ITEMS};
 
+use crate::drain;
 use crate::jobs::{self, internal};
 use crate::network;
 use crate::provided::{AddError, ProvisionId};
@@ -29,11 +32,26 @@ const PROVIDE_DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct LocalNode {
     shared: Arc<Shared>,
+    /// Whether jobs may be created while the node drains.
+    finishes: bool,
 }
 
 impl LocalNode {
+    /// For modules in this process. They take no new work themselves when the node drains, and may
+    /// need another job for what they have begun.
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        Self {
+            shared,
+            finishes: true,
+        }
+    }
+
+    /// For modules elsewhere: no job is created once the node drains.
+    pub(crate) fn of_modules(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            finishes: false,
+        }
     }
 }
 
@@ -65,6 +83,37 @@ impl Node for LocalNode {
             .active_offers()
             .filter(|offer| filter.matches(offer));
         Ok(matching.cloned().collect())
+    }
+
+    async fn offers_page(&self, query: &OfferQuery) -> Result<Vec<OfferSnapshot>, NodeError> {
+        let limit = page_limit(query.limit)?;
+        self.shared.note_interest(&query.filter);
+        let market = self.shared.market();
+        let after = query.after.as_ref();
+        let after = after.map(|key| (&key.provider, &key.protocol_id, &key.offer_id));
+        let matching = market.index.active_offers().filter(|offer| {
+            after.is_none_or(|after| name(offer) > after) && query.filter.matches(offer)
+        });
+        let page = first(matching.collect(), limit, |one, other| {
+            name(one).cmp(&name(other))
+        });
+        Ok(page.into_iter().cloned().collect())
+    }
+
+    async fn providers_page(
+        &self,
+        query: &ProviderQuery,
+    ) -> Result<Vec<ProviderRecord>, NodeError> {
+        let limit = page_limit(query.limit)?;
+        let now = self.shared.clock.now();
+        let market = self.shared.market();
+        let behind =
+            |record: &&ProviderRecord| query.after.is_none_or(|after| record.peer_id > after);
+        let matching = market.index.active_providers(now).filter(behind);
+        let page = first(matching.collect(), limit, |one, other| {
+            one.peer_id.cmp(&other.peer_id)
+        });
+        Ok(page.into_iter().cloned().collect())
     }
 
     async fn active_providers(&self) -> Result<Vec<PeerId>, NodeError> {
@@ -148,15 +197,40 @@ impl Node for LocalNode {
 
     async fn watch_offers(&self, filter: OfferFilter) -> Result<Watch<OfferEvent>, NodeError> {
         self.shared.note_interest(&filter);
-        Ok(watches::offers(&self.shared, filter))
+        Ok(watches::offers(&self.shared, filter, None))
+    }
+
+    async fn resume_offers(
+        &self,
+        filter: OfferFilter,
+        since: &Cursor,
+    ) -> Result<Watch<OfferEvent>, NodeError> {
+        self.shared.note_interest(&filter);
+        Ok(watches::offers(&self.shared, filter, Some(since)))
     }
 
     async fn watch_providers(&self) -> Result<Watch<ProviderEvent>, NodeError> {
-        Ok(watches::providers(&self.shared))
+        Ok(watches::providers(&self.shared, None))
+    }
+
+    async fn resume_providers(&self, since: &Cursor) -> Result<Watch<ProviderEvent>, NodeError> {
+        Ok(watches::providers(&self.shared, Some(since)))
     }
 
     async fn watch_jobs(&self, filter: JobFilter) -> Result<Watch<JobEvent>, NodeError> {
-        Ok(watches::jobs(&self.shared, filter))
+        watches::jobs(&self.shared, filter, None).await
+    }
+
+    async fn resume_jobs(
+        &self,
+        filter: JobFilter,
+        since: &Cursor,
+    ) -> Result<Watch<JobEvent>, NodeError> {
+        watches::jobs(&self.shared, filter, Some(since)).await
+    }
+
+    async fn watch_state(&self) -> Result<Watch<NodeState>, NodeError> {
+        Ok(drain::watch(&self.shared))
     }
 
     async fn provide(
@@ -165,7 +239,7 @@ impl Node for LocalNode {
         options: ProvideOptions,
         service: Arc<dyn ProviderService>,
     ) -> Result<Provision, ProvideError> {
-        if self.shared.stop.is_cancelled() {
+        if self.shared.is_draining() || self.shared.stop.is_cancelled() {
             return Err(NodeError::ShuttingDown.into());
         }
         let added = self
@@ -204,6 +278,9 @@ impl Node for LocalNode {
         offer: SnapshotId,
         job_args: Option<String>,
     ) -> Result<JobKey, CreateJobError> {
+        if !self.finishes && self.shared.is_draining() {
+            return Err(NodeError::ShuttingDown.into());
+        }
         jobs::create(&self.shared, offer, job_args).await
     }
 
@@ -275,6 +352,37 @@ impl Node for LocalNode {
     }
 }
 
+/// An offer's place in the order of lists.
+fn name(offer: &OfferSnapshot) -> (&PeerId, &ProtocolId, &OfferId) {
+    let OfferSnapshot {
+        provider_peer_id,
+        protocol_id,
+        offer_id,
+        ..
+    } = offer;
+    (provider_peer_id, protocol_id, offer_id)
+}
+
+/// The first of some items in an order. The rest is not sorted: a market may have 100,000.
+fn first<T>(mut items: Vec<T>, limit: usize, order: impl Fn(&T, &T) -> Ordering) -> Vec<T> {
+    if items.len() > limit {
+        items.select_nth_unstable_by(limit, &order);
+        items.truncate(limit);
+    }
+    items.sort_unstable_by(order);
+    items
+}
+
+fn page_limit(limit: u32) -> Result<usize, NodeError> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    if (1..=RPC_QUERY_ITEMS).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(NodeError::Invalid(format!(
+        "limit must be 1 to {RPC_QUERY_ITEMS}"
+    )))
+}
+
 fn check_length(what: &str, length: usize, most: usize) -> Result<(), NodeError> {
     if length > most {
         return Err(NodeError::Invalid(format!(
@@ -282,4 +390,19 @@ fn check_length(what: &str, length: usize, most: usize) -> Result<(), NodeError>
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_the_first_of_what_there_is_in_order() {
+        let items = vec![5, 3, 9, 1, 7, 2];
+        let page = |limit| first(items.clone(), limit, i32::cmp);
+        assert_eq!(page(3), [1, 2, 3]);
+        assert_eq!(page(6), [1, 2, 3, 5, 7, 9]);
+        assert_eq!(page(7), [1, 2, 3, 5, 7, 9]);
+        assert_eq!(page(0), Vec::<i32>::new());
+    }
 }

@@ -20,6 +20,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::clock::unix_now;
+use crate::disk_watch;
 use crate::provided::{OfferName, ProvidedOffer};
 use crate::shared::Shared;
 
@@ -203,6 +204,8 @@ pub(crate) enum NotTaken {
     Busy,
     /// The id stands for a job already.
     Exists,
+    /// The node takes no new work any more.
+    Draining,
 }
 
 async fn create_job(shared: &Arc<Shared>, consumer: PeerId, wanted: Wanted) -> CreateJobResult {
@@ -218,7 +221,7 @@ async fn create_job(shared: &Arc<Shared>, consumer: PeerId, wanted: Wanted) -> C
             provider_job_id: job.key.job_id,
             created_at_sync: job.created_at_sync,
         },
-        Err(NotTaken::OfferNotFound) => CreateJobResult::OfferNotFound,
+        Err(NotTaken::OfferNotFound | NotTaken::Draining) => CreateJobResult::OfferNotFound,
         Err(NotTaken::OfferChanged) => CreateJobResult::OfferPayloadMismatch,
         Err(NotTaken::InvalidArgs(reason)) => CreateJobResult::InvalidJobArgs(reason),
         Err(NotTaken::OwesTooMuch | NotTaken::Busy | NotTaken::Exists) => CreateJobResult::Busy,
@@ -233,6 +236,11 @@ pub(crate) async fn take_job(
     wanted: Wanted,
 ) -> Result<(Job, Arc<dyn ProviderService>), NotTaken> {
     let offer = provided(shared, &consumer, &wanted)?;
+    // Before the module begins to work on what can't be stored. The node's log says why.
+    if let Some(refusal) = disk_watch::refusal(&shared.store) {
+        tracing::debug!(%consumer, %refusal, "the consumer is told busy");
+        return Err(NotTaken::Busy);
+    }
     let created_at_sync = unix_now();
     let kept_args = wanted.job_args.clone().filter(|_| shared.store_payloads);
     let job = ProviderJob {
@@ -260,8 +268,10 @@ pub(crate) async fn take_job(
         created_at_sync,
         created_at_local: created_at_sync,
     };
+    crate::failpoint!("provider::before-taken");
     match shared.store.insert_job(new, Durability::Wal).await {
         Ok(job) => {
+            crate::failpoint!("provider::taken");
             shared.job_opened(&job);
             Ok((job, offer.service))
         }
@@ -328,6 +338,10 @@ fn provided(
     consumer: &PeerId,
     wanted: &Wanted,
 ) -> Result<ProvidedOffer, NotTaken> {
+    // Taken back already. "Busy" would have consumers come again.
+    if shared.is_draining() {
+        return Err(NotTaken::Draining);
+    }
     let market = shared.market();
     let offer = market.provided.get(&wanted.name);
     let offer = offer.ok_or(NotTaken::OfferNotFound)?;

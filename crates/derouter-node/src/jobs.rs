@@ -22,9 +22,9 @@ use derouter_wire::stream::JobConnectionResult;
 use derouter_wire::{Currency, JobId, cbor, limits};
 
 use crate::clock::unix_now;
-use crate::inbound;
 use crate::open_jobs::{Guarded, JoinedGuard};
 use crate::shared::Shared;
+use crate::{disk_watch, inbound};
 
 /// Buffer of a job stream between two modules of this node, each way.
 const OWN_STREAM_BYTES: usize = 64 * 1024;
@@ -46,6 +46,10 @@ pub(crate) async fn create(
 ) -> Result<JobKey, CreateJobError> {
     let offer = shared.snapshot(offer).await.map_err(internal)?;
     let offer = offer.ok_or(CreateJobError::LocalOfferNotFound)?;
+    // Before the provider begins: a job that can't be stored can't be signed for.
+    if let Some(refusal) = disk_watch::refusal(&shared.store) {
+        return Err(refusal.into());
+    }
     if offer.provider_peer_id != shared.local {
         match creation::create(shared, &offer, job_args.as_deref()).await {
             Err(creation::NotCreated::Legacy) => {}
@@ -277,6 +281,7 @@ pub(crate) async fn complete_as_consumer(
     let step = move |job: &Job| sign(&signer, job, outcome, private);
     let (node, key) = (Arc::clone(shared), key.clone());
     let signing = async move {
+        crate::failpoint!("consumer::before-signed");
         // The signature is a debt: on disk before anybody relies on it.
         let changed = node
             .store
@@ -350,6 +355,7 @@ async fn complete_and_count(
         }
         Ok(change)
     };
+    crate::failpoint!("provider::before-completed");
     // The consumer signs what it is told now: a power cut must not take it from the provider.
     let changed = shared
         .store
@@ -420,10 +426,18 @@ pub(crate) async fn fail(
                 AlreadyEnded::Failed(failure) => FailJobError::AlreadyFailed(failure),
             })
     };
+    match role {
+        Role::Consumer => crate::failpoint!("consumer::before-failed"),
+        Role::Provider => crate::failpoint!("provider::before-failed"),
+    }
     let changed = shared
         .store
         .change_job(role, key, Durability::Wal, step)
         .await;
+    match role {
+        Role::Consumer => crate::failpoint!("consumer::failed"),
+        Role::Provider => crate::failpoint!("provider::failed"),
+    }
     match changed.map_err(internal)? {
         ChangeOutcome::Changed(job) => {
             shared.job_ended(&job);

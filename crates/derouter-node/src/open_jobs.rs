@@ -110,7 +110,9 @@ pub(crate) struct Recovered {
 pub(crate) async fn recover(store: &Store) -> Result<Recovered, StoreError> {
     let reason = "the provider's node stopped while the job was open";
     let cause = FailureCause::ProviderStopped;
+    crate::failpoint!("start::before-recovered");
     let ended = store.fail_open_provided(cause, reason, unix_now()).await?;
+    crate::failpoint!("start::provided-ended");
     let mut recovered = Recovered {
         ended,
         ..Recovered::default()
@@ -119,6 +121,7 @@ pub(crate) async fn recover(store: &Store) -> Result<Recovered, StoreError> {
     loop {
         let page = store.open_jobs(Role::Consumer, PAGE_ROWS, after).await?;
         let Some(last) = page.last() else {
+            crate::failpoint!("start::recovered");
             return Ok(recovered);
         };
         after = Some(last.row_id);
@@ -154,14 +157,18 @@ impl Recovered {
 pub(crate) struct JoinedGuard {
     shared: Arc<Shared>,
     side: JobSide,
+    /// Whether a drain waits for it.
+    counted: bool,
 }
 
 impl JoinedGuard {
     /// The first time, it is stored that the job runs, before anybody relies on it.
     pub(crate) async fn new(shared: &Arc<Shared>, role: Role, key: &JobKey) -> Self {
+        let now = shared.clock.now().uptime;
         let guard = Self {
             shared: Arc::clone(shared),
             side: (role, key.clone()),
+            counted: shared.with_running(|running| running.opened(role, key, now)),
         };
         let first = shared.open_jobs().joined(&guard.side);
         if first {
@@ -184,6 +191,11 @@ impl Drop for JoinedGuard {
     fn drop(&mut self) {
         let now = self.shared.clock.now().uptime;
         self.shared.open_jobs().left(&self.side, now);
+        if self.counted {
+            let (role, key) = &self.side;
+            self.shared
+                .with_running(|running| running.closed(*role, key, now));
+        }
     }
 }
 
@@ -227,5 +239,17 @@ impl<S: AsyncWrite + Unpin, G: Unpin> AsyncWrite for Guarded<S, G> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 }

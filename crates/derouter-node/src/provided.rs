@@ -1,7 +1,7 @@
 //! The offers that modules of this node provide now, and who serves them. Pure bookkeeping.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use derouter_sdk::{OfferId, OfferSpec, ProtocolId, ProviderService, Wei};
 
@@ -35,6 +35,9 @@ pub(crate) enum AddError {
 #[derive(Default)]
 pub(crate) struct ProvidedOffers {
     offers: HashMap<OfferName, ProvidedOffer>,
+    /// Services whose offers were taken back, for as long as they live: they finish the jobs that
+    /// they accepted.
+    retired: HashMap<OfferName, Weak<dyn ProviderService>>,
     next_order: u64,
     next_provision: u64,
 }
@@ -79,7 +82,23 @@ impl ProvidedOffers {
 
     /// Takes a provision's offers back.
     pub(crate) fn remove(&mut self, provision: ProvisionId) {
-        self.offers.retain(|_, offer| offer.provision != provision);
+        self.retired.retain(|_, service| service.strong_count() > 0);
+        let gone = self
+            .offers
+            .extract_if(|_, offer| offer.provision == provision);
+        for (name, offer) in gone {
+            if self.retired.len() < MAX_PROVIDED {
+                self.retired.insert(name, Arc::downgrade(&offer.service));
+            }
+        }
+    }
+
+    /// Who serves the jobs of an offer, also after it was taken back.
+    pub(crate) fn service(&self, name: &OfferName) -> Option<Arc<dyn ProviderService>> {
+        match self.offers.get(name) {
+            Some(offer) => Some(Arc::clone(&offer.service)),
+            None => self.retired.get(name)?.upgrade(),
+        }
     }
 
     pub(crate) fn get(&self, name: &OfferName) -> Option<&ProvidedOffer> {

@@ -3,6 +3,7 @@
 //! held for map operations only, never across an await.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use derouter_market::job::{Job, JobState};
@@ -13,33 +14,23 @@ use derouter_store::Store;
 use derouter_wire::ProtocolId;
 use derouter_wire::rpc::record::{JobRecord, OfferSnapshot};
 use libp2p_identity::Keypair;
-use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::event_log::EventLog;
 use crate::legacy::LegacyProviders;
 use crate::opened::Opened;
 use crate::provided::ProvidedOffers;
 use crate::recent::{RecentJob, RecentJobs};
 use crate::records::job_record;
+use crate::running::RunningJobs;
 use crate::session::registry::Sessions;
-
-/// Events kept for slow watchers of the node. Whoever is further behind starts anew from the full
-/// state, so nothing is lost; it only costs more.
-const EVENT_BACKLOG: usize = 1024;
 
 /// Wishes to announce that wait. One is enough: an announcement takes all that is there.
 pub(crate) const REFRESH_QUEUE: usize = 64;
-
-/// What happened, in one order for all watchers.
-#[derive(Clone, Debug)]
-pub(crate) enum NodeEvent {
-    /// On the market.
-    Market(Arc<OfferChange>),
-    /// To a job.
-    Job(Arc<JobRecord>),
-}
 
 /// The market of this run.
 pub(crate) struct Market {
@@ -62,7 +53,14 @@ pub(crate) struct Shared {
     pub(crate) net: Net,
     pub(crate) clock: Clock,
     pub(crate) store_payloads: bool,
-    pub(crate) events: broadcast::Sender<NodeEvent>,
+    /// Random: what tells the events of this run from those of another.
+    pub(crate) run: u64,
+    /// Offers that came, changed and went.
+    pub(crate) offer_events: EventLog<OfferChange>,
+    /// Providers that were heard.
+    pub(crate) provider_events: EventLog<OfferChange>,
+    /// Counts changes of jobs, to wake those who read them from the store.
+    pub(crate) jobs_changed: watch::Sender<u64>,
     pub(crate) refresh: mpsc::Sender<Option<Refresh>>,
     /// A signature, or that a job was given up, waits for delivery.
     pub(crate) news: mpsc::Sender<JobKey>,
@@ -80,6 +78,14 @@ pub(crate) struct Shared {
     pub(crate) legacy: LegacyProviders,
     /// Pipes that wait for the module that created their job.
     pub(crate) opened: Opened,
+    /// Until when the node drains, once it does.
+    pub(crate) draining: watch::Sender<Option<Instant>>,
+    /// The jobs that run. Held for map operations only.
+    pub(crate) running: Mutex<RunningJobs>,
+    /// Deliveries under way now.
+    pub(crate) delivering: AtomicUsize,
+    /// Whoever waits until each signature was offered to its provider.
+    pub(crate) settle: mpsc::Sender<oneshot::Sender<()>>,
     market: Mutex<Market>,
     open_jobs: Mutex<OpenJobs>,
 }
@@ -89,6 +95,7 @@ pub(crate) struct Receivers {
     pub(crate) refresh: mpsc::Receiver<Option<Refresh>>,
     pub(crate) news: mpsc::Receiver<JobKey>,
     pub(crate) wanted: mpsc::Receiver<ProtocolId>,
+    pub(crate) settle: mpsc::Receiver<oneshot::Sender<()>>,
 }
 
 impl Shared {
@@ -105,6 +112,7 @@ impl Shared {
         let (refresh, refresh_receiver) = mpsc::channel(REFRESH_QUEUE);
         let (news, news_receiver) = mpsc::channel(crate::confirm::NEWS_QUEUE);
         let (wanted, wanted_receiver) = mpsc::channel(crate::wanted::WANTED_QUEUE);
+        let (settle, settle_receiver) = mpsc::channel(crate::confirm::SETTLE_QUEUE);
         let market = Market {
             index: OfferIndex::new(local),
             provided: ProvidedOffers::default(),
@@ -119,7 +127,10 @@ impl Shared {
             net,
             clock,
             store_payloads,
-            events: broadcast::channel(EVENT_BACKLOG).0,
+            run: rand::random(),
+            offer_events: EventLog::default(),
+            provider_events: EventLog::default(),
+            jobs_changed: watch::Sender::new(0),
             refresh,
             news,
             wanted,
@@ -129,6 +140,10 @@ impl Shared {
             sessions: Sessions::default(),
             opened: Opened::default(),
             legacy: LegacyProviders::default(),
+            draining: watch::Sender::new(None),
+            running: Mutex::default(),
+            delivering: AtomicUsize::new(0),
+            settle,
             market: Mutex::new(market),
             open_jobs: Mutex::default(),
         };
@@ -138,6 +153,7 @@ impl Shared {
                 refresh: refresh_receiver,
                 news: news_receiver,
                 wanted: wanted_receiver,
+                settle: settle_receiver,
             },
         )
     }
@@ -159,16 +175,25 @@ impl Shared {
     /// Tells watchers of market changes, in order.
     pub(crate) fn emit_market(&self, changes: Vec<OfferChange>) {
         for change in changes {
-            // No watcher is no error.
-            let _ = self.events.send(NodeEvent::Market(Arc::new(change)));
+            let bytes = text_bytes(&change);
+            match change {
+                OfferChange::OfferUpdated(_) | OfferChange::OfferRemoved(_) => {
+                    self.offer_events.push(change, bytes);
+                }
+                OfferChange::ProviderUpdated(_) | OfferChange::ProviderHeartbeat(_) => {
+                    self.provider_events.push(change, bytes);
+                }
+            }
         }
     }
 
-    /// Tells watchers of a job.
+    /// Tells watchers that a job is new or has changed, and notes whether it runs. They read from the
+    /// store what it is now.
     pub(crate) fn emit_job(&self, job: &Job) {
-        if self.events.receiver_count() > 0 {
-            let _ = self.events.send(NodeEvent::Job(Arc::new(self.record(job))));
-        }
+        let now = self.clock.now().uptime;
+        self.with_running(|running| running.note(job, now));
+        self.jobs_changed
+            .send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// A job as modules see it.
@@ -270,5 +295,17 @@ impl Shared {
         if self.news.try_send(job.clone()).is_err() {
             self.news_overflow.notify_one();
         }
+    }
+}
+
+/// What the texts of a change take, nearly.
+fn text_bytes(change: &OfferChange) -> usize {
+    let len = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    match change {
+        OfferChange::OfferUpdated(offer) => offer.protocol_payload.len(),
+        OfferChange::ProviderUpdated(record) => {
+            len(&record.name) + len(&record.teaser) + len(&record.description)
+        }
+        OfferChange::OfferRemoved(_) | OfferChange::ProviderHeartbeat(_) => 0,
     }
 }

@@ -17,14 +17,16 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, unix_now};
 use crate::config::NodeConfig;
 use crate::confirm::Confirmer;
+use crate::drain::Left;
 use crate::handle::LocalNode;
 use crate::identity::{self, KeyFileError};
 use crate::market_task::MarketTask;
 use crate::open_jobs::Recovered;
 use crate::peer_keeper;
+use crate::pulse::Pulse;
 use crate::rpc::{BindError, RpcServer};
 use crate::shared::Shared;
-use crate::{inbound, listen_ports, open_jobs, wanted};
+use crate::{disk_watch, inbound, listen_ports, open_jobs, retention, wanted};
 
 /// How long a stop waits for streams and requests that are under way.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
@@ -50,7 +52,7 @@ pub enum StartError {
     /// The 0.1.0 database.
     #[error("{0}. It was not changed. To start without its jobs, move it away")]
     Import(#[from] derouter_store::ImportError),
-    /// The RPC's port.
+    /// The RPC's port, socket or cookie file.
     #[error(transparent)]
     Rpc(#[from] BindError),
     /// The network.
@@ -69,11 +71,25 @@ pub struct RunningNode {
     market_stop: CancellationToken,
 }
 
+/// A node's database.
+#[derive(Clone, Debug)]
+pub struct Database(Store);
+
+impl Database {
+    /// Finishes what is queued, and releases the file. Bounded: 10 s at the most. Whatever the
+    /// node still does fails from now on.
+    pub async fn close(&self) {
+        if let Err(error) = self.0.close().await {
+            tracing::warn!(%error, "the database did not close in time");
+        }
+    }
+}
+
 /// Starts a node. When this returns it listens, and peers and modules can connect.
 pub async fn start(config: NodeConfig) -> Result<RunningNode, StartError> {
     let keypair = identity::load_or_create(&config.keypair_path)?;
-    let rpc = match config.rpc_port {
-        Some(port) => Some(RpcServer::bind(port).await?),
+    let rpc = match &config.rpc {
+        Some(options) => Some(RpcServer::bind(options.clone()).await?),
         None => None,
     };
     let store = open_store(&config, &keypair).await?;
@@ -115,10 +131,14 @@ async fn start_on(
     config: NodeConfig,
     keypair: Keypair,
     store: Store,
-    rpc: Option<RpcServer>,
+    mut rpc: Option<RpcServer>,
 ) -> Result<RunningNode, StartError> {
-    let (announced, credit) = recall(&store).await?;
+    // The database is locked by now: no other node uses this directory.
+    rpc.as_mut().map_or(Ok(()), RpcServer::publish)?;
+    // Nothing from outside comes in before this: the network is not up, and neither the RPC nor
+    // any module is served.
     let recovered = recover(&store).await?;
+    let (announced, credit) = recall(&store).await?;
     let stop = CancellationToken::new();
     let ports = listen_ports::path(&config.database_path);
     let net_config = NetConfig {
@@ -159,9 +179,12 @@ async fn start_on(
         events.streams,
     ));
     tasks.spawn(peer_keeper::keep(shared.store.clone(), events.known_peers));
+    let store = shared.store.clone();
+    tasks.spawn(disk_watch::run(store.clone(), stop.clone()));
+    tasks.spawn(retention::run(store, config.retention, stop.clone()));
     tasks.spawn(wanted::run(Arc::clone(&shared), receivers.wanted));
     let confirmer = Confirmer::new(Arc::clone(&shared));
-    tasks.spawn(confirmer.run(receivers.news, events.peers, stop));
+    tasks.spawn(confirmer.run(receivers.news, events.peers, receivers.settle, stop));
     tasks.spawn(open_jobs::end_overdue(Arc::clone(&shared)));
 
     let market_stop = CancellationToken::new();
@@ -177,7 +200,7 @@ async fn start_on(
 
     let rpc_stop = CancellationToken::new();
     let rpc_addr = rpc.as_ref().map(RpcServer::local_addr);
-    let node: Arc<dyn Node> = Arc::new(LocalNode::new(Arc::clone(&shared)));
+    let node: Arc<dyn Node> = Arc::new(LocalNode::of_modules(Arc::clone(&shared)));
     let rpc = rpc.map(|server| tokio::spawn(server.run(node, rpc_stop.clone())));
     Ok(RunningNode {
         shared,
@@ -250,6 +273,36 @@ impl RunningNode {
     /// The network side, for inspection.
     pub fn net(&self) -> &Net {
         &self.shared.net
+    }
+
+    /// Begins to stop: the offers leave the market at once, peers and modules get no new job, and
+    /// what runs goes on, as do the connections of modules. Returns within 2 s, once that is so;
+    /// `limit` is what modules are told. Modules in this process must stop to take new work
+    /// themselves.
+    pub async fn begin_drain(&self, limit: Duration) {
+        self.shared.begin_drain(limit).await;
+    }
+
+    /// Waits, without a limit, until no job runs and each signature was offered to its provider.
+    pub async fn drained(&self) {
+        self.shared.drained().await;
+    }
+
+    /// What is left to do before a stop harms nobody.
+    pub fn left(&self) -> Left {
+        self.shared.left()
+    }
+
+    /// Whether it lives.
+    pub fn pulse(&self) -> Pulse {
+        Pulse {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// The database, to be closed where there is no time for [`RunningNode::shutdown`].
+    pub fn database(&self) -> Database {
+        Database(self.shared.store.clone())
     }
 
     /// Stops cleanly: takes the offers back, ends what is under way within 5 s, leaves the network

@@ -91,7 +91,7 @@ pub struct RunningConsumer {
     tasks: Tasks,
     stop: Stop,
     server: Option<JoinHandle<()>>,
-    _feeds: [AbortOnDropHandle<()>; 2],
+    _feeds: [AbortOnDropHandle<()>; 3],
 }
 
 /// Starts the gateway. It listens when this returns; until the node has told its offers and what
@@ -119,6 +119,7 @@ pub async fn start(
         server: Some(tokio::spawn(server)),
         _feeds: [
             AbortOnDropHandle::new(tokio::spawn(feed::follow_offers(Arc::clone(&gateway)))),
+            AbortOnDropHandle::new(tokio::spawn(feed::follow_state(Arc::clone(&gateway)))),
             AbortOnDropHandle::new(tokio::spawn(feed::learn_past(gateway))),
         ],
     })
@@ -140,12 +141,17 @@ impl RunningConsumer {
         &self.counters
     }
 
-    /// Stops accepting, lets running answers finish for at most 10 s, then ends them, and waits
-    /// until their bills are signed or their jobs given up.
-    pub async fn shutdown(mut self) {
+    /// Stops with 10 s for running answers: see [`RunningConsumer::shutdown_within`].
+    pub async fn shutdown(self) {
+        self.shutdown_within(FINISH_GRACE).await;
+    }
+
+    /// Stops accepting, lets running answers finish for at most `grace`, then ends them, and waits
+    /// until their bills are signed or their jobs given up: 10 s more at most.
+    pub async fn shutdown_within(mut self, grace: Duration) {
         self.stop.gently.cancel();
         if let Some(mut server) = self.server.take() {
-            let finished = timeout(FINISH_GRACE, &mut server).await;
+            let finished = timeout(grace, &mut server).await;
             self.stop.now.cancel();
             if finished.is_err() {
                 tracing::warn!("answers that still run are ended");
@@ -170,6 +176,43 @@ impl Drop for RunningConsumer {
             server.abort();
         }
     }
+}
+
+/// See [`crate::fuzz::http_request`].
+pub(crate) fn fuzz_request(data: &[u8]) {
+    use crate::protocol::Endpoint;
+    let Some((first, body)) = data.split_first() else {
+        return;
+    };
+    let endpoint = match first & 1 {
+        0 => Endpoint::Chat,
+        _ => Endpoint::Completions,
+    };
+    let Ok(asked) = request::Asked::parse(endpoint, body) else {
+        return;
+    };
+    assert!(asked.job_args.len() <= request::MAX_JOB_ARGS_BYTES);
+    let size = asked.size;
+    let most = size.most(1 << 20);
+    assert!(most.prompt_tokens <= size.prompts.saturating_mul(1 << 20));
+    assert!(size.least_prompt_tokens() <= size.body_bytes);
+    // What is sent is what was checked.
+    let again = request::Asked::parse(endpoint, asked.job_args.as_bytes());
+    assert_eq!(
+        again.as_ref().map(|again| &again.fields).ok(),
+        Some(&asked.fields)
+    );
+}
+
+/// See [`crate::fuzz::job_values`].
+pub(crate) fn fuzz_values(data: &[u8]) -> Vec<serde_json::Value> {
+    use futures::FutureExt;
+    let mut reader = values::ValueReader::new(data, false);
+    let mut read = Vec::new();
+    while let Some(Ok(value)) = reader.next().now_or_never() {
+        read.push(value);
+    }
+    read
 }
 
 impl fmt::Debug for RunningConsumer {

@@ -4,5 +4,7 @@
 
 pub mod consumer;
 pub mod frames;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod protocol;
 pub mod provider;

@@ -26,6 +26,9 @@ pub enum NodeError {
     /// The node is shutting down.
     #[error("the node is shutting down")]
     ShuttingDown,
+    /// The node does not let this module in, or not do this. Holds why, and what to do.
+    #[error("the node refuses this module: {0}")]
+    Refused(String),
     /// The node is of a version that does not know the call. Update it.
     #[error("this node is of an older version and does not support {0}")]
     Unsupported(&'static str),

@@ -1,7 +1,7 @@
 //! What queries and watches look at. Filters combine with AND; an absent one lets all pass.
 
 use derouter_wire::rpc::record::{JobRecord, OfferSnapshot};
-use derouter_wire::{PeerId, ProtocolId, RowId};
+use derouter_wire::{OfferKey, PeerId, ProtocolId, RowId};
 
 /// Which offers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,26 @@ pub struct JobFilter {
     pub provider_peer_ids: Option<Vec<PeerId>>,
     /// Only these consumers.
     pub consumer_peer_ids: Option<Vec<PeerId>>,
+}
+
+/// A page of the offers on the market, ascending by provider, protocol and offer id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OfferQuery {
+    /// Only offers behind this one.
+    pub after: Option<OfferKey>,
+    /// Which offers.
+    pub filter: OfferFilter,
+    /// 1 to 100 offers.
+    pub limit: u32,
+}
+
+/// A page of the active providers, ascending by peer id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProviderQuery {
+    /// Only providers behind this one.
+    pub after: Option<PeerId>,
+    /// 1 to 100 providers.
+    pub limit: u32,
 }
 
 /// A page of jobs, ascending by row id.

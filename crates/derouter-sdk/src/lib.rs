@@ -4,6 +4,8 @@
 
 pub mod error;
 pub mod filter;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod node;
 pub mod provider;
 pub mod tcp;
@@ -11,22 +13,24 @@ pub mod watch;
 
 pub use async_trait::async_trait;
 pub use derouter_wire as wire;
+pub use derouter_wire::rpc::cursor::Cursor;
 pub use derouter_wire::rpc::network::{
     NetworkReport, PathKind, PathReport, PeerReport, PingReport,
 };
 pub use derouter_wire::rpc::record::{FailureReason, JobRecord, OfferSnapshot, ProviderRecord};
 pub use derouter_wire::{
-    Currency, JobId, JobKey, OfferId, PeerId, ProtocolId, RowId, SnapshotId, UnixSeconds, Wei,
+    Currency, JobId, JobKey, OfferId, OfferKey, PeerId, ProtocolId, RowId, SnapshotId, UnixSeconds,
+    Wei,
 };
 pub use error::{
     CompleteJobError, CreateJobError, FailJobError, NodeError, OpenJobError, PingError,
     ProvideError, ProviderCompleteError, RemoteJobError,
 };
-pub use filter::{JobFilter, JobQuery, OfferFilter, PeerQuery};
+pub use filter::{JobFilter, JobQuery, OfferFilter, OfferQuery, PeerQuery, ProviderQuery};
 pub use node::{ConsumerCompletion, JobStream, Node, RemoteJob};
 pub use provider::{
     ConnectionRefusal, JobRefusal, NodeDesk, OfferSpec, ProvideOptions, ProviderCompletion,
     ProviderDesk, ProviderJob, ProviderService, Provision,
 };
 pub use tcp::{TcpNode, TcpOptions};
-pub use watch::{JobEvent, OfferEvent, ProviderEvent, Watch};
+pub use watch::{JobEvent, NodeState, OfferEvent, Placed, ProviderEvent, Watch};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use derouter_wire::rpc::cursor::Cursor;
 use derouter_wire::rpc::network::{NetworkReport, PeerReport, PingReport};
 use derouter_wire::rpc::record::{FailureReason, JobRecord, OfferSnapshot, ProviderRecord};
 use derouter_wire::{JobKey, PeerId, SnapshotId, UnixSeconds, Wei};
@@ -13,9 +14,9 @@ use crate::error::{
     CompleteJobError, CreateJobError, FailJobError, NodeError, OpenJobError, PingError,
     ProvideError, ProviderCompleteError, RemoteJobError,
 };
-use crate::filter::{JobFilter, JobQuery, OfferFilter, PeerQuery};
+use crate::filter::{JobFilter, JobQuery, OfferFilter, OfferQuery, PeerQuery, ProviderQuery};
 use crate::provider::{OfferSpec, ProvideOptions, ProviderCompletion, ProviderService, Provision};
-use crate::watch::{JobEvent, OfferEvent, ProviderEvent, Watch};
+use crate::watch::{JobEvent, NodeState, OfferEvent, ProviderEvent, Watch};
 
 /// What a job stream can do.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -63,8 +64,36 @@ pub trait Node: Send + Sync + 'static {
     /// The offers on the market now, this node's own among them.
     async fn active_offers(&self, filter: &OfferFilter) -> Result<Vec<OfferSnapshot>, NodeError>;
 
+    /// A page of them.
+    async fn offers_page(&self, query: &OfferQuery) -> Result<Vec<OfferSnapshot>, NodeError> {
+        let mut all = self.active_offers(&query.filter).await?;
+        all.retain(|offer| {
+            query
+                .after
+                .as_ref()
+                .is_none_or(|after| offer.key() > *after)
+        });
+        all.sort_by_cached_key(OfferSnapshot::key);
+        all.truncate(usize::try_from(query.limit).unwrap_or(usize::MAX));
+        Ok(all)
+    }
+
     /// The providers with a heartbeat in the last 60 s.
     async fn active_providers(&self) -> Result<Vec<PeerId>, NodeError>;
+
+    /// A page of them, with their records.
+    async fn providers_page(
+        &self,
+        query: &ProviderQuery,
+    ) -> Result<Vec<ProviderRecord>, NodeError> {
+        let mut peers = self.active_providers().await?;
+        peers.retain(|peer| query.after.is_none_or(|after| *peer > after));
+        peers.sort_unstable();
+        peers.truncate(usize::try_from(query.limit).unwrap_or(usize::MAX));
+        let mut records = self.providers(&peers).await?;
+        records.sort_unstable_by_key(|record| record.peer_id);
+        Ok(records)
+    }
 
     /// Offer snapshots by id, active or not; at most 100 ids. Unknown ones are left out.
     async fn offer_snapshots(&self, ids: &[SnapshotId]) -> Result<Vec<OfferSnapshot>, NodeError>;
@@ -83,6 +112,41 @@ pub trait Node: Send + Sync + 'static {
 
     /// Follows the jobs.
     async fn watch_jobs(&self, filter: JobFilter) -> Result<Watch<JobEvent>, NodeError>;
+
+    /// Follows whether the node takes new work: how it is now, then each change. Nodes before 0.2
+    /// do not tell.
+    async fn watch_state(&self) -> Result<Watch<NodeState>, NodeError> {
+        Err(NodeError::Unsupported("the node's state"))
+    }
+
+    /// Follows the offers from a place that [`Watch::cursor`] told. When the node still knows what
+    /// happened since, the watch goes on from there ([`Watch::resumed`]); else it begins with the
+    /// full state.
+    async fn resume_offers(
+        &self,
+        filter: OfferFilter,
+        since: &Cursor,
+    ) -> Result<Watch<OfferEvent>, NodeError> {
+        let _ = since;
+        self.watch_offers(filter).await
+    }
+
+    /// Follows the providers, like [`Node::resume_offers`].
+    async fn resume_providers(&self, since: &Cursor) -> Result<Watch<ProviderEvent>, NodeError> {
+        let _ = since;
+        self.watch_providers().await
+    }
+
+    /// Follows the jobs, like [`Node::resume_offers`]. These places outlive the node's restarts: a
+    /// module that keeps them misses no change of a job. From [`Cursor::start`] all jobs are told.
+    async fn resume_jobs(
+        &self,
+        filter: JobFilter,
+        since: &Cursor,
+    ) -> Result<Watch<JobEvent>, NodeError> {
+        let _ = since;
+        self.watch_jobs(filter).await
+    }
 
     /// Puts offers on the market, served by `service`, for as long as the [`Provision`] lives.
     /// Either all are on the market or none.

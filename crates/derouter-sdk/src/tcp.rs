@@ -1,20 +1,25 @@
-//! [`TcpNode`]: a node on this machine, over the RPC. Works on 0.1 nodes too.
+//! [`TcpNode`]: a node on this machine, over the RPC: TCP or a Unix socket. Works on 0.1 nodes too.
 
 mod backoff;
 mod connection;
 #[doc(hidden)]
 pub mod link;
+mod place;
 mod provision;
 mod service;
 mod translate;
 mod watching;
 
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use derouter_wire::cbor::PeerIdArg;
 use derouter_wire::rpc::Call;
+use derouter_wire::rpc::cursor::Cursor;
+use derouter_wire::rpc::list::{ListJobs, ListOffers, ListPeers, ListProviders, Page};
 use derouter_wire::rpc::network::{NetworkReport, PeerReport, PingReport};
 use derouter_wire::rpc::record::{FailureReason, JobRecord, OfferSnapshot, ProviderRecord};
 use derouter_wire::rpc::request::*;
@@ -23,15 +28,17 @@ use tokio::sync::OnceCell;
 
 use self::connection::{Connection, JobPipe, Role};
 use self::link::Caller;
+use self::place::Place;
+pub use self::place::{COOKIE_FILE, SOCKET_FILE};
 use self::provision::Provider;
 use crate::error::{
     CompleteJobError, CreateJobError, FailJobError, NodeError, OpenJobError, PingError,
     ProvideError, ProviderCompleteError, RemoteJobError,
 };
-use crate::filter::{JobFilter, JobQuery, OfferFilter, PeerQuery};
+use crate::filter::{JobFilter, JobQuery, OfferFilter, OfferQuery, PeerQuery, ProviderQuery};
 use crate::node::{ConsumerCompletion, JobStream, Node, RemoteJob};
 use crate::provider::{OfferSpec, ProvideOptions, ProviderCompletion, ProviderService, Provision};
-use crate::watch::{JobEvent, OfferEvent, ProviderEvent, Watch};
+use crate::watch::{JobEvent, NodeState, OfferEvent, ProviderEvent, Watch};
 
 /// How long a [`TcpNode`] waits for what.
 #[derive(Clone, Debug)]
@@ -43,6 +50,13 @@ pub struct TcpOptions {
     pub query_wait: Duration,
     /// For what the node asks a provider: peers answer each other within 10 s.
     pub job_wait: Duration,
+    /// For the answer to Hello. A node that says nothing until then is taken for one of 0.1.
+    pub hello_wait: Duration,
+    /// The node's cookie file, which proves to it that this module may connect over TCP. Without
+    /// it, or when there is no such file, 0.1 is spoken, which a node may refuse.
+    pub cookie: Option<PathBuf>,
+    /// What the module calls itself, for the node's log.
+    pub module_name: String,
 }
 
 impl Default for TcpOptions {
@@ -51,6 +65,9 @@ impl Default for TcpOptions {
             connect_wait: Duration::from_secs(5),
             query_wait: Duration::from_secs(15),
             job_wait: Duration::from_secs(30),
+            hello_wait: Duration::from_secs(3),
+            cookie: None,
+            module_name: "a Rust module".into(),
         }
     }
 }
@@ -66,8 +83,10 @@ pub struct TcpNode {
 
 #[derive(Debug)]
 struct Inner {
-    address: String,
+    place: Place,
     options: TcpOptions,
+    /// The node was found to be of version 0.1.
+    old: AtomicBool,
     /// The connection for calls and watches. Replaced when it broke.
     current: Mutex<Arc<OnceCell<Arc<Connection>>>>,
     /// Those that provide, to speak as the provider of a job.
@@ -79,12 +98,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl TcpNode {
-    /// A node at `address`, for example `127.0.0.1:4269`. Connects when it is first used.
+    /// A node whose data directory is known: over its Unix socket where there is one, else over TCP
+    /// at `address` with the cookie file there.
+    pub fn find(data_dir: &Path, address: impl Into<String>, options: TcpOptions) -> Self {
+        if let Some(socket) = place::socket_in(data_dir) {
+            return Self::connect(socket, options);
+        }
+        let cookie = Some(data_dir.join(COOKIE_FILE));
+        Self::connect(address, TcpOptions { cookie, ..options })
+    }
+
+    /// A node at `address`, for example `127.0.0.1:4269` or `unix:/var/lib/derouter/rpc.sock`.
+    /// Connects when it is first used.
     pub fn connect(address: impl Into<String>, options: TcpOptions) -> Self {
         Self {
             inner: Arc::new(Inner {
-                address: address.into(),
+                place: Place::new(address.into(), options.cookie.clone()),
                 options,
+                old: AtomicBool::new(false),
                 current: Mutex::default(),
                 providers: Mutex::default(),
             }),
@@ -107,7 +138,7 @@ impl Inner {
     }
 
     async fn open(&self, role: Role) -> Result<Arc<Connection>, NodeError> {
-        Connection::open(&self.address, &self.options, role).await
+        Connection::open(&self.place, &self.options, role, &self.old).await
     }
 
     async fn query<C: Call>(&self, request: &C) -> Result<C::Reply, NodeError>
@@ -166,6 +197,37 @@ impl Inner {
         }
     }
 
+    /// One page of a list.
+    async fn page<C, T>(&self, request: &C) -> Result<Page<T>, NodeError>
+    where
+        C: Call<Reply = FilteredReply<Page<T>>>,
+        C::Reply: Send + 'static,
+    {
+        translate::filtered(self.query(request).await?)
+    }
+
+    /// All pages of a list, whose request `ask` makes for the place where a page begins.
+    async fn pages<C, T>(&self, ask: impl Fn(Option<Cursor>) -> C) -> Result<Vec<T>, NodeError>
+    where
+        C: Call<Reply = FilteredReply<Page<T>>>,
+        C::Reply: Send + 'static,
+    {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.page(&ask(after)).await?;
+            all.extend(page.items);
+            after = page.next;
+            if after.is_none() {
+                return Ok(all);
+            }
+        }
+    }
+
+    async fn is_0_2(&self) -> Result<bool, NodeError> {
+        Ok(self.connection().await?.caller.is_0_2())
+    }
+
+    /// The active providers with their records, from a node of 0.1.
     async fn active_provider_records(&self) -> Result<Vec<ProviderRecord>, NodeError> {
         let PeersReply::Ok(peers) = self.query(&QueryActiveProviders {}).await?;
         let mut records = Vec::new();
@@ -179,6 +241,25 @@ impl Inner {
     }
 }
 
+/// Items of a page, the most that a node gives.
+const WHOLE_PAGE: u32 = 100;
+
+fn list_offers(query: &OfferQuery, after: Option<Cursor>) -> ListOffers {
+    ListOffers {
+        protocol_ids: translate::texts(query.filter.protocol_ids.as_ref()),
+        provider_peer_ids: translate::peers(query.filter.provider_peer_ids.as_ref()),
+        after,
+        limit: u64::from(query.limit),
+    }
+}
+
+fn list_providers(after: Option<Cursor>) -> ListProviders {
+    ListProviders {
+        after,
+        limit: u64::from(WHOLE_PAGE),
+    }
+}
+
 #[async_trait]
 impl Node for TcpNode {
     async fn peer_id(&self) -> Result<PeerId, NodeError> {
@@ -186,6 +267,14 @@ impl Node for TcpNode {
     }
 
     async fn active_offers(&self, filter: &OfferFilter) -> Result<Vec<OfferSnapshot>, NodeError> {
+        if self.inner.is_0_2().await? {
+            let query = OfferQuery {
+                filter: filter.clone(),
+                limit: WHOLE_PAGE,
+                ..OfferQuery::default()
+            };
+            return self.inner.pages(|after| list_offers(&query, after)).await;
+        }
         let query = QueryActiveOffers {
             protocol_ids: translate::texts(filter.protocol_ids.as_ref()),
             provider_peer_ids: translate::peers(filter.provider_peer_ids.as_ref()),
@@ -193,10 +282,36 @@ impl Node for TcpNode {
         translate::filtered(self.inner.query(&query).await?)
     }
 
+    async fn offers_page(&self, query: &OfferQuery) -> Result<Vec<OfferSnapshot>, NodeError> {
+        if !self.inner.is_0_2().await? {
+            return Err(NodeError::Unsupported("pages of offers"));
+        }
+        let after = query.after.as_ref().map(Cursor::behind_offer);
+        Ok(self.inner.page(&list_offers(query, after)).await?.items)
+    }
+
     async fn active_providers(&self) -> Result<Vec<PeerId>, NodeError> {
+        if self.inner.is_0_2().await? {
+            let records = self.inner.pages(list_providers).await?;
+            return Ok(records.into_iter().map(|record| record.peer_id).collect());
+        }
         let PeersReply::Ok(peers) = self.inner.query(&QueryActiveProviders {}).await?;
         let peers: Result<_, _> = peers.iter().map(PeerIdArg::get).collect();
         peers.map_err(|error| NodeError::Protocol(error.to_string()))
+    }
+
+    async fn providers_page(
+        &self,
+        query: &ProviderQuery,
+    ) -> Result<Vec<ProviderRecord>, NodeError> {
+        if !self.inner.is_0_2().await? {
+            return Err(NodeError::Unsupported("pages of providers"));
+        }
+        let request = ListProviders {
+            after: query.after.as_ref().map(Cursor::behind_peer),
+            limit: u64::from(query.limit),
+        };
+        Ok(self.inner.page(&request).await?.items)
     }
 
     async fn offer_snapshots(&self, ids: &[SnapshotId]) -> Result<Vec<OfferSnapshot>, NodeError> {
@@ -216,6 +331,16 @@ impl Node for TcpNode {
     async fn jobs(&self, query: &JobQuery) -> Result<Vec<JobRecord>, NodeError> {
         let connection = self.inner.connection().await?;
         let filter = &query.filter;
+        if connection.caller.is_0_2() {
+            let request = ListJobs {
+                protocol_ids: translate::texts(filter.protocol_ids.as_ref()),
+                provider_peer_ids: translate::peers(filter.provider_peer_ids.as_ref()),
+                consumer_peer_ids: translate::peers(filter.consumer_peer_ids.as_ref()),
+                after: query.after.map(Cursor::behind_row),
+                limit: u64::from(query.limit),
+            };
+            return Ok(self.inner.page(&request).await?.items);
+        }
         let request = QueryJobs {
             database_row_id_cursor: query.after,
             protocol_ids: translate::texts(filter.protocol_ids.as_ref()),
@@ -235,15 +360,39 @@ impl Node for TcpNode {
     }
 
     async fn watch_offers(&self, filter: OfferFilter) -> Result<Watch<OfferEvent>, NodeError> {
-        watching::watch(&self.inner, watching::Offers(filter)).await
+        watching::watch(&self.inner, watching::Offers(filter), None).await
+    }
+
+    async fn resume_offers(
+        &self,
+        filter: OfferFilter,
+        since: &Cursor,
+    ) -> Result<Watch<OfferEvent>, NodeError> {
+        watching::watch(&self.inner, watching::Offers(filter), Some(since)).await
     }
 
     async fn watch_providers(&self) -> Result<Watch<ProviderEvent>, NodeError> {
-        watching::watch(&self.inner, watching::Providers::default()).await
+        watching::watch(&self.inner, watching::Providers::default(), None).await
+    }
+
+    async fn resume_providers(&self, since: &Cursor) -> Result<Watch<ProviderEvent>, NodeError> {
+        watching::watch(&self.inner, watching::Providers::default(), Some(since)).await
     }
 
     async fn watch_jobs(&self, filter: JobFilter) -> Result<Watch<JobEvent>, NodeError> {
-        watching::watch(&self.inner, watching::Jobs(filter)).await
+        watching::watch(&self.inner, watching::Jobs(filter), None).await
+    }
+
+    async fn resume_jobs(
+        &self,
+        filter: JobFilter,
+        since: &Cursor,
+    ) -> Result<Watch<JobEvent>, NodeError> {
+        watching::watch(&self.inner, watching::Jobs(filter), Some(since)).await
+    }
+
+    async fn watch_state(&self) -> Result<Watch<NodeState>, NodeError> {
+        watching::watch(&self.inner, watching::State, None).await
     }
 
     async fn provide(
@@ -350,6 +499,15 @@ impl Node for TcpNode {
     }
 
     async fn peers(&self, query: &PeerQuery) -> Result<Vec<PeerReport>, NodeError> {
+        if self.inner.is_0_2().await? {
+            let request = ListPeers {
+                connected_only: query.connected_only,
+                peer_id: query.peer.map(PeerIdArg::from),
+                after: query.after.as_ref().map(Cursor::behind_peer),
+                limit: u64::from(query.limit),
+            };
+            return Ok(self.inner.page(&request).await?.items);
+        }
         let request = QueryPeers {
             peer_id_cursor: query.after.map(PeerIdArg::from),
             peer_id: query.peer.map(PeerIdArg::from),

@@ -1,12 +1,12 @@
 //! One error enum for each operation.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
 use rusqlite::ErrorCode;
 
 /// Why a call on an open store did not work. Nothing of the call was stored, but for
-/// [`StoreError::Timeout`], after which it may still happen.
+/// [`StoreError::Timeout`], after which it may still happen, and [`StoreError::NotDurable`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -18,8 +18,21 @@ pub enum StoreError {
     #[error("the database did not answer within {0} s")]
     Timeout(u64),
     /// Make room, then try again.
-    #[error("the disk is full: nothing was stored")]
+    #[error("the disk is full: nothing was stored. Make room")]
     DiskFull,
+    /// The file system takes no writes, for example because it found itself damaged.
+    #[error("the file system is read-only: nothing was stored. Mount it for writing")]
+    ReadOnly,
+    /// The disk fails.
+    #[error("the disk fails ({0}): nothing was stored. Look at the system's log")]
+    Io(String),
+    /// The disk did not confirm what was written: it is there now and may be gone after a power cut.
+    /// Until the disk has taken the whole log anew, which is tried every second, no write is taken.
+    #[error("the disk did not confirm what was written ({0}). Look at the system's log")]
+    NotDurable(String),
+    /// Another program holds the database for longer than a moment.
+    #[error("another program holds the database: nothing was stored. End that program")]
+    Busy,
     /// The file is damaged, or something else wrote it. Restore it from a backup.
     #[error("the database is damaged: {0}")]
     Corrupt(String),
@@ -67,6 +80,16 @@ pub enum OpenError {
     /// A later version of this program wrote it.
     #[error("{} was written by a newer version (schema {found}, this one knows up to {known}): update, or use another data_dir", .path.display())]
     NewerSchema {
+        /// The database.
+        path: PathBuf,
+        /// Its schema.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
+    /// An earlier version of this program wrote it, and it is to be read without being changed.
+    #[error("{} was written by an earlier version (schema {found}, now {known}): start the node once, or run `derouter db vacuum`, which bring it up to date", .path.display())]
+    OlderSchema {
         /// The database.
         path: PathBuf,
         /// Its schema.
@@ -171,7 +194,22 @@ impl From<rusqlite::Error> for StoreError {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 StoreError::Corrupt(error.to_string())
             }
+            Some(ErrorCode::ReadOnly) => StoreError::ReadOnly,
+            Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => {
+                StoreError::Io(error.to_string())
+            }
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy,
             _ => StoreError::Sql(error.to_string()),
+        }
+    }
+}
+
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::DiskFull,
+            ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly,
+            _ => StoreError::Io(error.to_string()),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{OpenError, StoreError};
@@ -53,22 +54,54 @@ impl OpenFile {
         })
     }
 
+    /// Closes the database as it is and opens it again, whereby SQLite reads its log anew, checks it
+    /// and leaves out what is not as it was written. On an error nothing is open; to be tried again.
+    pub(crate) fn reopen(&mut self) -> Result<(), StoreError> {
+        let stand_in = Connection::open_in_memory()?;
+        let old = std::mem::replace(&mut self.connection, stand_in);
+        old.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        old.close().map_err(|(_, error)| error)?;
+        self.connection = connect(&self.path)?;
+        Ok(())
+    }
+
+    /// Whether there is a database behind the connection: see [`OpenFile::reopen`].
+    pub(crate) fn is_open(&self) -> bool {
+        self.connection.path().is_some_and(|path| !path.is_empty())
+    }
+
+    /// From now on, closing leaves the log as it is: what it holds can't be trusted.
+    pub(crate) fn leave_log(&self) {
+        let leave = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+        if let Err(error) = self.connection.set_db_config(leave, true) {
+            tracing::warn!(%error, "can't leave the database's log as it is");
+        }
+    }
+
     /// Moves the log into the database file, then releases both.
     pub(crate) fn close(self) {
+        drop(self.close_locked());
+    }
+
+    /// Moves the log into the database file and releases that; the lock is still held.
+    pub(crate) fn close_locked(self) -> File {
         let OpenFile {
             connection,
             path,
             lock,
         } = self;
+        let leave = connection.db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE);
         let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
-        if let Err(error) = connection.query_row(checkpoint, [], |_| Ok(())) {
+        if !matches!(leave, Ok(true))
+            && let Err(error) = connection.query_row(checkpoint, [], |_| Ok(()))
+        {
             tracing::warn!(%error, "can't move the log into the database; the next start will");
         }
         if let Err((_, error)) = connection.close() {
             tracing::warn!(%error, "can't close the database");
         }
-        drop(lock);
         tracing::debug!(path = %path.display(), "database closed");
+        lock
     }
 }
 
@@ -138,7 +171,7 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 /// Looks at the file before SQLite does, as SQLite may write to what it opens (a database of 0.1.0
 /// must never be written to).
-fn check_header(file: &mut File, path: &Path) -> Result<(), OpenError> {
+pub(crate) fn check_header(file: &mut File, path: &Path) -> Result<(), OpenError> {
     let header = Header::read(file).map_err(|source| OpenError::Io {
         action: "read",
         path: path.to_path_buf(),
@@ -195,6 +228,9 @@ fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     // Says whose file it is, also in the main file's header: written before the log takes over.
     let id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     if id != schema::APPLICATION_ID {
+        // Free pages can be given back in small steps (`crate::retention`). It counts for a file that
+        // is being made; one that was made without it gets it by `derouter db vacuum`.
+        set("auto_vacuum", "INCREMENTAL")?;
         set("application_id", &schema::APPLICATION_ID.to_string())?;
     }
     // Readers and a backup don't stop the writer, and a commit is one append.

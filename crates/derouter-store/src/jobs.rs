@@ -1,7 +1,9 @@
 //! Jobs: inserted, changed by a decision inside the transaction, listed.
 
+mod changes;
 mod page;
 mod row;
+mod stored;
 
 use derouter_market::job::Stage;
 use derouter_market::{Job, JobChange, JobState, Role};
@@ -10,7 +12,10 @@ use derouter_wire::jobs::FailureCause;
 use derouter_wire::{Currency, JobKey, PeerId, RowId, SnapshotId, UnixSeconds, Wei};
 use rusqlite::{Connection, OptionalExtension, params};
 
+pub use changes::{JobChanges, JobHistory};
 pub use page::JobPage;
+pub(crate) use stored::read as read_stored;
+pub use stored::{StoredJob, StoredJobs, StoredPage};
 
 use crate::announcements::SnapshotCache;
 use crate::column::{RowName, integer, time};
@@ -296,14 +301,29 @@ impl Store {
         self.write(Durability::Wal, move |connection| {
             let sql = "UPDATE jobs SET state = 'disputed', confirmation_error = ?1,
                          disputed_at_local = ?2
-                       WHERE id IN (SELECT id FROM jobs WHERE state IN ('awaited', 'disputed')
-                         AND state = 'awaited' AND completed_at_local < ?3 LIMIT ?4)";
+                       WHERE id IN (SELECT id FROM jobs WHERE state = 'awaited'
+                         AND completed_at_local < ?3 LIMIT ?4)";
             let most = i64::try_from(limits::PAGE_ROWS).unwrap_or(i64::MAX);
             let values = params![reason, now, since, most];
             Ok(connection.prepare_cached(sql)?.execute(values)?)
         })
         .await
     }
+}
+
+/// The jobs whose id begins so, on either side or one; at most ten. Looks at every job: for people, not
+/// for nodes.
+pub(crate) fn read_named(
+    connection: &Connection,
+    id: &str,
+    role: Option<Role>,
+) -> Result<Vec<Job>, StoreError> {
+    let sql = format!(
+        "SELECT {JOB_COLUMNS} FROM jobs
+         WHERE substr(job_id, 1, length(?1)) = ?1 AND role = ifnull(?2, role) ORDER BY id LIMIT 10"
+    );
+    let mut statement = connection.prepare(&sql)?;
+    row::read_all(connection, &mut statement, params![id, role.map(role_text)])
 }
 
 fn debts(connection: &Connection) -> Result<Vec<(PeerId, Wei)>, StoreError> {

@@ -18,6 +18,7 @@ use crate::error::{ImportError, InsertJobError, StoreError};
 use crate::file::with_suffix;
 use crate::jobs::{self, NewJob};
 use crate::store::{Durability, Store};
+pub(crate) use record::embedded_key;
 use record::{LegacyJob, Nonsense};
 use source::Source;
 

@@ -6,24 +6,36 @@
 mod announcements;
 mod column;
 mod error;
+mod faults;
 mod file;
 mod forget;
+mod health;
 mod jobs;
 mod legacy;
 mod peers;
+mod reader;
+mod retention;
 mod schema;
 mod store;
 mod sync;
 mod thread;
+mod vacuum;
+
+pub use derouter_market as market;
 
 pub use announcements::{AnnouncedOffer, AnnouncementClock, ProviderRow, SnapshotRow};
 pub use error::{ImportError, InsertJobError, OpenError, StoreError};
 pub use forget::{Forgotten, Idle};
-pub use jobs::{ChangeOutcome, JobPage, NewJob};
+pub use jobs::{
+    ChangeOutcome, JobChanges, JobHistory, JobPage, NewJob, StoredJob, StoredJobs, StoredPage,
+};
 pub use legacy::{ImportOutcome, ImportReport};
 pub use peers::{KnownAddress, KnownPeer};
+pub use reader::{BackupError, BackupProgress, CheckReport, Finding, Reader};
+pub use retention::{PayloadMark, PayloadSizes, Pruned};
 pub use store::{Durability, Store};
 pub use thread::Counters;
+pub use vacuum::{Vacuumed, vacuum};
 
 /// What one call may name or return, as constants for those who page through the rows.
 pub mod limits {

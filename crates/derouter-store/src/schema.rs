@@ -15,12 +15,36 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/1.sql"),
     include_str!("schema/2.sql"),
     include_str!("schema/3.sql"),
+    include_str!("schema/4.sql"),
 ];
 
 /// Brings the schema up to date, each step in its own transaction.
 pub(crate) fn migrate(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    let found = known_version(connection, path)?;
+    for (step, sql) in (1_u32..).zip(MIGRATIONS).filter(|(step, _)| *step > found) {
+        apply(connection, step, sql).map_err(|error| sql_error(path, error))?;
+        tracing::info!(path = %path.display(), schema = step, "database schema brought up to date");
+    }
+    Ok(())
+}
+
+/// Refuses a database that is not of the current schema.
+pub(crate) fn expect_current(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    let (found, known) = (known_version(connection, path)?, newest());
+    if found < known {
+        return Err(OpenError::OlderSchema {
+            path: path.to_path_buf(),
+            found,
+            known,
+        });
+    }
+    Ok(())
+}
+
+/// The schema of a database; an error when a newer version of this program made it.
+fn known_version(connection: &Connection, path: &Path) -> Result<u32, OpenError> {
     let found = version(connection).map_err(|error| sql_error(path, error))?;
-    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    let known = newest();
     if found > known {
         return Err(OpenError::NewerSchema {
             path: path.to_path_buf(),
@@ -28,11 +52,11 @@ pub(crate) fn migrate(connection: &Connection, path: &Path) -> Result<(), OpenEr
             known,
         });
     }
-    for (step, sql) in (1_u32..).zip(MIGRATIONS).filter(|(step, _)| *step > found) {
-        apply(connection, step, sql).map_err(|error| sql_error(path, error))?;
-        tracing::info!(path = %path.display(), schema = step, "database schema brought up to date");
-    }
-    Ok(())
+    Ok(found)
+}
+
+fn newest() -> u32 {
+    u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX)
 }
 
 fn version(connection: &Connection) -> Result<u32, StoreError> {

@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{OpenError, StoreError};
 use crate::file::OpenFile;
+use crate::health::Health;
 use crate::sync::Syncer;
 use crate::thread::{Call, Counters, LiveCounters, Message, Worker};
 
@@ -40,6 +41,7 @@ pub enum Durability {
 pub struct Store {
     queue: mpsc::Sender<Message>,
     counters: Arc<LiveCounters>,
+    health: Arc<Health>,
     path: Arc<Path>,
 }
 
@@ -56,8 +58,14 @@ impl Store {
             path: path.to_path_buf(),
             source,
         };
-        let syncer = Syncer::start(&path, Arc::clone(&counters)).map_err(no_thread)?;
-        let worker = Worker::new(file, syncer, Arc::clone(&counters));
+        let health = Arc::new(Health::new());
+        let syncer = Syncer::start(&path, Arc::clone(&counters), Arc::clone(&health));
+        let worker = Worker::new(
+            file,
+            syncer.map_err(no_thread)?,
+            Arc::clone(&counters),
+            Arc::clone(&health),
+        );
         std::thread::Builder::new()
             .name("derouter-store".into())
             .spawn(move || worker.run(receiver))
@@ -66,8 +74,32 @@ impl Store {
         Ok(Store {
             queue,
             counters,
+            health,
             path,
         })
+    }
+
+    /// Why the latest write was lost; `None` once a later one worked. While there is something, what
+    /// others would rely on is better not begun.
+    pub fn trouble(&self) -> Option<StoreError> {
+        self.health.trouble()
+    }
+
+    /// [`Store::trouble`], to be waited on.
+    pub fn watch_trouble(&self) -> watch::Receiver<Option<StoreError>> {
+        self.health.watch()
+    }
+
+    /// Writes something that changes nothing, all the way to the disk: to find out whether trouble is
+    /// over.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        self.write(Durability::Fsync, |connection| {
+            let version: u32 =
+                connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            connection.pragma_update(None, "user_version", version)?;
+            Ok(())
+        })
+        .await
     }
 
     /// Where the database is.
@@ -90,6 +122,11 @@ impl Store {
         tokio::time::timeout(CLOSE_DEADLINE, closing)
             .await
             .map_err(|_| StoreError::Timeout(CLOSE_DEADLINE.as_secs()))
+    }
+
+    /// Asks the thread for a sign of life. It is answered behind what is queued.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.read(|_| Ok(())).await
     }
 
     /// What the store has done, and how much waits.

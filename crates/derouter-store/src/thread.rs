@@ -9,18 +9,24 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::StoreError;
+use crate::faults;
 use crate::file::OpenFile;
+use crate::health::Health;
 use crate::store::Durability;
-use crate::sync::Syncer;
+use crate::sync::{self, Syncer};
 
 /// Commands in one transaction at most: enough to share a disk flush among all who wait at full
 /// load, few enough that the first of them is answered within milliseconds.
 const BATCH_COMMANDS: usize = 256;
+
+/// The pause between two attempts to write a doubtful log anew: megabytes, on a disk that fails.
+const MEND_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a store has done since it was opened. For metrics and tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,14 +139,23 @@ pub(crate) struct Worker {
     file: OpenFile,
     counters: Arc<LiveCounters>,
     syncer: Syncer,
+    health: Arc<Health>,
+    next_mending: Instant,
 }
 
 impl Worker {
-    pub(crate) fn new(file: OpenFile, syncer: Syncer, counters: Arc<LiveCounters>) -> Self {
+    pub(crate) fn new(
+        file: OpenFile,
+        syncer: Syncer,
+        counters: Arc<LiveCounters>,
+        health: Arc<Health>,
+    ) -> Self {
         Self {
             file,
             counters,
             syncer,
+            health,
+            next_mending: Instant::now(),
         }
     }
 
@@ -171,6 +186,9 @@ impl Worker {
         }
         // All that was committed is answered before the file is released.
         drop(self.syncer);
+        if self.health.log_in_doubt() {
+            self.file.leave_log();
+        }
         self.file.close();
         // Callers that were too late get `Closed`, as their reply channels go with the queue. Only
         // now: whoever sees the queue gone may open the file again.
@@ -183,21 +201,62 @@ impl Worker {
     /// Runs all of a batch. A transaction that is lost in the middle ends there; the rest goes on
     /// in another.
     fn run_batch(&mut self, mut waiting: VecDeque<Box<dyn Command>>) {
+        if let Err(error) = self.mend() {
+            refuse_writes(&mut waiting, &error);
+            if !self.file.is_open() {
+                waiting
+                    .drain(..)
+                    .for_each(|command| command.answer(Err(error.clone())));
+            }
+        }
         while !waiting.is_empty() {
-            let writes = waiting.iter().any(|command| command.durability().is_some());
             let mut done = Vec::with_capacity(waiting.len());
-            let committed = if writes {
-                self.run_transaction(&mut waiting, &mut done)
+            let committed = if waiting.iter().any(|command| is_write(command.as_ref())) {
+                let committed = self.run_transaction(&mut waiting, &mut done);
+                self.note(&committed, done.len());
+                committed
             } else {
                 self.run_reads(&mut waiting, &mut done);
                 Ok(())
             };
-            if let Err(error) = &committed {
-                count(&self.counters.lost_transactions);
-                tracing::error!(%error, commands = done.len(), "database transaction lost");
-            }
+            let _ = faults::at(faults::BEFORE_ANSWER);
             self.answer(done, &committed);
         }
+    }
+
+    fn note(&self, committed: &Result<(), StoreError>, commands: usize) {
+        match committed {
+            Ok(()) => self.health.committed(),
+            Err(error) => {
+                count(&self.counters.lost_transactions);
+                tracing::error!(%error, commands, "database transaction lost");
+                self.health.lost(error);
+            }
+        }
+    }
+
+    /// After a failed sync: writes the whole log anew and has SQLite read it back. Until that has
+    /// worked no write is taken, as it would come to lie behind what the disk may not have.
+    fn mend(&mut self) -> Result<(), StoreError> {
+        if !self.health.log_in_doubt() {
+            return Ok(());
+        }
+        let doubtful = |error: StoreError| StoreError::NotDurable(error.to_string());
+        if Instant::now() < self.next_mending {
+            let trouble = self.health.trouble();
+            return Err(trouble.unwrap_or_else(|| doubtful(StoreError::Closed)));
+        }
+        let mended = sync::rewrite(&self.file.path)
+            .map_err(StoreError::from)
+            .and_then(|()| self.file.reopen());
+        self.next_mending = Instant::now() + MEND_PAUSE;
+        if let Err(error) = mended {
+            tracing::error!(%error, "could not write the database's log anew; trying again");
+            return Err(doubtful(error));
+        }
+        self.health.log_mended();
+        tracing::warn!("the disk has taken the database's log; writes are taken again");
+        Ok(())
     }
 
     /// Answers now, or once the disk has it for those that asked for that.
@@ -231,7 +290,7 @@ impl Worker {
         done: &mut Vec<Box<dyn Command>>,
     ) -> Result<(), StoreError> {
         if let Err(error) = self.begin() {
-            done.extend(waiting.drain(..));
+            take_writes(waiting, done);
             return Err(error);
         }
         while let Some(mut command) = waiting.pop_front() {
@@ -271,6 +330,7 @@ impl Worker {
     }
 
     fn begin(&self) -> Result<(), StoreError> {
+        faults::at(faults::BEGIN)?;
         self.file
             .connection
             .prepare_cached("BEGIN IMMEDIATE")?
@@ -279,10 +339,15 @@ impl Worker {
     }
 
     fn commit(&self) -> Result<(), StoreError> {
-        let committed = self.file.connection.prepare_cached("COMMIT")?.execute([]);
+        let committed = faults::at(faults::COMMIT)
+            .map_err(StoreError::from)
+            .and_then(|()| {
+                let mut commit = self.file.connection.prepare_cached("COMMIT")?;
+                Ok(commit.execute([])?)
+            });
         if let Err(error) = committed {
             self.roll_back();
-            return Err(error.into());
+            return Err(error);
         }
         count(&self.counters.commits);
         Ok(())
@@ -295,5 +360,26 @@ impl Worker {
         if let Err(error) = self.file.connection.execute_batch("ROLLBACK") {
             tracing::error!(%error, "can't roll a database transaction back");
         }
+    }
+}
+
+fn is_write(command: &dyn Command) -> bool {
+    command.durability().is_some()
+}
+
+/// Takes the writes out; the reads can be served still.
+fn take_writes(waiting: &mut VecDeque<Box<dyn Command>>, writes: &mut Vec<Box<dyn Command>>) {
+    let (refused, reads): (Vec<_>, Vec<_>) = waiting
+        .drain(..)
+        .partition(|command| is_write(command.as_ref()));
+    writes.extend(refused);
+    waiting.extend(reads);
+}
+
+fn refuse_writes(waiting: &mut VecDeque<Box<dyn Command>>, error: &StoreError) {
+    let mut refused = Vec::new();
+    take_writes(waiting, &mut refused);
+    for command in refused {
+        command.answer(Err(error.clone()));
     }
 }

@@ -185,6 +185,11 @@ impl Lab {
     }
 }
 
+/// A network namespace with nothing in it, whose name ends so.
+pub fn alone(name: &str) -> Namespace {
+    Namespace::new(&format!("{}{name}", next_prefix()))
+}
+
 impl Default for Lab {
     fn default() -> Self {
         Self::new()

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use derouter_sdk::{JobId, JobQuery, JobRecord, Node, RowId, TcpNode, TcpOptions};
+use derouter_sdk::{JobId, JobQuery, JobRecord, Node, NodeError, RowId, TcpNode, TcpOptions};
 
 use crate::process::Ready;
 use crate::wait::eventually;
@@ -34,6 +34,16 @@ pub fn node(ready: &Ready) -> TcpNode {
 
 /// All jobs of a node, oldest first.
 pub async fn jobs(node: &TcpNode) -> Vec<JobRecord> {
+    try_jobs(node).await.expect("the node answers QueryJobs")
+}
+
+/// All jobs of a node, oldest first; none when it does not answer.
+pub async fn jobs_or_none(node: &TcpNode) -> Vec<JobRecord> {
+    try_jobs(node).await.unwrap_or_default()
+}
+
+/// All jobs of a node, oldest first.
+pub async fn try_jobs(node: &TcpNode) -> Result<Vec<JobRecord>, NodeError> {
     let mut all = Vec::new();
     let mut after: Option<RowId> = None;
     loop {
@@ -42,12 +52,12 @@ pub async fn jobs(node: &TcpNode) -> Vec<JobRecord> {
             limit: PAGE,
             ..JobQuery::default()
         };
-        let page = node.jobs(&query).await.expect("the node answers QueryJobs");
+        let page = node.jobs(&query).await?;
         after = page.last().map(|job| job.job_rowid);
         let is_last = page.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
         all.extend(page);
         if is_last {
-            return all;
+            return Ok(all);
         }
     }
 }

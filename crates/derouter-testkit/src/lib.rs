@@ -16,6 +16,7 @@
 
 pub mod backend;
 pub mod bench;
+pub mod crash;
 pub mod fault;
 pub mod home;
 pub mod hostile;
@@ -27,6 +28,7 @@ pub mod measure;
 pub mod pair;
 pub mod process;
 pub mod sim;
+pub mod soak;
 pub mod wait;
 
 pub use backend::{Backend, BackendOptions, Outcome, SeenRequest};

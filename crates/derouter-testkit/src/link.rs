@@ -165,9 +165,13 @@ impl Queue {
         if state.packets.len() >= PACKETS_UNDER_WAY {
             return false;
         }
-        state.packets.push_back((arrival, packet));
+        // Most are the last; those that are late come behind some that are not here yet.
+        let place = state
+            .packets
+            .partition_point(|(other, _)| *other <= arrival);
+        state.packets.insert(place, (arrival, packet));
         // The other side waits for the first packet, or until it arrives.
-        if state.packets.len() == 1 {
+        if place == 0 {
             self.changed.notify_one();
         }
         true
@@ -215,7 +219,13 @@ fn take_packets(
     // Ends when the link is dropped or the device is gone.
     while let Ok(bytes) = device.recv_intr(&mut buffer, stop) {
         let arrival = direction.arrival(Instant::now(), bytes, rand::random(), rand::random());
-        let taken = arrival.is_some_and(|arrival| queue.push(arrival, buffer[..bytes].to_vec()));
+        let taken = arrival.is_some_and(|arrival| {
+            let arrival = arrival + direction.lateness(rand::random());
+            if direction.doubles(rand::random()) {
+                queue.push(arrival, buffer[..bytes].to_vec());
+            }
+            queue.push(arrival, buffer[..bytes].to_vec())
+        });
         if !taken {
             carried.lost.fetch_add(1, Ordering::Relaxed);
         }

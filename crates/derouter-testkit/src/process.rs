@@ -159,6 +159,11 @@ impl Process {
         .await
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().ok().flatten().is_some()
+    }
+
     fn signal(&self, signal: Signal) {
         let raw = i32::try_from(self.pid).expect("a process id fits");
         let pid = Pid::from_raw(raw).expect("a process id is positive");
@@ -305,6 +310,27 @@ impl NodeProcess {
         Self { ready, process }
     }
 
+    /// Waits until a node serves; when it ends before, its process.
+    pub async fn or_ended(mut process: Process) -> Result<Self, Process> {
+        let started = eventually("readiness or the end of a node", async || {
+            let ended = process.has_ended();
+            let ready = process.stdout().iter().find_map(|line| Ready::parse(line));
+            match ready {
+                Some(ready) => Some(Some(ready)),
+                None => ended.then_some(None),
+            }
+        });
+        match started.await {
+            Some(ready) => Ok(Self { ready, process }),
+            None => Err(process),
+        }
+    }
+
+    /// Whether its process has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.has_ended()
+    }
+
     /// The process, to be looked at and signalled.
     pub fn process(&self) -> &Process {
         &self.process
@@ -319,6 +345,16 @@ impl NodeProcess {
     pub async fn terminate(self) -> Exit {
         self.process.terminate();
         self.process.exit().await
+    }
+
+    /// How it ended, after a signal that was sent to its [`Self::process`].
+    pub async fn terminated(self) -> Exit {
+        self.process.exit().await
+    }
+
+    /// How it ended, within `limit`.
+    pub async fn exit_within(self, limit: Duration) -> Exit {
+        self.process.exit_within(limit).await
     }
 
     /// Ctrl-C, and how it ended.

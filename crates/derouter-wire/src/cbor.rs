@@ -26,6 +26,11 @@ impl DecodeError {
         truncate_to_char(&mut reason, 200);
         Self(reason)
     }
+
+    /// Well-formed, but not what may come here.
+    pub fn unexpected(reason: &str) -> Self {
+        Self::new(reason)
+    }
 }
 
 /// Cuts a text to at most `max` bytes, at a character's edge.
@@ -46,7 +51,11 @@ pub fn append<T: Serialize + ?Sized>(buffer: Vec<u8>, value: &T) -> Vec<u8> {
 
 /// Encodes a value behind a `u32` big-endian length, in one buffer, so that one write sends both.
 pub fn to_framed_vec<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
-    let mut frame = append(vec![0; 4], value);
+    set_frame_length(append(vec![0; 4], value))
+}
+
+/// Fills in the length of a frame whose first four bytes are kept for it.
+pub(crate) fn set_frame_length(mut frame: Vec<u8>) -> Vec<u8> {
     let length = u32::try_from(frame.len().saturating_sub(4)).unwrap_or(u32::MAX);
     if let Some(prefix) = frame.first_chunk_mut::<4>() {
         *prefix = length.to_be_bytes();

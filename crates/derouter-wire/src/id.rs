@@ -6,7 +6,7 @@ use libp2p_identity::{KeyType, PublicKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::PeerId;
-use crate::cbor::lenient_unsigned;
+use crate::cbor::{lenient_unsigned, peer_id};
 use crate::limits;
 
 /// An identifier is empty or over its cap.
@@ -139,6 +139,18 @@ impl fmt::Display for JobKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.provider, self.job_id)
     }
+}
+
+/// An offer, everywhere, in the order of lists: its provider, and its name there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct OfferKey {
+    /// Who offers.
+    #[serde(with = "peer_id")]
+    pub provider: PeerId,
+    /// The offer's protocol.
+    pub protocol_id: ProtocolId,
+    /// The offer's name with its provider.
+    pub offer_id: OfferId,
 }
 
 /// What a job is paid in. Wire 0.1 knows one currency.

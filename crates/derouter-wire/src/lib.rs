@@ -7,6 +7,8 @@
 pub mod announce;
 pub mod cbor;
 pub mod discovery;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod gossip;
 pub mod id;
 pub mod job;
@@ -19,8 +21,8 @@ pub mod stream;
 pub mod wei;
 
 pub use id::{
-    ConnectionId, Currency, JobId, JobKey, OfferId, ProtocolId, RowId, SnapshotId, SubscriptionId,
-    UnixSeconds,
+    ConnectionId, Currency, JobId, JobKey, OfferId, OfferKey, ProtocolId, RowId, SnapshotId,
+    SubscriptionId, UnixSeconds,
 };
 pub use libp2p_identity::PeerId;
 pub use wei::Wei;

@@ -23,6 +23,30 @@ pub const RPC_STREAMS: usize = 4096;
 /// Ids in one `QueryOfferSnapshots` or `QueryProviders`, rows in one `QueryJobs` or `QueryPeers`.
 pub const RPC_QUERY_ITEMS: usize = 100;
 
+/// Requests of one RPC connection in work. Further ones wait unread, so that a module that floods
+/// slows itself alone.
+pub const RPC_IN_FLIGHT: usize = 256;
+
+/// Subscriptions of one RPC connection. A module needs three.
+pub const RPC_SUBSCRIPTIONS: usize = 64;
+
+/// The longest deadline of a request (RPC 0.2), in milliseconds: longer than anything that a node
+/// waits for. What asks for more gets this.
+pub const RPC_DEADLINE_MILLISECONDS: u64 = 120_000;
+
+/// A first frame of whoever must prove itself first, in bytes. A `Hello` is some 300.
+pub const RPC_HELLO_BYTES: usize = 16 * 1024;
+
+/// Names in a `Hello`: features, capabilities.
+pub const RPC_HELLO_NAMES: usize = 64;
+
+/// A name or version in a `Hello`, in bytes.
+pub const RPC_NAME_BYTES: usize = 128;
+
+/// A cursor of a subscription or a list, in bytes. Ours are under 60 but for offers, whose names
+/// are part of it.
+pub const RPC_CURSOR_BYTES: usize = 2048;
+
 /// Milliseconds that one `PingPeer` may wait: longer than any dial, and short for who waits.
 pub const RPC_PING_MILLISECONDS: u64 = 60_000;
 

@@ -1,5 +1,7 @@
 //! The command line.
 
+pub(crate) mod db;
+pub(crate) mod jobs;
 pub(crate) mod network;
 pub(crate) mod relay;
 
@@ -8,6 +10,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::LogFormat;
+use db::DbCommand;
+use jobs::JobsCommand;
 use network::{NetcheckArgs, PeersArgs, PingArgs};
 use relay::RelayArgs;
 
@@ -77,6 +81,18 @@ pub(crate) enum Command {
         derouter peers 6vnc6iDEp\n\n\
         Exit codes: 0 told, 1 failed, 2 usage, 3 configuration, 4 no node runs.")]
     Peers(PeersArgs),
+    /// Look after the node's database: check, back up, make smaller, export
+    Db {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: DbCommand,
+    },
+    /// Prove the outcome of a job to others, or check such a proof
+    Jobs {
+        /// What to do.
+        #[command(subcommand)]
+        command: JobsCommand,
+    },
     /// Run a relay and bootstrap node for others: no offers, no database
     #[command(after_help = "Examples:\n  \
         derouter relay --external-address /ip4/203.0.113.5/tcp/4001\n  \
@@ -200,6 +216,10 @@ mod tests {
             &["netcheck", "--wait", "-1"],
             &["relay", "--listen", "0.0.0.0:4001"],
             &["relay", "--reservations", "0"],
+            &["db"],
+            &["db", "backup"],
+            &["db", "export", "--since", "soon"],
+            &["db", "check", "-c", "x", "--database", "y"],
         ] {
             let error = parse(arguments).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{arguments:?}");

@@ -5,6 +5,7 @@
 //! own; both hold the sections of [`openai`]. docs/config.md describes every key.
 
 mod error;
+mod ledger;
 pub(crate) mod module;
 pub(crate) mod network;
 pub(crate) mod node;
@@ -69,6 +70,19 @@ fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError>
     json5::from_str::<serde::de::IgnoredAny>(text)
         .map_err(|error| ConfigError::syntax(path, text, &error))?;
     Ok(parsed)
+}
+
+/// See [`crate::fuzz::config`]. No file is looked for.
+pub(crate) fn fuzz(text: &str) {
+    let problems = [
+        node::fuzz(text).err(),
+        relay::fuzz(text).err(),
+        module::fuzz_provider(text).err(),
+        module::fuzz_consumer(text).err(),
+    ];
+    for problem in problems.into_iter().flatten() {
+        assert!(!problem.to_string().is_empty());
+    }
 }
 
 #[cfg(test)]

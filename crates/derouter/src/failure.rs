@@ -44,6 +44,14 @@ impl Failure {
         }
     }
 
+    /// A second signal ended it. Exit code 130.
+    pub(crate) fn aborted() -> Self {
+        Self {
+            message: "stopped at once".to_owned(),
+            code: crate::signals::ABORTED,
+        }
+    }
+
     /// The time is up. Exit code 124, as timeout(1) has it.
     pub(crate) fn time_is_up(message: impl Display) -> Self {
         Self {

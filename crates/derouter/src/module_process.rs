@@ -1,6 +1,6 @@
 //! `derouter openai provide` and `consume`: a module as a process of its own, over the node's RPC.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +12,17 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{ModuleArgs, OutputArgs};
 use crate::config::module::{self, ModuleConfig, RpcAddress};
 use crate::failure::Failure;
-use crate::modules::{GRACE, start_consumer, start_provider};
+use crate::modules::{start_consumer, start_provider};
 use crate::ready::Ready;
+use crate::supervisor::{self, Supervised};
 use crate::{logging, signals};
 
 /// How long to wait for a node that is not there yet: one that is started at the same time opens
 /// its database first.
 const NODE_WAIT: Duration = Duration::from_secs(15);
+
+/// What a stop takes behind the answers: bills that are signed, jobs that are given up.
+const STOP_TIME: Duration = Duration::from_secs(15);
 
 /// How often to look for the node until then.
 const NODE_RETRY: Duration = Duration::from_millis(250);
@@ -36,8 +40,8 @@ pub(crate) async fn provide(args: ModuleArgs) -> Result<(), Failure> {
         () = stop.cancelled() => return Ok(()),
     };
     tell(args.output, &Ready::new(peer));
-    stop.cancelled().await;
-    running.shutdown(GRACE).await;
+    wait_and_stop(&stop, config.drain).await;
+    running.shutdown(config.drain).await;
     Ok(())
 }
 
@@ -57,9 +61,35 @@ pub(crate) async fn consume(args: ModuleArgs) -> Result<(), Failure> {
         args.output,
         &Ready::new(peer).openai(Some(running.local_addr())),
     );
-    stop.cancelled().await;
-    running.shutdown().await;
+    wait_and_stop(&stop, config.drain).await;
+    running.shutdown_within(config.drain).await;
     Ok(())
+}
+
+/// Tells the service manager that all is up, and once a signal has come, that it ends.
+async fn wait_and_stop(stop: &CancellationToken, drain: Duration) {
+    supervisor::ready("serving");
+    let _watching = supervisor::watch(ModuleLife);
+    stop.cancelled().await;
+    supervisor::stopping("finishing the answers that run");
+    supervisor::more_time(drain + STOP_TIME);
+    tracing::info!(
+        seconds = drain.as_secs(),
+        "answers that run may finish; a second signal stops at once"
+    );
+}
+
+/// A module lives while its runtime does.
+struct ModuleLife;
+
+impl Supervised for ModuleLife {
+    async fn pulse(&self, _: Duration) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn status(&self) -> String {
+        "serving".to_owned()
+    }
 }
 
 fn begin<M>(args: &ModuleArgs, config: &ModuleConfig<M>) -> Result<CancellationToken, Failure> {
@@ -84,10 +114,10 @@ fn tell(output: OutputArgs, ready: &Ready) {
 /// Finds the node, and who it is.
 async fn connect(rpc: &RpcAddress) -> Result<(Arc<dyn Node>, PeerId), Failure> {
     let address = rpc.to_string();
-    let node = TcpNode::connect(address.clone(), TcpOptions::default());
-    let node: Arc<dyn Node> = Arc::new(node);
     let deadline = Instant::now() + NODE_WAIT;
     loop {
+        // Looked for anew each time: a node that starts makes its socket first.
+        let node: Arc<dyn Node> = Arc::new(node_at(rpc, &address));
         match node.peer_id().await {
             Ok(peer) => {
                 tracing::info!(address, %peer, "connected to the node");
@@ -99,6 +129,16 @@ async fn connect(rpc: &RpcAddress) -> Result<(Arc<dyn Node>, PeerId), Failure> {
             }
             Err(error) => return Err(no_node(&address, &error)),
         }
+    }
+}
+
+fn node_at(rpc: &RpcAddress, address: &str) -> TcpNode {
+    let mut options = TcpOptions::default();
+    options.module_name = "derouter openai".to_owned();
+    options.cookie = std::env::var_os("DEROUTER_RPC_COOKIE").map(PathBuf::from);
+    match &rpc.data_dir {
+        Some(data_dir) => TcpNode::find(data_dir, address, options),
+        None => TcpNode::connect(address, options),
     }
 }
 

@@ -59,6 +59,13 @@ impl RunningModules {
         self.consumer.as_ref().map(|consumer| consumer.local_addr())
     }
 
+    /// Closes the endpoint once running answers have ended, within `grace`.
+    pub(crate) async fn finish_consumer(&mut self, grace: Duration) {
+        if let Some(consumer) = self.consumer.take() {
+            consumer.shutdown_within(grace).await;
+        }
+    }
+
     /// Takes the offers back, closes the endpoint, and lets running answers end within a limit.
     pub(crate) async fn shutdown(self) {
         let providers = self

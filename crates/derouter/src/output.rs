@@ -9,6 +9,12 @@ pub(crate) fn line(text: &str) {
     let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
 }
 
+/// Writes text that has its line ends to the standard output at once.
+pub(crate) fn text(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = write!(stdout, "{text}").and_then(|()| stdout.flush());
+}
+
 /// Writes a line to the standard error at once.
 pub(crate) fn error_line(text: &str) {
     let mut stderr = std::io::stderr().lock();

@@ -6,7 +6,10 @@ mod key;
 mod metrics;
 mod process;
 
+use std::time::Duration;
+
 use derouter_net::{Net, NetConfig, StartError};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::relay::RelayArgs;
@@ -14,6 +17,7 @@ use crate::config::relay::RelayConfig;
 use crate::failure::Failure;
 use crate::ready::Ready;
 use crate::run::check_ports;
+use crate::supervisor::{self, Supervised};
 use crate::{drain, logging, signals};
 
 /// Runs until a signal asks it to end.
@@ -45,7 +49,11 @@ pub(crate) async fn relay(args: RelayArgs) -> Result<(), Failure> {
     if args.output.ready_json {
         ready.print();
     }
+    supervisor::ready("serving");
+    let watching = supervisor::watch(RelayLife(net.clone()));
     let outcome = wait(&net, &stop).await;
+    drop(watching);
+    supervisor::stopping("closing the connections");
     net.shutdown().await;
     tracing::info!("stopped");
     outcome
@@ -58,6 +66,22 @@ async fn wait(net: &Net, stop: &CancellationToken) -> Result<(), Failure> {
         () = http::until_unwell(net) => {
             Err(Failure::failed("the network side ended by itself; its log says why"))
         }
+    }
+}
+
+/// What tells whether the relay lives.
+struct RelayLife(Net);
+
+impl Supervised for RelayLife {
+    async fn pulse(&self, limit: Duration) -> Result<(), String> {
+        match timeout(limit, self.0.answers()).await {
+            Ok(true) => Ok(()),
+            _ => Err("the network's task does not answer".to_owned()),
+        }
+    }
+
+    async fn status(&self) -> String {
+        format!("serving: {} peers", self.0.peers().await.len())
     }
 }
 

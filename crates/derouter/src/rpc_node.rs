@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use derouter_sdk::tcp::TcpOptions;
+use derouter_sdk::tcp::{COOKIE_FILE, SOCKET_FILE, TcpOptions};
 use derouter_sdk::{Node, NodeError, PeerId, PeerQuery, PeerReport, TcpNode};
 
 use crate::cli::network::NodeArgs;
 use crate::config::node::{DEFAULT_RPC_PORT, RunConfig};
+use crate::config::paths;
 use crate::failure::Failure;
 
 /// Whoever waits is a person at a terminal, and the node is on this machine.
@@ -25,13 +26,9 @@ pub(crate) struct RpcNode {
 }
 
 impl RpcNode {
-    /// Finds it: at `--rpc`, else at the configuration's `server.port`, else at the usual port.
+    /// Finds it: at `--rpc`, else in the configuration's or the usual data directory.
     pub(crate) async fn find(args: &NodeArgs) -> Result<Self, Failure> {
-        let address = address(args)?;
-        let mut options = TcpOptions::default();
-        options.connect_wait = CONNECT_WAIT;
-        let node = TcpNode::connect(address.clone(), options);
-        let found = Self { node, address };
+        let found = connect(args)?;
         found
             .node
             .peer_id()
@@ -105,19 +102,47 @@ impl RpcNode {
     }
 }
 
-fn address(args: &NodeArgs) -> Result<String, Failure> {
+fn connect(args: &NodeArgs) -> Result<RpcNode, Failure> {
+    let config = args.config.as_deref();
+    let config = config.map(|path| RunConfig::load(Some(path))).transpose()?;
+    let mut options = TcpOptions::default();
+    options.connect_wait = CONNECT_WAIT;
+    options.module_name = "derouter command".to_owned();
+    options.cookie.clone_from(&args.rpc_cookie);
     if let Some(address) = &args.rpc {
-        return Ok(address.clone());
+        let of_config = config.map(|config| config.data_dir.join(COOKIE_FILE));
+        options.cookie = options.cookie.or(of_config);
+        return Ok(RpcNode {
+            node: TcpNode::connect(address.clone(), options),
+            address: address.clone(),
+        });
     }
-    let port = match &args.config {
-        Some(path) => RunConfig::load(Some(path))?.node.rpc_port,
-        None => Some(DEFAULT_RPC_PORT),
+    let port = match &config {
+        Some(config) => config.node.rpc.as_ref().map_or(0, |rpc| rpc.port),
+        None => DEFAULT_RPC_PORT,
     };
-    match port {
-        Some(0) | None => Err(Failure::environment(
-            "the configuration lets the system choose `server.port`: say where the node's RPC is \
-             with `--rpc HOST:PORT` (its log and `--ready-json` tell)",
-        )),
-        Some(port) => Ok(format!("127.0.0.1:{port}")),
+    let data_dir = config.map(|config| config.data_dir);
+    let Some(data_dir) = data_dir.or_else(paths::default_data_dir) else {
+        return Err(no_port());
+    };
+    let socket = data_dir.join(SOCKET_FILE);
+    let address = format!("127.0.0.1:{port}");
+    if port == 0 && !socket.exists() {
+        return Err(no_port());
     }
+    Ok(RpcNode {
+        node: TcpNode::find(&data_dir, address.clone(), options),
+        address: match port {
+            0 => socket.display().to_string(),
+            _ => address,
+        },
+    })
+}
+
+fn no_port() -> Failure {
+    Failure::environment(
+        "the configuration lets the system choose `server.port`, and no node answers in its data \
+         directory: say where the node's RPC is with `--rpc HOST:PORT` (its log and `--ready-json` \
+         tell)",
+    )
 }

@@ -3,8 +3,11 @@
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::time::Duration;
 
-use derouter_node::{Multiaddr, NodeConfig, RunningNode, StartError};
+use derouter_node::rpc::BindError;
+use derouter_node::{Multiaddr, NodeConfig, Pulse, RunningNode, StartError};
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::RunArgs;
 use crate::config::node::RunConfig;
@@ -12,25 +15,36 @@ use crate::config::paths;
 use crate::failure::Failure;
 use crate::modules::RunningModules;
 use crate::ready::Ready;
-use crate::{logging, signals};
+use crate::supervisor::{self, Supervised, Watching};
+use crate::{ending, logging, signals};
 
 /// Runs until a signal asks it to end.
 pub(crate) async fn run(args: RunArgs) -> Result<(), Failure> {
     let config = RunConfig::load(args.config.as_deref())?;
     logging::start(args.output.log_format.unwrap_or(config.log), logging::NODE)?;
     say_what_is_used(args.config.as_deref(), &config);
-    let stop = signals::listen()?;
+    let (asked, drain) = (signals::listen_twice()?, config.drain);
+    supervisor::status("starting");
     let running = tokio::select! {
         running = Box::pin(Running::start(config)) => running?,
-        () = stop.cancelled() => return Ok(()),
+        () = asked.stop.cancelled() => return Ok(()),
     };
     let ready = running.ready().await;
     ready.log();
     if args.output.ready_json {
         ready.print();
     }
-    stop.cancelled().await;
-    running.shutdown().await;
+    supervisor::ready("serving");
+    let watching = supervisor::watch(running.life(asked.stop.clone()));
+    asked.stop.cancelled().await;
+    let database = running.node.database();
+    tokio::select! {
+        () = Box::pin(running.end(drain, watching)) => {}
+        () = asked.abort.cancelled() => {
+            database.close().await;
+            return Err(Failure::aborted());
+        }
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -84,9 +98,40 @@ impl Running {
             .openai(self.modules.openai())
     }
 
-    async fn shutdown(self) {
-        self.modules.shutdown().await;
-        self.node.shutdown().await;
+    fn life(&self, stop: CancellationToken) -> NodeLife {
+        NodeLife {
+            pulse: self.node.pulse(),
+            stop,
+        }
+    }
+
+    async fn end(mut self, drain: Duration, watching: Watching) {
+        ending::drain(&self.node, &mut self.modules, drain).await;
+        // What closes gives no sign of life; the service manager waits for the end now.
+        drop(watching);
+        ending::close(self.node, self.modules).await;
+    }
+}
+
+/// What tells whether the node lives.
+struct NodeLife {
+    pulse: Pulse,
+    stop: CancellationToken,
+}
+
+impl Supervised for NodeLife {
+    async fn pulse(&self, limit: Duration) -> Result<(), String> {
+        let felt = self.pulse.feel(limit).await;
+        felt.map_err(|silent| silent.to_string())
+    }
+
+    async fn status(&self) -> String {
+        let jobs = self.pulse.left().jobs;
+        if self.stop.is_cancelled() {
+            return format!("stopping: {jobs} jobs run");
+        }
+        let peers = self.pulse.peers().await;
+        format!("serving: {peers} peers, {jobs} jobs run")
     }
 }
 
@@ -97,7 +142,7 @@ pub(crate) async fn start_node(config: NodeConfig) -> Result<RunningNode, Failur
         .await
         .map_err(|error| {
             let remedy = match error {
-                StartError::Rpc(_) => {
+                StartError::Rpc(BindError::Port { .. }) => {
                     ". Stop the program that uses it (another node?), or set another `server.port`"
                 }
                 StartError::Net(_) => ". Check `listen` in the configuration",

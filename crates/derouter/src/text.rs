@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use derouter_sdk::wire::rpc::network::NetworkReport;
 use derouter_sdk::{PathKind, PathReport, PeerId, PeerReport, UnixSeconds};
+use time::OffsetDateTime;
 
 /// How wide lines are at most.
 pub(crate) const WIDTH: usize = 80;
@@ -145,6 +146,13 @@ pub(crate) fn now() -> UnixSeconds {
     UnixSeconds(elapsed.map_or(0, |elapsed| elapsed.as_secs()))
 }
 
+/// A time of day: `14:03:07 UTC`.
+pub(crate) fn utc_time(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |at| at.as_secs()) % 86_400;
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    format!("{hours:02}:{minutes:02}:{:02} UTC", seconds % 60)
+}
+
 /// How a connection reaches its peer.
 pub(crate) fn path_kind(kind: PathKind) -> &'static str {
     match kind {
@@ -180,6 +188,18 @@ pub(crate) fn wrapped(text: &str, indent: &str) -> String {
         }
     }
     lines
+}
+
+/// `2026-01-31T12:00:00Z`; the seconds as they are when they are no time.
+pub(crate) fn day_and_time(seconds: u64) -> String {
+    let time = i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    let Some(time) = time else {
+        return seconds.to_string();
+    };
+    let (hour, minute, second) = time.to_hms();
+    format!("{}T{hour:02}:{minute:02}:{second:02}Z", time.date())
 }
 
 #[cfg(test)]

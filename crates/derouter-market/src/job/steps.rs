@@ -2,6 +2,10 @@
 
 use super::*;
 
+/// How often a provider is told of a failure: for about three days, while a signature is delivered for
+/// ever. A provider that comes back later has ended the job by itself.
+const NOTICE_ATTEMPTS: u32 = 80;
+
 /// What a refused signature is called in the database and in records.
 fn refusal_name(settled: &Settled) -> &'static str {
     match settled {
@@ -430,12 +434,17 @@ fn notice_delivered(failure: &Failure, delivery: &Delivery) -> Option<JobChange>
     let Notice::Undelivered { attempts } = failure.notice else {
         return None;
     };
+    let attempts = attempts.saturating_add(1);
     let notice = match delivery {
+        // By then its own deadlines have ended the job there.
+        Delivery::Settled(Settled::NotStored | Settled::Unknown) | Delivery::Unreached(_)
+            if attempts >= NOTICE_ATTEMPTS =>
+        {
+            Notice::Unneeded
+        }
         // Whatever it has instead, it has heard: a job that it does not know needs no end.
         Delivery::Settled(Settled::NotStored | Settled::Unknown) | Delivery::Unreached(_) => {
-            Notice::Undelivered {
-                attempts: attempts.saturating_add(1),
-            }
+            Notice::Undelivered { attempts }
         }
         Delivery::Settled(_) | Delivery::Answered(_) => Notice::Delivered,
     };

@@ -438,6 +438,23 @@ fn a_consumer_that_gives_up_has_its_provider_told_until_it_hears() {
 }
 
 #[test]
+fn a_provider_that_never_comes_back_is_not_told_for_ever() {
+    let mut model = Model::running(JobWire::V0_2);
+    let change = model
+        .consumer
+        .fail(FailureCause::Idle, failure("nobody"), NOW)
+        .unwrap();
+    model.consumer.state = change.state;
+    let mut attempts = 0;
+    while model.consumer.has_news() {
+        attempts += 1;
+        assert!(attempts < 1000);
+        model.learn(Delivery::Unreached("no route".into()));
+    }
+    assert_eq!(attempts, 80);
+}
+
+#[test]
 fn a_disputed_outcome_is_still_owed_and_may_still_be_signed() {
     let mut model = Model::running(JobWire::V0_2);
     model.complete(600).unwrap();

@@ -138,7 +138,7 @@ impl Actor {
             tracing::warn!(
                 peer = %source,
                 direction,
-                "heartbeats that are off by over an hour are ignored; check the clocks of that peer and of this machine"
+                "heartbeats that are off by over four hours are ignored; check the clocks of that peer and of this machine"
             );
         }
     }

@@ -237,6 +237,31 @@ fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
+/// See [`crate::fuzz::autonat`].
+pub(super) fn fuzz(data: &[u8]) {
+    use futures::FutureExt;
+    use futures::io::Cursor;
+
+    let frame = read_frame(&mut Cursor::new(data), MESSAGE_BYTES).now_or_never();
+    if let Some(Ok(frame)) = frame {
+        assert!(frame.len() <= MESSAGE_BYTES);
+        let _ = response(&frame);
+    }
+    let _ = read_dial_back(&mut Cursor::new(data)).now_or_never();
+    let Ok(read) = fields(data) else { return };
+    let mut written = Vec::new();
+    for (field, value) in &read {
+        match value {
+            Value::Bytes(bytes) => put_bytes(&mut written, *field, bytes),
+            Value::Number(number) => {
+                put_varint(&mut written, field << 3);
+                put_varint(&mut written, *number);
+            }
+        }
+    }
+    assert_eq!(fields(&written).ok(), Some(read));
+}
+
 #[cfg(test)]
 mod tests {
     use futures::executor::block_on;

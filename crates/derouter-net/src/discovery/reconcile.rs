@@ -247,6 +247,28 @@ pub(super) async fn put<T>(
     answer.await.map_err(|_| busy())
 }
 
+/// See [`crate::fuzz::reconcile`].
+pub(super) fn fuzz(data: &[u8]) {
+    static KNOWN: std::sync::OnceLock<Option<Snapshot>> = std::sync::OnceLock::new();
+    const ITEMS: u8 = 200;
+    let make = || {
+        let items = (0..ITEMS).map(|number| (u64::from(number), [number; 32]));
+        Snapshot::new((u16::MAX, true), items, Instant::now())
+    };
+    let Some(known) = KNOWN.get_or_init(make) else {
+        return;
+    };
+    if let Ok(answer) = known.answer(data) {
+        assert!(answer.len() <= RECONCILE_BYTES);
+    }
+    if let Ok(round) = known.step(data) {
+        assert!(round.next.is_none_or(|next| next.len() <= RECONCILE_BYTES));
+        // Each of ours once, and only those whose bytes were there to be named.
+        assert!(round.have.len() <= usize::from(ITEMS));
+        assert!(round.need.len() <= data.len() / 32);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

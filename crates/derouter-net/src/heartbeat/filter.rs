@@ -12,10 +12,10 @@ use crate::limits;
 
 /// How far ahead of our clock a heartbeat may be. Clocks of real machines are off by minutes; one
 /// from far ahead would block its sender until then.
-const MAX_AHEAD_SECONDS: u64 = 3600;
+const MAX_AHEAD_SECONDS: u64 = 4 * 3600;
 /// How far behind our clock a heartbeat may be: as far as ahead, for the same clocks. An older one
 /// is a recording, or was made up to have many timestamps to rise through.
-const MAX_BEHIND_SECONDS: u64 = 3600;
+const MAX_BEHIND_SECONDS: u64 = 4 * 3600;
 
 /// Heartbeats of one source. Ours never come faster than one a second, those of 0.1 every 30 s; the
 /// burst is for those that were held up on their way.
@@ -54,7 +54,7 @@ pub(crate) enum Verdict {
     Good(Heartbeat),
     /// Not newer than the last one of its source.
     Stale,
-    /// From over an hour ahead or ago. `first` for the first one of that source.
+    /// From over four hours ahead or ago. `first` for the first one of that source.
     OffClock {
         /// Ahead of our clock, not behind.
         ahead: bool,
@@ -223,15 +223,15 @@ mod tests {
 
     #[test]
     fn a_heartbeat_from_over_an_hour_ahead_or_ago_is_ignored_told_once_and_blocks_nothing() {
-        for (timestamp, ahead) in [(CLOCK.0 + 3601, true), (CLOCK.0 - 3601, false)] {
+        for (timestamp, ahead) in [(CLOCK.0 + 14_401, true), (CLOCK.0 - 14_401, false)] {
             let mut bench = Bench::new();
             let peer = PeerId::random();
             for first in [true, false] {
                 let verdict = bench.direct(peer, timestamp);
                 assert_eq!(verdict, Verdict::OffClock { ahead, first });
             }
-            assert!(is_good(&bench.direct(peer, CLOCK.0 - 3600)));
-            assert!(is_good(&bench.direct(peer, CLOCK.0 + 3600)));
+            assert!(is_good(&bench.direct(peer, CLOCK.0 - 14_400)));
+            assert!(is_good(&bench.direct(peer, CLOCK.0 + 14_400)));
         }
     }
 

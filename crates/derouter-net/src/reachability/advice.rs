@@ -32,7 +32,7 @@ fn clock(off: Option<OffClock>, all: &mut Vec<Advice>) {
         Some(OffClock::Behind) => "fast",
     };
     let text = format!(
-        "The clock of this machine seems to be over an hour {direction}: what all providers announce is of another time, and is ignored. Set the clock (time zones do not matter), best by NTP."
+        "The clock of this machine seems to be over four hours {direction}: what all providers announce is of another time, and is ignored. Set the clock (time zones do not matter), best by NTP."
     );
     say(all, "clock", text);
 }

@@ -1,6 +1,6 @@
 //! Whether this machine's clock is wrong, from what others say the time is. Pure.
 //!
-//! Announcements and heartbeats that are off by over an hour are not taken, so a wrong clock empties
+//! Announcements and heartbeats that are off by over four hours are not taken, so a wrong clock empties
 //! the market without another sign.
 
 use std::time::{Duration, Instant};
@@ -17,9 +17,9 @@ const SOURCES: usize = 16;
 /// Which way a time is off, seen from this machine's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OffClock {
-    /// Others are over an hour ahead.
+    /// Others are over four hours ahead.
     Ahead,
-    /// Others are over an hour behind.
+    /// Others are over four hours behind.
     Behind,
 }
 

@@ -191,6 +191,7 @@ async fn create(
         Err(NotTaken::OfferNotFound) => {
             Refusal::new(RefusalCode::OfferNotFound, "this offer is not provided")
         }
+        Err(NotTaken::Draining) => Refusal::new(RefusalCode::ShuttingDown, "the node stops"),
         Err(NotTaken::OfferChanged) => Refusal::new(RefusalCode::OfferChanged, "the offer changed"),
         Err(NotTaken::InvalidArgs(reason)) => Refusal::new(RefusalCode::InvalidArgs, reason),
         Err(NotTaken::OwesTooMuch) => {
@@ -266,11 +267,7 @@ async fn rejoin(
         return None;
     }
     let offer = (job.offer.protocol_id.clone(), job.offer.offer_id.clone());
-    let service = {
-        let market = shared.market();
-        let provided = market.provided.get(&offer);
-        provided.map(|provided| Arc::clone(&provided.service))
-    };
+    let service = shared.market().provided.service(&offer);
     let Some(service) = service else {
         let reason = "the module that served the job has gone";
         refuse(answering, Refusal::new(RefusalCode::JobOver, reason)).await;
@@ -484,11 +481,13 @@ async fn settle(
             _ => step(job, signed),
         }
     };
+    crate::failpoint!("provider::before-confirmed");
     // The signatures are the provider's claim to its money: on disk before the consumer may forget.
     let changed = shared
         .store
         .change_jobs(Role::Provider, keys, Durability::Fsync, decide)
         .await?;
+    crate::failpoint!("provider::confirmed");
     let answers = changed.into_iter().map(|(settled, job)| {
         if let Some(job) = job {
             super::paid(shared, &job);
@@ -518,10 +517,12 @@ async fn give_up(shared: &Arc<Shared>, peer: PeerId, given_up: Vec<GivenUp>) -> 
         derouter_wire::cbor::truncate_to_char(&mut reason, limits::NOTICE_REASON_BYTES);
         job.given_up(&peer, given.cause, &reason, now)
     };
+    crate::failpoint!("provider::before-noted");
     let changed = shared
         .store
         .change_jobs(Role::Provider, keys, Durability::Wal, decide)
         .await;
+    crate::failpoint!("provider::noted");
     match changed {
         Ok(changed) => changed
             .into_iter()

@@ -84,13 +84,7 @@ pub(crate) async fn prepare(
     if expired(shared, key).await {
         return Err(JobConnectionResult::JobExpired);
     }
-    let service = {
-        let market = shared.market();
-        market
-            .provided
-            .get(&job.offer)
-            .map(|offer| Arc::clone(&offer.service))
-    };
+    let service = shared.market().provided.service(&job.offer);
     let Some(service) = service else {
         return Err(JobConnectionResult::JobExpired);
     };

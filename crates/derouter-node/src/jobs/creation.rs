@@ -131,6 +131,7 @@ async fn insert(
         created_at_sync: now,
         created_at_local: now,
     };
+    crate::failpoint!("consumer::before-created");
     match shared.store.insert_job(job, Durability::Wal).await {
         Ok(job) => {
             shared.look_after(&job);
@@ -202,6 +203,7 @@ async fn accepted(
         .update_job(Role::Consumer, &key, Durability::Wal, step)
         .await
         .map_err(|error| CreateJobError::Node(internal(error)))?;
+    crate::failpoint!("consumer::accepted");
     let Some(job) = stored else {
         // Its deadline came first, and the provider may have been told so before it had the job.
         drop(stream);
@@ -233,10 +235,12 @@ async fn give_up_late(shared: &Shared, key: &JobKey) {
 /// The row of a job that the provider does not have.
 async fn forget(shared: &Shared, key: &JobKey) {
     shared.open_jobs().ended(&(Role::Consumer, key.clone()));
+    crate::failpoint!("consumer::before-forgotten");
     if let Err(error) = shared.store.forget_refused(key).await {
         // A restart ends it.
         tracing::warn!(job = %key, %error, "could not forget a job that was refused");
     }
+    crate::failpoint!("consumer::forgotten");
 }
 
 /// Ends a job of which it is not known whether the provider has it, and has it told.
@@ -253,13 +257,14 @@ async fn give_up(shared: &Arc<Shared>, key: &JobKey) {
 
 fn refused(refusal: Refusal) -> CreateJobError {
     match refusal.code {
-        RefusalCode::OfferNotFound => CreateJobError::ProviderOfferNotFound,
+        RefusalCode::OfferNotFound | RefusalCode::ShuttingDown => {
+            CreateJobError::ProviderOfferNotFound
+        }
         RefusalCode::OfferChanged => CreateJobError::ProviderOfferPayloadMismatch,
         RefusalCode::InvalidArgs => CreateJobError::InvalidJobArgs(refusal.message),
-        RefusalCode::Busy
-        | RefusalCode::OwesTooMuch
-        | RefusalCode::ShuttingDown
-        | RefusalCode::Internal => CreateJobError::ProviderBusy,
+        RefusalCode::Busy | RefusalCode::OwesTooMuch | RefusalCode::Internal => {
+            CreateJobError::ProviderBusy
+        }
         _ => CreateJobError::ProviderInvalidResponse,
     }
 }
@@ -334,8 +339,12 @@ async fn join_again(shared: Arc<Shared>, key: JobKey, number: u64, session: Arc<
     let first = JOIN_AGAIN.iter().skip(slower).take(1);
     for pause in first.chain(JOIN_AGAIN.iter().skip(1)).copied() {
         let pausing = shared.stop.run_until_cancelled(sleep(pause)).await;
-        if pausing.is_none() || !session.wants_link() {
+        if pausing.is_none() {
             break;
+        }
+        if !session.wants_link() {
+            // Its module has left, or the session is over.
+            return;
         }
         let call = JobCall::Join {
             job_id: key.job_id.clone(),
@@ -373,10 +382,12 @@ async fn join_again(shared: Arc<Shared>, key: JobKey, number: u64, session: Arc<
 async fn learn(shared: &Arc<Shared>, key: &JobKey, refusal: &Refusal) {
     let Some(cause) = refusal.failed else { return };
     let step = move |job: &Job| job.learn_failure(cause, unix_now());
+    crate::failpoint!("consumer::before-learnt");
     let learnt = shared
         .store
         .update_job(Role::Consumer, key, Durability::Wal, step)
         .await;
+    crate::failpoint!("consumer::learnt");
     match learnt {
         Ok(Some(job)) => shared.job_ended(&job),
         Ok(None) => {}

@@ -1,18 +1,21 @@
 //! Job streams that wait for a stream of their module, and those that were joined.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use derouter_sdk::tcp::link::MuxStream;
 use derouter_sdk::{JobKey, JobStream};
 use derouter_wire::ConnectionId;
+use derouter_wire::rpc::ticket::{TICKET_BYTES, Ticket};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::greeting::Dialect;
 use super::pipe;
 
 /// How long a job stream waits for its module, and a module's stream for its connection id.
@@ -30,7 +33,8 @@ const MAX_CONNECTION_ID: u64 = (1 << 53) - 1;
 
 /// The job streams of one module's connection.
 pub(super) struct JobConnections {
-    waiting: Mutex<HashMap<ConnectionId, Waiting>>,
+    dialect: Arc<OnceLock<Dialect>>,
+    waiting: Mutex<HashMap<Ticket, Waiting>>,
     over: Mutex<LatestJobs>,
     /// Jobs for the node's own offers that the module created.
     created: Mutex<LatestJobs>,
@@ -45,7 +49,7 @@ struct Waiting {
 
 /// A job stream that waits for its module.
 pub(super) struct Opened {
-    pub(super) id: ConnectionId,
+    pub(super) ticket: Ticket,
     ended: oneshot::Receiver<()>,
 }
 
@@ -82,8 +86,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl JobConnections {
-    pub(super) fn new(closed: CancellationToken) -> Self {
+    pub(super) fn new(dialect: Arc<OnceLock<Dialect>>, closed: CancellationToken) -> Self {
         Self {
+            dialect,
             waiting: Mutex::default(),
             over: Mutex::default(),
             created: Mutex::default(),
@@ -94,27 +99,52 @@ impl JobConnections {
     /// Keeps a job stream until the module claims it, at most 30 s. `None` when too many wait.
     pub(super) fn open(self: &Arc<Self>, job: JobKey, stream: JobStream) -> Option<Opened> {
         let (ended, on_end) = oneshot::channel();
-        let id = {
+        let ticket = self.new_ticket();
+        {
             let mut waiting = lock(&self.waiting);
             if waiting.len() >= MAX_WAITING {
                 return None;
             }
-            // Random, so that no module can guess another connection; 53 bits do not collide.
-            let id = ConnectionId(Uuid::new_v4().as_u64_pair().1 & MAX_CONNECTION_ID);
-            waiting.insert(id, Waiting { job, stream, ended });
-            id
-        };
+            waiting.insert(ticket, Waiting { job, stream, ended });
+        }
         let this = Arc::clone(self);
         tokio::spawn(async move {
             let expiry = timeout(CLAIM_WAIT, this.closed.cancelled());
             let _ = expiry.await;
-            this.expire(id);
+            this.expire(ticket);
         });
-        Some(Opened { id, ended: on_end })
+        Some(Opened {
+            ticket,
+            ended: on_end,
+        })
     }
 
-    fn expire(&self, id: ConnectionId) {
-        let unclaimed = lock(&self.waiting).remove(&id);
+    fn is_0_2(&self) -> bool {
+        self.dialect.get().is_some_and(Dialect::is_0_2)
+    }
+
+    /// Random, so that no module can guess another connection; 53 bits do not collide.
+    fn new_ticket(&self) -> Ticket {
+        match self.is_0_2() {
+            true => Ticket::Random(rand::random()),
+            false => {
+                let random = Uuid::new_v4().as_u64_pair().1;
+                Ticket::Number(ConnectionId(random & MAX_CONNECTION_ID))
+            }
+        }
+    }
+
+    async fn read_ticket(&self, module: &mut MuxStream) -> io::Result<Ticket> {
+        if !self.is_0_2() {
+            return Ok(Ticket::Number(ConnectionId(module.read_u64().await?)));
+        }
+        let mut bytes = [0; TICKET_BYTES];
+        module.read_exact(&mut bytes).await?;
+        Ok(Ticket::Random(bytes))
+    }
+
+    fn expire(&self, ticket: Ticket) {
+        let unclaimed = lock(&self.waiting).remove(&ticket);
         if let Some(unclaimed) = unclaimed {
             tracing::debug!(job = %unclaimed.job, "a module did not claim a job connection");
         }
@@ -128,13 +158,13 @@ impl JobConnections {
         if module.write(&[]).await.is_err() {
             return;
         }
-        let Ok(Ok(id)) = timeout(CLAIM_WAIT, module.read_u64()).await else {
+        let Ok(Ok(ticket)) = timeout(CLAIM_WAIT, self.read_ticket(&mut module)).await else {
             tracing::debug!("a module opened a stream and named no connection");
             return;
         };
-        let claimed = lock(&self.waiting).remove(&ConnectionId(id));
+        let claimed = lock(&self.waiting).remove(&ticket);
         let Some(Waiting { job, stream, ended }) = claimed else {
-            tracing::debug!("a module named a job connection that does not exist");
+            tracing::debug!("a module named no job connection that waits for it");
             return;
         };
         let end = pipe::join(module, stream, || self.is_over(&job)).await;

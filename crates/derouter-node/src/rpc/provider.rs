@@ -149,7 +149,7 @@ impl ProviderService for ModuleService {
             return;
         };
         let request = ProviderOpenJobConnection {
-            connection_id: opened.id,
+            connection_id: opened.ticket,
             nonce,
         };
         // The module opens its stream whether or not its acknowledgement comes in time.

@@ -5,11 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use derouter_sdk::tcp::link::{CallError, Caller};
-use derouter_sdk::{JobEvent, Node, OfferEvent, PeerId, ProviderEvent, ProviderRecord, Watch};
+use derouter_sdk::{
+    Cursor, JobEvent, Node, NodeState, OfferEvent, PeerId, ProviderEvent, ProviderRecord, Watch,
+};
 use derouter_wire::SubscriptionId;
+use derouter_wire::limits::RPC_SUBSCRIPTIONS;
 use derouter_wire::rpc::event::{
-    Event, EventJobUpdated, EventOfferRemoved, EventOfferUpdated, EventProviderHeartbeat,
-    EventProviderUpdated,
+    Event, EventJobUpdated, EventNodeState, EventOfferRemoved, EventOfferUpdated,
+    EventProviderHeartbeat, EventProviderUpdated, EventReady, EventReset, NodeStateChanged,
 };
 use futures::stream::{self, BoxStream, SelectAll, StreamExt};
 use tokio::sync::mpsc;
@@ -17,9 +20,6 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::told::{OfferNews, ToldOffers, ToldProviders};
-
-/// Subscriptions of one connection. A module needs three.
-const MAX_SUBSCRIPTIONS: usize = 64;
 
 /// How long the events wait for a provider's record.
 const RECORD_WAIT: Duration = Duration::from_secs(5);
@@ -29,12 +29,14 @@ pub(super) enum Source {
     Offers(Watch<OfferEvent>),
     Providers(Watch<ProviderEvent>),
     Jobs(Watch<JobEvent>),
+    State(Watch<NodeState>),
 }
 
 enum Happened {
     Offer(OfferEvent),
     Provider(ProviderEvent),
     Job(JobEvent),
+    State(NodeState),
     Ended,
 }
 
@@ -59,7 +61,7 @@ struct Open {
 impl Subscriptions {
     /// Starts the task that sends the events of a connection until `closed`.
     pub(super) fn start(node: Arc<dyn Node>, caller: Caller, closed: CancellationToken) -> Self {
-        let (added, additions) = mpsc::channel(MAX_SUBSCRIPTIONS);
+        let (added, additions) = mpsc::channel(RPC_SUBSCRIPTIONS);
         let teller = Teller {
             node,
             caller,
@@ -83,7 +85,7 @@ impl Subscriptions {
     /// [`Subscriptions::begin`], behind the answer that tells the id.
     pub(super) fn reserve(&self) -> Option<SubscriptionId> {
         let mut open = self.open();
-        if open.cancels.len() >= MAX_SUBSCRIPTIONS {
+        if open.cancels.len() >= RPC_SUBSCRIPTIONS {
             return None;
         }
         let id = SubscriptionId(open.next_id);
@@ -115,23 +117,30 @@ impl Subscriptions {
     }
 }
 
-type Events = BoxStream<'static, (SubscriptionId, Happened)>;
+type Events = BoxStream<'static, (SubscriptionId, Happened, Option<Cursor>)>;
 
 fn events(added: Added) -> Events {
-    fn follow<T: Send + 'static>(watch: Watch<T>) -> BoxStream<'static, T> {
-        let next = async |mut watch: Watch<T>| Some((watch.next().await?, watch));
+    fn follow<T: Send + 'static>(
+        watch: Watch<T>,
+        happened: fn(T) -> Happened,
+    ) -> BoxStream<'static, (Happened, Option<Cursor>)> {
+        let next = move |mut watch: Watch<T>| async move {
+            let event = happened(watch.next().await?);
+            Some(((event, watch.cursor().cloned()), watch))
+        };
         stream::unfold(watch, next).boxed()
     }
     let happened = match added.source {
-        Source::Offers(watch) => follow(watch).map(Happened::Offer).boxed(),
-        Source::Providers(watch) => follow(watch).map(Happened::Provider).boxed(),
-        Source::Jobs(watch) => follow(watch).map(Happened::Job).boxed(),
+        Source::Offers(watch) => follow(watch, Happened::Offer),
+        Source::Providers(watch) => follow(watch, Happened::Provider),
+        Source::Jobs(watch) => follow(watch, Happened::Job),
+        Source::State(watch) => follow(watch, Happened::State),
     };
     let id = added.id;
     happened
         .take_until(added.cancelled.cancelled_owned())
-        .chain(stream::once(async { Happened::Ended }))
-        .map(move |happened| (id, happened))
+        .chain(stream::once(async { (Happened::Ended, None) }))
+        .map(move |(happened, cursor)| (id, happened, cursor))
         .boxed()
 }
 
@@ -161,8 +170,13 @@ impl Teller {
                     }
                     None => return,
                 },
-                Some((id, happened)) = all.next(), if !all.is_empty() => {
-                    match self.tell(id, happened).await {
+                Some((id, happened, cursor)) = all.next(), if !all.is_empty() => {
+                    let told = if self.caller.is_0_2() {
+                        self.tell_modern(id, happened, cursor).await
+                    } else {
+                        self.tell(id, happened).await
+                    };
+                    match told {
                         Ok(()) => {}
                         Err(CallError::Refused(reason)) => {
                             tracing::warn!(subscription = %id, reason, "an event is not sent");
@@ -180,8 +194,66 @@ impl Teller {
             Source::Providers(_) => {
                 self.providers.insert(added.id, ToldProviders::default());
             }
-            Source::Jobs(_) => {}
+            Source::Jobs(_) | Source::State(_) => {}
         }
+    }
+
+    /// Tells a module of 0.2: each event with its place, and a full state as one.
+    async fn tell_modern(
+        &mut self,
+        subscription_id: SubscriptionId,
+        happened: Happened,
+        cursor: Option<Cursor>,
+    ) -> Result<(), CallError> {
+        let caller = &self.caller;
+        let id = subscription_id;
+        match happened {
+            Happened::Offer(OfferEvent::Reset(all)) => {
+                caller.notify(&EventReset { subscription_id }).await?;
+                for offer in all {
+                    caller.notify(&EventOfferUpdated(of(id, offer))).await?;
+                }
+            }
+            Happened::Provider(ProviderEvent::Reset(all)) => {
+                caller.notify(&EventReset { subscription_id }).await?;
+                for record in all {
+                    caller.notify(&EventProviderUpdated(of(id, record))).await?;
+                }
+            }
+            Happened::Job(JobEvent::Reset) => {
+                caller.notify(&EventReset { subscription_id }).await?;
+            }
+            Happened::Offer(OfferEvent::Updated(offer)) => {
+                let event = EventOfferUpdated(at(id, offer, cursor));
+                return caller.notify(&event).await;
+            }
+            Happened::Offer(OfferEvent::Removed(offer)) => {
+                let event = EventOfferRemoved(at(id, offer, cursor));
+                return caller.notify(&event).await;
+            }
+            Happened::Provider(ProviderEvent::Updated(record)) => {
+                let event = EventProviderUpdated(at(id, record, cursor));
+                return caller.notify(&event).await;
+            }
+            Happened::Provider(ProviderEvent::Heartbeat(beat)) => {
+                let event = EventProviderHeartbeat(at(id, beat, cursor));
+                return caller.notify(&event).await;
+            }
+            Happened::Job(JobEvent::Updated(job)) => {
+                let event = EventJobUpdated(at(id, *job, cursor));
+                return caller.notify(&event).await;
+            }
+            Happened::State(state) => {
+                let event = EventNodeState(at(id, told(state), cursor));
+                return caller.notify(&event).await;
+            }
+            Happened::Ended => return Ok(()),
+        }
+        let ready = EventReady {
+            subscription_id,
+            cursor,
+        };
+        caller.notify(&ready).await
     }
 
     async fn tell(&mut self, id: SubscriptionId, happened: Happened) -> Result<(), CallError> {
@@ -189,6 +261,11 @@ impl Teller {
             Happened::Offer(event) => self.offer(id, event).await,
             Happened::Provider(event) => self.provider(id, event).await,
             Happened::Job(event) => self.job(id, event).await,
+            Happened::State(state) => {
+                self.caller
+                    .notify(&EventNodeState(of(id, told(state))))
+                    .await
+            }
             Happened::Ended => {
                 self.offers.remove(&id);
                 self.providers.remove(&id);
@@ -316,9 +393,22 @@ impl Teller {
     }
 }
 
+fn told(state: NodeState) -> NodeStateChanged {
+    let draining_ms = match state {
+        NodeState::Draining { left } => Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+        _ => None,
+    };
+    NodeStateChanged { draining_ms }
+}
+
 fn of<T>(subscription_id: SubscriptionId, payload: T) -> Event<T> {
+    at(subscription_id, payload, None)
+}
+
+fn at<T>(subscription_id: SubscriptionId, payload: T, cursor: Option<Cursor>) -> Event<T> {
     Event {
         subscription_id,
         payload,
+        cursor,
     }
 }

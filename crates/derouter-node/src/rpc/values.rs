@@ -59,6 +59,29 @@ impl Values {
     }
 }
 
+/// See [`crate::fuzz::job_bytes`]. The first byte says in what pieces the rest arrives.
+pub(super) fn fuzz(data: &[u8]) {
+    let Some((size, bytes)) = data.split_first() else {
+        return;
+    };
+    let (mut values, mut waiting, mut sent) = (Values::default(), Vec::new(), Vec::new());
+    let mut take = |values: &mut Values, waiting: &mut Vec<u8>| {
+        while let Some(count) = values.whole(waiting) {
+            assert!(count > 0 && count <= waiting.len());
+            sent.extend(waiting.drain(..count));
+        }
+    };
+    for piece in bytes.chunks(usize::from(*size).max(1)) {
+        waiting.extend_from_slice(piece);
+        take(&mut values, &mut waiting);
+        assert!(waiting.len() < MAX_VALUE_BYTES.saturating_add(4));
+    }
+    values.give_up();
+    take(&mut values, &mut waiting);
+    assert!(waiting.is_empty());
+    assert_eq!(sent, bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

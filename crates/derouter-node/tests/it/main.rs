@@ -9,6 +9,8 @@
 )]
 
 mod node_0_1;
+mod node_disk;
+mod node_drain;
 mod node_jobs;
 mod node_legacy;
 mod node_offers;
@@ -16,9 +18,12 @@ mod node_peers;
 mod old_node;
 mod rpc_calls;
 mod rpc_events;
+mod rpc_hello;
 mod rpc_hostile;
 mod rpc_jobs;
 mod rpc_large;
+mod rpc_modern;
+mod rpc_raw;
 mod rpc_support;
 mod support;
 mod wire_0_2;

@@ -121,12 +121,8 @@ async fn every_refusal_reaches_the_consumer_as_what_it_is() {
         }
     });
     assert!(matches!(gone.await, CreateJobError::ProviderOfferNotFound));
-    // The job was joined when it was created.
+    // It goes on: the job was joined when it was created.
     drop(consumer.open_job(&job).await.unwrap());
-    assert!(matches!(
-        consumer.open_job(&job).await,
-        Err(OpenJobError::ProviderJobExpired)
-    ));
     let nobody = JobKey {
         provider: job.provider,
         job_id: derouter_sdk::JobId::new("none").unwrap(),

@@ -64,9 +64,12 @@ async fn a_watch_of_offers_begins_with_all_and_goes_on_with_changes() {
 }
 
 #[tokio::test]
-async fn a_later_full_state_of_the_node_becomes_what_changed() {
+async fn a_later_full_state_of_the_node_is_what_changed_to_0_1_and_a_full_state_to_0_2() {
     let served = serve().await;
-    let mut watch = soon(served.module().watch_offers(OfferFilter::default()))
+    let mut modern = soon(served.module().watch_offers(OfferFilter::default()))
+        .await
+        .unwrap();
+    let mut watch = soon(served.old_module().watch_offers(OfferFilter::default()))
         .await
         .unwrap();
     assert_eq!(next(&mut watch).await, OfferEvent::Reset(vec![]));
@@ -77,8 +80,11 @@ async fn a_later_full_state_of_the_node_becomes_what_changed() {
         .node
         .tell_offer(OfferEvent::Reset(vec![b.clone()]))
         .await;
-    assert_eq!(next(&mut watch).await, OfferEvent::Updated(b));
+    assert_eq!(next(&mut watch).await, OfferEvent::Updated(b.clone()));
     assert_eq!(next(&mut watch).await, OfferEvent::Removed(removed(&a)));
+    assert_eq!(next(&mut modern).await, OfferEvent::Reset(vec![]));
+    assert_eq!(next(&mut modern).await, OfferEvent::Updated(a));
+    assert_eq!(next(&mut modern).await, OfferEvent::Reset(vec![b]));
 }
 
 #[tokio::test]
@@ -170,7 +176,11 @@ async fn a_dropped_watch_ends_its_subscription() {
 #[tokio::test]
 async fn a_watcher_that_is_slow_gets_a_new_full_state_and_slows_nobody() {
     let served = serve().await;
-    let module = served.module();
+    slow_watcher(&served, served.module()).await;
+    slow_watcher(&served, served.old_module()).await;
+}
+
+async fn slow_watcher(served: &Served, module: TcpNode) {
     let mut slow = soon(module.watch_offers(OfferFilter::default()))
         .await
         .unwrap();
@@ -193,6 +203,7 @@ async fn a_watcher_that_is_slow_gets_a_new_full_state_and_slows_nobody() {
         for snapshot in 5000.. {
             let event = OfferEvent::Updated(offer(other_peer(), "b", snapshot));
             served.node.tell_offer(event).await;
+            tokio::task::yield_now().await;
         }
     };
     tokio::select! {

@@ -2,83 +2,14 @@
 
 use std::time::Duration;
 
-use derouter_sdk::tcp::link::{Mux, MuxStream, Side, drive};
-use derouter_sdk::wire::cbor;
 use derouter_sdk::wire::rpc::request::*;
 use derouter_sdk::wire::rpc::{Call, Frame, FrameKind, encode_frame};
 use derouter_sdk::*;
-use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_util::sync::DropGuard;
 
+use crate::rpc_raw::*;
 use crate::rpc_support::*;
-
-/// A module that writes what it likes.
-struct Raw {
-    mux: Mux,
-    frames: MuxStream,
-    closed: tokio_util::sync::CancellationToken,
-    _guard: DropGuard,
-}
-
-impl Raw {
-    async fn connect(served: &Served) -> Self {
-        let socket = TcpStream::connect(served.address).await.unwrap();
-        let (mux, opens) = Mux::new();
-        let closed = tokio_util::sync::CancellationToken::new();
-        let (ended, guard) = (closed.clone(), closed.clone().drop_guard());
-        tokio::spawn(async move {
-            let _ = ended
-                .run_until_cancelled(drive(socket, Side::Module, opens, drop))
-                .await;
-            ended.cancel();
-        });
-        let frames = mux.open().await.unwrap();
-        Self {
-            mux,
-            frames,
-            closed,
-            _guard: guard,
-        }
-    }
-
-    async fn write(&mut self, bytes: &[u8]) {
-        self.frames.write_all(bytes).await.unwrap();
-        self.frames.flush().await.unwrap();
-    }
-
-    async fn request<T: Serialize>(&mut self, id: u32, type_name: &str, data: &T) {
-        self.write(&encode_frame(FrameKind::Request, id, type_name, data))
-            .await;
-    }
-
-    async fn read(&mut self) -> Vec<u8> {
-        let length = soon(self.frames.read_u32()).await.unwrap();
-        let mut body = vec![0; length as usize];
-        soon(self.frames.read_exact(&mut body)).await.unwrap();
-        body
-    }
-
-    /// Reads a response and decodes its data.
-    async fn response<T: for<'de> serde::Deserialize<'de>>(&mut self, id: u32, name: &str) -> T {
-        let body = self.read().await;
-        let frame = Frame::decode(&body).unwrap();
-        assert_eq!(
-            (frame.kind, frame.id, frame.type_name.as_ref()),
-            (FrameKind::Response, id, name)
-        );
-        cbor::from_slice(frame.data).unwrap()
-    }
-
-    async fn is_alive(&mut self) {
-        self.request(77, QuerySystem::TYPE, &NULL).await;
-        let QuerySystemReply::Ok { peer_id } = self.response(77, QuerySystem::TYPE).await;
-        assert_eq!(peer_id, peer());
-    }
-}
-
-const NULL: Option<u8> = None;
 
 #[derive(serde::Deserialize)]
 struct Refusal {
@@ -300,8 +231,7 @@ async fn a_module_that_stops_reading_slows_no_other() {
     let served = serve().await;
     let mut stuck = Raw::connect(&served).await;
     stuck.request(0, SubscribeToActiveOffers::TYPE, &NULL).await;
-    let _: FilteredReply<wire::SubscriptionId> =
-        stuck.response(0, SubscribeToActiveOffers::TYPE).await;
+    let _: FilteredReply<Subscribed> = stuck.response(0, SubscribeToActiveOffers::TYPE).await;
     // It floods with requests too, and reads no answer.
     for id in 1..2000 {
         stuck.request(id, QuerySystem::TYPE, &NULL).await;
@@ -342,12 +272,13 @@ async fn a_provider_comes_before_its_offer_in_the_events_of_a_connection() {
     let served = serve().await;
     let mut raw = Raw::connect(&served).await;
     raw.request(0, SubscribeToActiveOffers::TYPE, &NULL).await;
-    let _: FilteredReply<wire::SubscriptionId> =
-        raw.response(0, SubscribeToActiveOffers::TYPE).await;
+    let _: FilteredReply<Subscribed> = raw.response(0, SubscribeToActiveOffers::TYPE).await;
     raw.request(1, SubscribeToActiveProviders::TYPE, &NULL)
         .await;
-    let SubscribedReply::Ok(id) = raw.response(1, SubscribeToActiveProviders::TYPE).await;
-    assert_eq!(id, wire::SubscriptionId(1));
+    let subscribed: FilteredReply<Subscribed> =
+        raw.response(1, SubscribeToActiveProviders::TYPE).await;
+    let expected = Subscribed::Legacy(wire::SubscriptionId(1));
+    assert_eq!(subscribed, FilteredReply::Ok(expected));
     served.node.set_providers(vec![record(other_peer(), 5)]);
     served
         .node

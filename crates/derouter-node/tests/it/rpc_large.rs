@@ -38,7 +38,7 @@ async fn a_market_over_8_mib_is_told_as_far_as_it_fits() {
     let node = Handle(Arc::clone(&served.node));
     let provided = node.provide(offers, ProvideOptions::default(), Arc::new(Nothing));
     let _provision = provided.await.unwrap();
-    let module = served.module();
+    let module = served.old_module();
     let told = soon(module.active_offers(&OfferFilter::default()))
         .await
         .unwrap();
@@ -49,6 +49,19 @@ async fn a_market_over_8_mib_is_told_as_far_as_it_fits() {
         .unwrap();
     match soon(watch.next()).await.unwrap() {
         OfferEvent::Reset(all) => assert_eq!(all.len(), told.len()),
+        other => panic!("{other:?}"),
+    }
+    // 0.2 has pages, and tells a full state as events.
+    let module = served.module();
+    let told = soon(module.active_offers(&OfferFilter::default()))
+        .await
+        .unwrap();
+    assert_eq!(told.len(), 201);
+    let mut watch = soon(module.watch_offers(OfferFilter::default()))
+        .await
+        .unwrap();
+    match soon(watch.next()).await.unwrap() {
+        OfferEvent::Reset(all) => assert_eq!(all.len(), 201),
         other => panic!("{other:?}"),
     }
 }

@@ -5,10 +5,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use derouter_node::rpc::RpcServer;
+use derouter_node::rpc::{RpcOptions, RpcServer};
+use derouter_sdk::tcp::COOKIE_FILE;
 use derouter_sdk::wire::rpc::event::{OfferRemoved, ProviderHeartbeat};
 use derouter_sdk::*;
+use tempfile::TempDir;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Every wait of these tests ends here, in failure.
@@ -513,46 +516,91 @@ pub fn heartbeat(peer_id: PeerId) -> ProviderHeartbeat {
 pub struct Served {
     pub node: Arc<RecordingNode>,
     pub address: SocketAddr,
+    /// Its data directory.
+    pub directory: Arc<TempDir>,
     cancel: CancellationToken,
+    running: JoinHandle<()>,
     _stop: DropGuard,
 }
 
+/// Serves modules of both versions.
 pub async fn serve() -> Served {
-    let server = RpcServer::bind(0).await.unwrap();
-    serve_with(server, Arc::default())
+    let directory = Arc::new(tempfile::tempdir().unwrap());
+    serve_in(directory, 0, true, Arc::default()).await
+}
+
+/// Serves modules of 0.2 only.
+pub async fn serve_modern() -> Served {
+    let directory = Arc::new(tempfile::tempdir().unwrap());
+    serve_in(directory, 0, false, Arc::default()).await
 }
 
 /// Serves a node, for example one that was served before.
-pub fn serve_with(server: RpcServer, node: Arc<RecordingNode>) -> Served {
+async fn serve_in(
+    directory: Arc<TempDir>,
+    port: u16,
+    allow_legacy: bool,
+    node: Arc<RecordingNode>,
+) -> Served {
+    let options = RpcOptions {
+        port,
+        directory: Some(directory.path().to_path_buf()),
+        allow_legacy,
+    };
+    let bind = async {
+        loop {
+            match RpcServer::bind(options.clone()).await {
+                Ok(server) => return server,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    let mut server = soon(bind).await;
+    server.publish().unwrap();
     let cancel = CancellationToken::new();
     let address = server.local_addr();
-    tokio::spawn(server.run(Arc::new(Handle(Arc::clone(&node))), cancel.clone()));
+    let running = server.run(Arc::new(Handle(Arc::clone(&node))), cancel.clone());
     Served {
         node,
         address,
+        directory,
         cancel: cancel.clone(),
+        running: tokio::spawn(running),
         _stop: cancel.drop_guard(),
     }
 }
 
 impl Served {
+    /// A module of 0.2, over TCP.
     pub fn module(&self) -> TcpNode {
+        let mut options = TcpOptions::default();
+        options.cookie = Some(self.directory.path().join(COOKIE_FILE));
+        TcpNode::connect(self.address.to_string(), options)
+    }
+
+    /// A module of 0.1.
+    pub fn old_module(&self) -> TcpNode {
         TcpNode::connect(self.address.to_string(), TcpOptions::default())
+    }
+
+    /// What the cookie file holds.
+    pub fn token(&self) -> String {
+        let path = self.directory.path().join(COOKIE_FILE);
+        let text = std::fs::read_to_string(path).unwrap();
+        text.trim().to_owned()
+    }
+
+    /// Stops the server.
+    pub async fn stop(self) {
+        self.cancel.cancel();
+        soon(self.running).await.unwrap();
     }
 
     /// Stops the server and starts one on the same port.
     pub async fn restart(self) -> Served {
         let (node, port) = (Arc::clone(&self.node), self.address.port());
-        self.cancel.cancel();
-        drop(self);
-        let bind = async {
-            loop {
-                match RpcServer::bind(port).await {
-                    Ok(server) => return server,
-                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-                }
-            }
-        };
-        serve_with(soon(bind).await, node)
+        let directory = Arc::clone(&self.directory);
+        self.stop().await;
+        serve_in(directory, port, true, node).await
     }
 }

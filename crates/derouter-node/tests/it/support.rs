@@ -34,8 +34,9 @@ pub fn config(dir: &Path, bootstrap: Vec<Multiaddr>) -> NodeConfig {
             name: Some("tester".into()),
             ..ProviderDetails::default()
         },
-        rpc_port: Some(0),
+        rpc: Some(derouter_node::RpcOptions::default()),
         store_payloads: false,
+        retention: derouter_node::PayloadRetention::default(),
     }
 }
 

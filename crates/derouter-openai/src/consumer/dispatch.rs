@@ -47,6 +47,10 @@ pub(crate) async fn dispatch(
     asked: Asked,
 ) -> Result<(Answer, Value), ApiError> {
     count(&gateway.counters.requests);
+    if gateway.is_draining() {
+        let message = "The gateway's node is shutting down and takes no new requests.";
+        return Err(ApiError::unavailable("shutting_down", message));
+    }
     let place = Arc::clone(&gateway.in_flight).try_acquire_owned();
     let place = Arc::new(place.map_err(|_| ApiError::gateway_full())?);
     let Some(own) = gateway.own_peer_id() else {

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use derouter_sdk::{JobFilter, JobQuery, JobRecord, NodeError, OfferFilter, PeerId, RowId, Wei};
+use derouter_sdk::{
+    JobFilter, JobQuery, JobRecord, NodeError, NodeState, OfferFilter, PeerId, RowId, Wei,
+};
 use rand::Rng;
 use serde_json::Value;
 
@@ -51,6 +53,31 @@ pub(crate) async fn follow_offers(gateway: Arc<Gateway>) {
                 tracing::warn!("the node tells no more of its offers");
             }
             Err(error) => tracing::warn!(%error, "can't follow the offers yet"),
+        }
+        backoff.wait().await;
+    }
+}
+
+/// Follows whether the node takes new work. A node that does not tell is asked for jobs until it
+/// refuses them.
+pub(crate) async fn follow_state(gateway: Arc<Gateway>) {
+    let mut backoff = Backoff::new();
+    loop {
+        match gateway.node.watch_state().await {
+            Ok(mut watch) => {
+                backoff = Backoff::new();
+                while let Some(state) = watch.next().await {
+                    let draining = matches!(state, NodeState::Draining { .. });
+                    gateway.set_draining(draining);
+                    if draining {
+                        tracing::info!(
+                            "the node is shutting down: answers that run go on, new requests are refused"
+                        );
+                    }
+                }
+            }
+            Err(NodeError::Unsupported(_)) => return,
+            Err(error) => tracing::debug!(%error, "can't follow the node's state yet"),
         }
         backoff.wait().await;
     }

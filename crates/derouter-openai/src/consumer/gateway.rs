@@ -1,6 +1,6 @@
 //! What all requests share.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use derouter_sdk::{Node, OfferEvent, PeerId};
@@ -32,6 +32,8 @@ pub(crate) struct Gateway {
     pub(crate) started_at: u64,
     /// Who this node is, and that what was spent before is known. Requests wait for neither.
     ready: OnceLock<PeerId>,
+    /// The node takes no new work.
+    draining: AtomicBool,
     offers: RwLock<OfferIndex>,
     health: Mutex<Health>,
 }
@@ -89,6 +91,7 @@ impl Gateway {
             },
             started_at: unix_now().0,
             ready: OnceLock::new(),
+            draining: AtomicBool::new(false),
             offers: RwLock::default(),
             health: Mutex::default(),
             node,
@@ -99,6 +102,16 @@ impl Gateway {
     /// This node's peer id, once it and the spending are known.
     pub(crate) fn own_peer_id(&self) -> Option<&PeerId> {
         self.ready.get()
+    }
+
+    /// Whether the node is on its way down.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// The node is on its way down, or is back.
+    pub(crate) fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Ordering::Relaxed);
     }
 
     /// This node is known, and so is what it spent.

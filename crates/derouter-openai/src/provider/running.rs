@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use derouter_sdk::wire::limits;
-use derouter_sdk::{Node, OfferId, OfferSpec, ProvideError, ProvideOptions, Provision};
+use derouter_sdk::{
+    Node, OfferId, OfferSpec, ProvideError, ProvideOptions, ProviderService, Provision,
+};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -57,6 +59,10 @@ pub struct RunningProvider {
     provision: Option<Provision>,
     stop: CancellationToken,
     jobs: TaskTracker,
+    /// Connections of consumers that are served.
+    connections: TaskTracker,
+    /// The node may ask it for accepted jobs after the offers were taken back.
+    _service: Arc<Service>,
     /// What runs until the stop.
     background: TaskTracker,
     counters: Arc<Counters>,
@@ -111,8 +117,15 @@ pub async fn start(
     let service = Arc::new(Service {
         offers,
         shared: Arc::clone(&shared),
+        connections: TaskTracker::new(),
     });
-    let provision = node.provide(specs, options, service).await?;
+    let provision = node
+        .provide(
+            specs,
+            options,
+            Arc::clone(&service) as Arc<dyn ProviderService>,
+        )
+        .await?;
     for (backend, models) in probes {
         tokio::spawn(
             stop.clone()
@@ -125,6 +138,8 @@ pub async fn start(
         provision: Some(provision),
         stop,
         jobs,
+        connections: service.connections.clone(),
+        _service: service,
         background,
         counters,
     })
@@ -141,7 +156,13 @@ impl RunningProvider {
         drop(self.provision.take());
         self.jobs.close();
         self.background.close();
-        let _ = timeout(grace, self.jobs.wait()).await;
+        self.connections.close();
+        let served = async {
+            self.jobs.wait().await;
+            // The ends of the answers are on their way.
+            self.connections.wait().await;
+        };
+        let _ = timeout(grace, served).await;
         self.stop.cancel();
         let ended = async {
             self.jobs.wait().await;

@@ -1,12 +1,15 @@
 //! What the node asks of the provider: take a job, take a connection, serve it.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use derouter_sdk::{
     ConnectionRefusal, JobKey, JobRefusal, JobStream, OfferId, ProviderDesk, ProviderJob,
     ProviderService, async_trait,
 };
+
+use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Ended};
 use super::job::Job;
@@ -19,6 +22,14 @@ use crate::protocol::PROTOCOL;
 pub(super) struct Service {
     pub(super) offers: HashMap<OfferId, Arc<Offer>>,
     pub(super) shared: Arc<Shared>,
+    /// Connections that are served.
+    pub(super) connections: TaskTracker,
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Service")
+    }
 }
 
 #[async_trait]
@@ -52,6 +63,7 @@ impl ProviderService for Service {
         let Some(job) = self.shared.registry.get(&key.job_id) else {
             return;
         };
+        let _served = self.connections.token();
         let Some(connected) = job.connect(desk) else {
             return;
         };

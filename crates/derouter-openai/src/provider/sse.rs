@@ -113,6 +113,24 @@ fn take_line(line: &[u8], event: &mut Event, has_data: &mut bool) {
     }
 }
 
+/// What comes out of a body in pieces of `size` bytes, until it is refused.
+pub(super) fn fuzz(body: &[u8], size: usize) -> Vec<Event> {
+    let (mut parser, mut events) = (Parser::default(), Vec::new());
+    for piece in body.chunks(size) {
+        parser.push(piece);
+        loop {
+            match parser.next() {
+                Ok(Some(event)) => events.push(event),
+                Ok(None) => break,
+                Err(EventTooLong) => return events,
+            }
+        }
+        assert!(parser.buffer.len() <= MAX_EVENT_BYTES.saturating_add(size));
+    }
+    events.extend(parser.finish());
+    events
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,37 +9,48 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use derouter_wire::cbor;
+use derouter_wire::rpc::cursor::Cursor;
 use derouter_wire::rpc::event::{
-    EventJobUpdated, EventOfferRemoved, EventOfferUpdated, EventProviderHeartbeat,
-    EventProviderUpdated, OfferRemoved, ProviderHeartbeat,
+    EventJobUpdated, EventNodeState, EventOfferRemoved, EventOfferUpdated, EventProviderHeartbeat,
+    EventProviderUpdated, EventReady, EventReset, NodeStateChanged, OfferRemoved,
+    ProviderHeartbeat,
 };
+use derouter_wire::rpc::hello::{Hello, HelloReply, ModuleInfo, Name, SPOKEN, Welcome};
 use derouter_wire::rpc::record::{
     FailureReason, JobRecord, OfferSnapshot, ProviderRecord, parse_hex_balance,
 };
 use derouter_wire::rpc::request::*;
+use derouter_wire::rpc::ticket::Ticket;
 use derouter_wire::rpc::{Call, Frame, FrameKind};
-use derouter_wire::{ConnectionId, JobKey, PeerId, SubscriptionId, UnixSeconds};
+use derouter_wire::{JobKey, PeerId, SubscriptionId, UnixSeconds};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, split};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::link::{Caller, FrameError, Mux, MuxStream, ReadBudget, Side, drive, read_frame};
+use super::link::{
+    CallError, Caller, FrameError, Mux, MuxStream, OpenRequests, ReadBudget, Side, drive,
+    read_frame,
+};
+use super::place::{Greeting, Place};
 use super::service::Service;
 use super::{TcpOptions, lock, translate};
 use crate::error::{FailJobError, NodeError, ProviderCompleteError};
+use crate::node::JobStream;
 use crate::provider::ProviderCompletion;
 
 /// Events of one subscription that wait for its watch. At the limit the watch starts over with a
 /// full state.
 pub(super) const ROUTE_EVENTS: usize = 1024;
 
+/// Items of a subscription's state: more than any node's market holds.
+const STATE_ITEMS: usize = 500_000;
+
 /// How a 0.1 node begins a frame: a map of unstated length. Ours state it.
 const MAP_OF_UNSTATED_LENGTH: u8 = 0xbf;
 
 /// What a connection is for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Role {
     /// Calls and watches.
     Calls,
@@ -55,14 +66,47 @@ pub(super) enum Told {
     ProviderUpdated(ProviderRecord),
     ProviderHeartbeat(ProviderHeartbeat),
     JobUpdated(Box<JobRecord>),
+    NodeState(NodeStateChanged),
+    /// The whole state, at once.
+    State(Vec<Told>),
+    /// Only the place behind what was told: nothing was missed until there.
+    Place,
 }
 
 /// Where the events of a subscription go.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Route {
-    pub(super) events: mpsc::Sender<Told>,
+    pub(super) events: mpsc::Sender<(Told, Option<Cursor>)>,
     /// Set when events were lost.
     pub(super) lagged: Arc<AtomicBool>,
+    /// What has come of the state.
+    pub(super) state: Option<Vec<Told>>,
+}
+
+impl Route {
+    /// Takes an event, or a piece of the state; false when nobody listens any more.
+    fn take(&mut self, told: Told, cursor: Option<Cursor>) -> Result<bool, ReadError> {
+        if let Some(state) = &mut self.state {
+            if state.len() >= STATE_ITEMS {
+                return Err(ReadError::State);
+            }
+            state.push(told);
+            return Ok(true);
+        }
+        match self.events.try_send((told, cursor)) {
+            Ok(()) => Ok(true),
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.lagged.store(true, Ordering::Release);
+                Ok(true)
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => Ok(false),
+        }
+    }
+
+    fn ready(&mut self, cursor: Option<Cursor>) -> Result<bool, ReadError> {
+        let told = self.state.take().map_or(Told::Place, Told::State);
+        self.take(told, cursor)
+    }
 }
 
 /// A connection; dropping the last handle closes it.
@@ -88,25 +132,157 @@ impl Drop for Connection {
     }
 }
 
+impl OpenError {
+    fn into_node_error(self, place: &Place) -> NodeError {
+        match self {
+            Self::Failed(error) => error,
+            Self::Old => NodeError::Protocol(format!("the node at {place} knows no Hello")),
+        }
+    }
+}
+
+/// Starts to write and read frames.
+fn exchange(stream: MuxStream, shared: &Arc<Shared>, mux: &Mux, role: Role) -> Caller {
+    let closed = &shared.closed;
+    let (caller, outgoing) = Caller::new(closed.clone());
+    let (reader, writer) = split(stream);
+    let writing = cancel_after(outgoing.write_to(writer), closed.clone());
+    tokio::spawn(async move {
+        if let Some(Err(reason)) = writing.await {
+            tracing::warn!(reason, "the connection to the node broke");
+        }
+    });
+    let reading = Reading {
+        shared: Arc::clone(shared),
+        caller: caller.clone(),
+        mux: mux.clone(),
+        role,
+    };
+    let closed = closed.clone();
+    tokio::spawn(async move {
+        if let Some(Err(error)) = cancel_after(reading.run(reader), closed).await {
+            tracing::warn!(%error, "the connection to the node broke");
+        }
+    });
+    caller
+}
+
+/// Says Hello. A node of 0.1 answers with an error of its own, closes the connection, or says
+/// nothing.
+async fn hello(
+    caller: &Caller,
+    token: Option<Name>,
+    options: &TcpOptions,
+    place: &Place,
+) -> Result<Box<Welcome>, OpenError> {
+    let hello = Hello {
+        versions: SPOKEN,
+        module: ModuleInfo {
+            name: Name::cut(options.module_name.as_str()),
+            version: None,
+        },
+        token,
+        features: None,
+        capabilities: None,
+    };
+    match caller.call(&hello, options.hello_wait).await {
+        Ok(HelloReply::Ok(welcome)) if (SPOKEN.min..=SPOKEN.max).contains(&welcome.version) => {
+            caller.speak_0_2();
+            Ok(welcome)
+        }
+        Ok(HelloReply::Ok(welcome)) => {
+            let text = format!(
+                "it chose RPC version {}, which was not offered",
+                welcome.version
+            );
+            Err(NodeError::Protocol(text).into())
+        }
+        Err(CallError::Error { tag, .. }) if tag == "UnknownRequest" => Err(OpenError::Old),
+        Err(CallError::Closed | CallError::Timeout | CallError::Answer(_)) => Err(OpenError::Old),
+        Err(error) => Err(refusal(error, options.hello_wait, place).into()),
+    }
+}
+
+/// Asks who the node is, as a module of 0.1.
+async fn who_is(caller: &Caller, options: &TcpOptions, place: &Place) -> Result<PeerId, NodeError> {
+    let asked = caller.call(&QuerySystem {}, options.query_wait).await;
+    match asked {
+        Ok(QuerySystemReply::Ok { peer_id }) => Ok(peer_id),
+        Err(error) => Err(refusal(error, options.query_wait, place)),
+    }
+}
+
+/// An error of a greeting, with what to do.
+fn refusal(error: CallError, wait: Duration, place: &Place) -> NodeError {
+    match translate::call_error(error, wait) {
+        NodeError::Refused(reason) => NodeError::Refused(format!("{reason} ({})", place.advice())),
+        error => error,
+    }
+}
+
 #[allow(clippy::needless_pass_by_value)] // For `map_err`.
 fn unreachable(error: io::Error) -> NodeError {
     NodeError::Unreachable(error.to_string())
 }
 
+/// Why there is no connection.
+enum OpenError {
+    /// The node knows no Hello: it is of version 0.1.
+    Old,
+    Failed(NodeError),
+}
+
+impl From<NodeError> for OpenError {
+    fn from(error: NodeError) -> Self {
+        Self::Failed(error)
+    }
+}
+
 impl Connection {
-    /// Connects, and asks the node who it is.
+    /// Connects, and asks the node who it is: as a module of 0.2 where that can be, else as one of
+    /// 0.1. `old`: what the node was found to be.
     pub(super) async fn open(
-        address: &str,
+        place: &Place,
         options: &TcpOptions,
         role: Role,
+        old: &AtomicBool,
     ) -> Result<Arc<Self>, NodeError> {
+        let greeting = place.greeting()?;
+        if matches!(greeting, Greeting::Hello(_)) && !old.load(Ordering::Relaxed) {
+            match Self::begin(place, options, role.clone(), greeting.clone()).await {
+                Ok(connection) => return Ok(connection),
+                Err(OpenError::Failed(error)) => return Err(error),
+                Err(OpenError::Old) => old.store(true, Ordering::Relaxed),
+            }
+        }
+        let opened = Self::begin(place, options, role.clone(), Greeting::None).await;
+        let was_updated = match &opened {
+            Ok(connection) => !connection.is_0_1(),
+            Err(_) => true,
+        };
+        if was_updated && old.swap(false, Ordering::Relaxed) && opened.is_ok() {
+            return match Self::begin(place, options, role, greeting).await {
+                Ok(connection) => Ok(connection),
+                // A node of ours that knows no Hello.
+                Err(OpenError::Old) => opened.map_err(|error| error.into_node_error(place)),
+                Err(error) => Err(error.into_node_error(place)),
+            };
+        }
+        opened.map_err(|error| error.into_node_error(place))
+    }
+
+    async fn begin(
+        place: &Place,
+        options: &TcpOptions,
+        role: Role,
+        greeting: Greeting,
+    ) -> Result<Arc<Self>, OpenError> {
         let wait = options.connect_wait;
-        let socket = timeout(wait, TcpStream::connect(address)).await;
-        let socket = socket.map_err(|_| NodeError::Timeout(wait.as_secs()))?;
+        let late = |_| NodeError::Timeout(wait.as_secs());
+        let socket = timeout(wait, place.connect()).await.map_err(late)?;
         let socket = socket.map_err(|error| {
-            NodeError::Unreachable(format!("can't connect to {address}: {error}"))
+            NodeError::Unreachable(format!("can't connect to {place}: {error}"))
         })?;
-        socket.set_nodelay(true).map_err(unreachable)?;
         let closed = CancellationToken::new();
         let guard = closed.clone().drop_guard();
         let shared = Arc::new(Shared {
@@ -116,32 +292,12 @@ impl Connection {
         });
         let (mux, opens) = Mux::new();
         tokio::spawn(drive_until(socket, opens, closed.clone()));
-        let stream = timeout(wait, mux.open()).await;
-        let stream = stream
-            .map_err(|_| NodeError::Timeout(wait.as_secs()))?
-            .map_err(unreachable)?;
-        let (caller, outgoing) = Caller::new(closed.clone());
-        let (reader, writer) = split(stream);
-        let writing = cancel_after(outgoing.write_to(writer), closed.clone());
-        tokio::spawn(async move {
-            if let Some(Err(reason)) = writing.await {
-                tracing::warn!(reason, "the connection to the node broke");
-            }
-        });
-        let reading = Reading {
-            shared: Arc::clone(&shared),
-            caller: caller.clone(),
-            mux: mux.clone(),
-            role,
+        let stream = timeout(wait, mux.open()).await.map_err(late)?;
+        let caller = exchange(stream.map_err(unreachable)?, &shared, &mux, role);
+        let peer_id = match greeting {
+            Greeting::Hello(token) => hello(&caller, token, options, place).await?.peer_id,
+            Greeting::None => who_is(&caller, options, place).await?,
         };
-        tokio::spawn(async move {
-            if let Some(Err(error)) = cancel_after(reading.run(reader), closed).await {
-                tracing::warn!(%error, "the connection to the node broke");
-            }
-        });
-        let asked = caller.call(&QuerySystem {}, options.query_wait).await;
-        let QuerySystemReply::Ok { peer_id } =
-            asked.map_err(|error| translate::call_error(error, options.query_wait))?;
         guard.disarm();
         Ok(Arc::new(Self {
             caller,
@@ -165,26 +321,23 @@ impl Connection {
     }
 
     /// Subscribes; no event is lost between the node's answer and the route.
-    pub(super) async fn subscribe<C, T>(
+    pub(super) async fn subscribe<C>(
         &self,
         request: &C,
         wait: Duration,
         route: Route,
-    ) -> Result<SubscriptionId, NodeError>
+    ) -> Result<Subscribed, NodeError>
     where
-        C: Call<Reply = T>,
-        T: Send + 'static + Subscribed,
+        C: Call<Reply = FilteredReply<Subscribed>>,
     {
         let shared = Arc::clone(&self.shared);
-        let on_answer = move |reply: &T| {
-            if let Some(id) = reply.id() {
-                lock(&shared.routes).insert(id, route);
+        let on_answer = move |reply: &C::Reply| {
+            if let FilteredReply::Ok(subscribed) = reply {
+                lock(&shared.routes).insert(subscribed.id(), route);
             }
         };
         let reply = self.caller.call_and(request, wait, on_answer).await;
-        let reply = reply.map_err(|error| translate::call_error(error, wait))?;
-        let refused = || NodeError::Invalid("the node does not know a peer id".into());
-        reply.id().ok_or_else(refused)
+        translate::filtered(reply.map_err(|error| translate::call_error(error, wait))?)
     }
 
     /// Forgets a subscription, and tells the node.
@@ -242,33 +395,7 @@ impl Connection {
     }
 }
 
-/// The answer to a subscription.
-pub(super) trait Subscribed {
-    /// The subscription, unless it was refused.
-    fn id(&self) -> Option<SubscriptionId>;
-}
-
-impl Subscribed for FilteredReply<SubscriptionId> {
-    fn id(&self) -> Option<SubscriptionId> {
-        match self {
-            Self::Ok(id) => Some(*id),
-            Self::InvalidPeerId(_) => None,
-        }
-    }
-}
-
-impl Subscribed for SubscribedReply {
-    fn id(&self) -> Option<SubscriptionId> {
-        let Self::Ok(id) = self;
-        Some(*id)
-    }
-}
-
-async fn drive_until(
-    socket: TcpStream,
-    opens: super::link::OpenRequests,
-    closed: CancellationToken,
-) {
+async fn drive_until(socket: JobStream, opens: OpenRequests, closed: CancellationToken) {
     // A node opens no streams; one that does is reset.
     let driven = drive(socket, Side::Module, opens, drop);
     if let Some(Err(error)) = cancel_after(driven, closed).await {
@@ -297,6 +424,8 @@ enum ReadError {
     Frame(#[from] FrameError),
     #[error(transparent)]
     Decode(#[from] cbor::DecodeError),
+    #[error("the node tells of over {STATE_ITEMS} items at once")]
+    State,
 }
 
 impl Reading {
@@ -309,71 +438,112 @@ impl Reading {
             let frame = Frame::decode(&received.body)?;
             match frame.kind {
                 FrameKind::Response => self.caller.answer(&frame),
-                FrameKind::Request => self.request(&frame).await,
+                FrameKind::Request => self.request(&frame).await?,
+                // What a node asks of a module is short: it is answered all the same.
+                FrameKind::Cancel => {}
             }
         }
         Ok(())
     }
 
-    async fn request(&self, frame: &Frame<'_>) {
+    async fn request(&self, frame: &Frame<'_>) -> Result<(), ReadError> {
         match self.event(frame) {
             Ok(true) => {}
             Ok(false) => {
                 if let Role::Provider(service) = &self.role {
-                    return service.request(frame, &self.caller, &self.mux).await;
+                    service.request(frame, &self.caller, &self.mux).await;
+                    return Ok(());
                 }
                 tracing::debug!(request = frame.type_name.as_ref(), "an unexpected request");
             }
-            Err(error) => {
+            Err(ReadError::Decode(error)) => {
                 let event = frame.type_name.as_ref();
                 tracing::warn!(event, %error, "an event of the node can't be read");
             }
+            Err(error) => return Err(error),
         }
-        // Fails only when the connection has closed.
-        let _ = self.caller.acknowledge(frame.id).await;
+        if !self.caller.is_0_2() {
+            // Fails only when the connection has closed.
+            let _ = self.caller.acknowledge(frame.id).await;
+        }
+        Ok(())
     }
 
     /// Routes an event; false for other requests.
-    fn event(&self, frame: &Frame<'_>) -> Result<bool, cbor::DecodeError> {
-        let (id, told) = match frame.type_name.as_ref() {
+    fn event(&self, frame: &Frame<'_>) -> Result<bool, ReadError> {
+        match frame.type_name.as_ref() {
             EventOfferUpdated::TYPE => {
                 let EventOfferUpdated(event) = cbor::from_slice(frame.data)?;
-                (event.subscription_id, Told::OfferUpdated(event.payload))
+                let told = Told::OfferUpdated(event.payload);
+                self.route(event.subscription_id, |route| {
+                    route.take(told, event.cursor)
+                })?;
             }
             EventOfferRemoved::TYPE => {
                 let EventOfferRemoved(event) = cbor::from_slice(frame.data)?;
-                (event.subscription_id, Told::OfferRemoved(event.payload))
+                let told = Told::OfferRemoved(event.payload);
+                self.route(event.subscription_id, |route| {
+                    route.take(told, event.cursor)
+                })?;
             }
             EventProviderUpdated::TYPE => {
                 let EventProviderUpdated(event) = cbor::from_slice(frame.data)?;
-                (event.subscription_id, Told::ProviderUpdated(event.payload))
+                let told = Told::ProviderUpdated(event.payload);
+                self.route(event.subscription_id, |route| {
+                    route.take(told, event.cursor)
+                })?;
             }
             EventProviderHeartbeat::TYPE => {
                 let EventProviderHeartbeat(event) = cbor::from_slice(frame.data)?;
-                (
-                    event.subscription_id,
-                    Told::ProviderHeartbeat(event.payload),
-                )
+                let told = Told::ProviderHeartbeat(event.payload);
+                self.route(event.subscription_id, |route| {
+                    route.take(told, event.cursor)
+                })?;
             }
             EventJobUpdated::TYPE => {
                 let EventJobUpdated(event) = cbor::from_slice(frame.data)?;
-                (
-                    event.subscription_id,
-                    Told::JobUpdated(Box::new(event.payload)),
-                )
+                let told = Told::JobUpdated(Box::new(event.payload));
+                self.route(event.subscription_id, |route| {
+                    route.take(told, event.cursor)
+                })?;
+            }
+            EventReset::TYPE => {
+                let EventReset { subscription_id } = cbor::from_slice(frame.data)?;
+                self.route(subscription_id, |route| {
+                    route.state = Some(Vec::new());
+                    Ok(true)
+                })?;
+            }
+            EventReady::TYPE => {
+                let ready: EventReady = cbor::from_slice(frame.data)?;
+                self.route(ready.subscription_id, |route| route.ready(ready.cursor))?;
+            }
+            EventNodeState::TYPE => {
+                let EventNodeState(event) = cbor::from_slice(frame.data)?;
+                let told = Told::NodeState(event.payload);
+                self.route(event.subscription_id, |route| {
+                    route.take(told, event.cursor)
+                })?;
             }
             _ => return Ok(false),
-        };
-        let mut routes = lock(&self.shared.routes);
-        let Some(route) = routes.get(&id) else {
-            return Ok(true);
-        };
-        match route.events.try_send(told) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => route.lagged.store(true, Ordering::Release),
-            Err(mpsc::error::TrySendError::Closed(_)) => drop(routes.remove(&id)),
         }
         Ok(true)
+    }
+
+    /// Hands something to a subscription's route, and forgets a route that nobody listens to.
+    fn route(
+        &self,
+        id: SubscriptionId,
+        hand: impl FnOnce(&mut Route) -> Result<bool, ReadError>,
+    ) -> Result<(), ReadError> {
+        let mut routes = lock(&self.shared.routes);
+        let Some(route) = routes.get_mut(&id) else {
+            return Ok(());
+        };
+        if !hand(route)? {
+            routes.remove(&id);
+        }
+        Ok(())
     }
 }
 
@@ -388,10 +558,10 @@ impl JobPipe {
     /// Claims a job connection of the node.
     pub(super) async fn open(
         connection: &Arc<Connection>,
-        id: ConnectionId,
+        ticket: Ticket,
         wait: Duration,
     ) -> Result<Self, NodeError> {
-        let pipe = Self::claim(&connection.mux, id, wait).await?;
+        let pipe = Self::claim(&connection.mux, ticket, wait).await?;
         Ok(Self {
             _connection: Some(Arc::clone(connection)),
             ..pipe
@@ -401,12 +571,12 @@ impl JobPipe {
     /// Like [`JobPipe::open`], without keeping the connection open.
     pub(super) async fn claim(
         mux: &Mux,
-        id: ConnectionId,
+        ticket: Ticket,
         wait: Duration,
     ) -> Result<Self, NodeError> {
         let claimed = timeout(wait, async {
             let mut stream = mux.open().await?;
-            stream.write_all(&id.0.to_be_bytes()).await?;
+            stream.write_all(&ticket.to_bytes()).await?;
             stream.flush().await?;
             Ok::<_, io::Error>(stream)
         });

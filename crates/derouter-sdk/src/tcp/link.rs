@@ -7,5 +7,5 @@ mod mux;
 mod paced;
 
 pub use calls::{CallError, Caller, Outgoing, WRITING_FAILED};
-pub use frames::{FrameError, ReadBudget, ReceivedFrame, read_frame};
+pub use frames::{FrameError, ReadBudget, ReceivedFrame, read_frame, read_frame_up_to};
 pub use mux::{Mux, MuxStream, OpenRequests, Side, drive};

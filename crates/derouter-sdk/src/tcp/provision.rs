@@ -3,14 +3,16 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use derouter_wire::rpc::record::FailureReason;
-use derouter_wire::rpc::request::{ProvideReply, ProviderProvide};
+use derouter_wire::rpc::request::{ProvideReply, ProviderProvide, ProviderWithdraw, WithdrawReply};
 use derouter_wire::{JobKey, UnixSeconds};
 use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::backoff::Backoff;
@@ -25,14 +27,31 @@ use crate::provider::{
 /// Offers that are provided at once, so that thousands do not take a round trip each.
 const PROVIDED_AT_ONCE: usize = 16;
 
+/// How long nothing may be in work until a connection whose offers were taken back is closed. A
+/// consumer connects to its new job within a few round trips.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether something is in work.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// The longest that jobs of offers that were taken back may go on.
+const FINISH_LIMIT: Duration = Duration::from_secs(3600);
+
 /// Offers on the market as long as this lives and the node does.
 pub(super) struct Provider {
     node: Arc<Inner>,
     offers: Vec<OfferSpec>,
     options: ProvideOptions,
     service: Arc<dyn ProviderService>,
-    current: Mutex<Option<Arc<Connection>>>,
+    current: Mutex<Option<Live>>,
     dropped: CancellationToken,
+}
+
+/// A connection that provides, and what serves on it.
+#[derive(Clone)]
+struct Live {
+    connection: Arc<Connection>,
+    service: Arc<Service>,
 }
 
 impl fmt::Debug for Provider {
@@ -51,7 +70,11 @@ struct Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.provider.close();
+        let provider = Arc::clone(&self.provider);
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(provider.withdraw())),
+            Err(_) => provider.close(),
+        }
     }
 }
 
@@ -84,15 +107,36 @@ pub(super) async fn provide(
 impl Provider {
     /// The live connection of this provision.
     pub(super) fn connection(&self) -> Option<Arc<Connection>> {
-        lock(&self.current)
-            .clone()
-            .filter(|connection| !connection.is_closed())
+        let live = lock(&self.current).clone()?;
+        (!live.connection.is_closed()).then_some(live.connection)
     }
 
     fn close(&self) {
-        if let Some(connection) = lock(&self.current).take() {
-            connection.close();
+        if let Some(live) = lock(&self.current).take() {
+            live.connection.close();
         }
+    }
+
+    /// Takes the offers back, and closes the connection once its jobs have ended. A 0.1 node takes
+    /// them back with the connection only.
+    async fn withdraw(self: Arc<Self>) {
+        let live = lock(&self.current).clone();
+        if let Some(live) = live
+            && !live.connection.is_0_1()
+            && self.take_back(&live.connection).await
+        {
+            let finished = timeout(FINISH_LIMIT, quiet(&live)).await;
+            if finished.is_err() {
+                tracing::warn!("jobs of offers that were taken back do not end");
+            }
+        }
+        self.close();
+    }
+
+    async fn take_back(&self, connection: &Connection) -> bool {
+        let wait = self.node.options.query_wait;
+        let reply = connection.caller.call(&ProviderWithdraw {}, wait).await;
+        matches!(reply, Ok(WithdrawReply::Ok))
     }
 
     async fn provide_once(self: &Arc<Self>) -> Result<Arc<Connection>, ProvideError> {
@@ -102,7 +146,8 @@ impl Provider {
             provider: Arc::downgrade(self),
         });
         let service = Service::new(Arc::clone(&self.service), desk, ready);
-        let role = Role::Provider(Arc::new(service));
+        let service = Arc::new(service);
+        let role = Role::Provider(Arc::clone(&service));
         let connection = self.node.open(role).await?;
         let offers = self.offers.iter();
         let provided: Vec<_> = offers
@@ -112,7 +157,10 @@ impl Provider {
             .buffer_unordered(PROVIDED_AT_ONCE)
             .try_collect::<()>()
             .await?;
-        *lock(&self.current) = Some(Arc::clone(&connection));
+        *lock(&self.current) = Some(Live {
+            connection: Arc::clone(&connection),
+            service,
+        });
         if self.dropped.is_cancelled() {
             self.close();
         }
@@ -172,6 +220,17 @@ impl Provider {
                 }
                 Err(error) => tracing::warn!(%error, "the offers can't be provided yet"),
             }
+        }
+    }
+}
+
+/// Resolves when nothing was in work for a while, or the connection has gone.
+async fn quiet(live: &Live) {
+    let mut since = Instant::now();
+    while since.elapsed() < QUIET && !live.connection.is_closed() {
+        sleep(LOOK_EVERY).await;
+        if !live.service.is_idle() {
+            since = Instant::now();
         }
     }
 }

@@ -5,13 +5,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use derouter_wire::JobKey;
 use derouter_wire::cbor::{self, DecodeError};
 use derouter_wire::rpc::event::{
     PrepareJobConnectionReply, ProviderCreateJob, ProviderCreateJobReply,
     ProviderOpenJobConnection, ProviderPrepareJobConnection,
 };
+use derouter_wire::rpc::ticket::Ticket;
 use derouter_wire::rpc::{Call, Frame};
-use derouter_wire::{ConnectionId, JobKey};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
@@ -86,6 +87,11 @@ impl Service {
             let request = frame.type_name.as_ref();
             tracing::warn!(request, %error, "a request of the node can't be read");
         }
+    }
+
+    /// Whether no request and no job connection is in work.
+    pub(super) fn is_idle(&self) -> bool {
+        self.room.available_permits() == IN_WORK
     }
 
     fn room(&self) -> Option<OwnedSemaphorePermit> {
@@ -205,8 +211,8 @@ impl Service {
         Ok(())
     }
 
-    async fn serve(&self, job: JobKey, id: ConnectionId, mux: &Mux) {
-        match JobPipe::claim(mux, id, OPEN_WAIT).await {
+    async fn serve(&self, job: JobKey, ticket: Ticket, mux: &Mux) {
+        match JobPipe::claim(mux, ticket, OPEN_WAIT).await {
             Ok(pipe) => {
                 let desk = Arc::clone(&self.desk);
                 self.service.serve(job, desk, Box::new(pipe)).await;

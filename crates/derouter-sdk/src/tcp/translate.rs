@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use derouter_wire::cbor::PeerIdArg;
+use derouter_wire::rpc::error::ErrorCode;
 use derouter_wire::rpc::network::{PeerReport, PingReport};
 use derouter_wire::rpc::request::*;
-use derouter_wire::{ConnectionId, JobKey, PeerId, ProtocolId, UnixSeconds, Wei};
+use derouter_wire::rpc::ticket::Ticket;
+use derouter_wire::{JobKey, PeerId, ProtocolId, UnixSeconds, Wei};
 
 use super::link::CallError;
 use crate::error::{
@@ -20,12 +22,25 @@ pub(super) fn call_error(error: CallError, waited: Duration) -> NodeError {
         CallError::Timeout => NodeError::Timeout(waited.as_secs()),
         CallError::Refused(reason) => NodeError::Invalid(reason.into()),
         CallError::Answer(reason) => NodeError::Protocol(reason),
-        CallError::Error { tag, text } => match tag.as_str() {
-            "BadRequest" => NodeError::Invalid(text),
-            "InternalError" => NodeError::Internal(text),
-            "ShuttingDown" => NodeError::ShuttingDown,
-            _ => NodeError::Protocol(format!("{tag}: {text}")),
-        },
+        CallError::Error { tag, text } => error_of(&tag, text, waited),
+    }
+}
+
+fn error_of(tag: &str, text: String, waited: Duration) -> NodeError {
+    match ErrorCode::of(tag) {
+        Some(ErrorCode::BadRequest | ErrorCode::InvalidCursor | ErrorCode::InvalidLimit) => {
+            NodeError::Invalid(text)
+        }
+        Some(ErrorCode::InternalError) => NodeError::Internal(text),
+        Some(ErrorCode::ShuttingDown) => NodeError::ShuttingDown,
+        Some(ErrorCode::DeadlineExceeded) => NodeError::Timeout(waited.as_secs()),
+        Some(
+            ErrorCode::Unauthorized
+            | ErrorCode::HelloRequired
+            | ErrorCode::VersionMismatch
+            | ErrorCode::Forbidden,
+        ) => NodeError::Refused(text),
+        _ => NodeError::Protocol(format!("{tag}: {text}")),
     }
 }
 
@@ -108,7 +123,7 @@ pub(super) fn created(reply: CreateJobReply) -> Result<JobKey, CreateJobError> {
     })
 }
 
-pub(super) fn opened(reply: OpenJobConnectionReply) -> Result<ConnectionId, OpenJobError> {
+pub(super) fn opened(reply: OpenJobConnectionReply) -> Result<Ticket, OpenJobError> {
     Err(match reply {
         OpenJobConnectionReply::Ok { connection_id } => return Ok(connection_id),
         OpenJobConnectionReply::LocalJobNotFound => OpenJobError::LocalJobNotFound,

@@ -3,23 +3,28 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use derouter_wire::rpc::cursor::Cursor;
 use derouter_wire::rpc::record::ProviderRecord;
 use derouter_wire::rpc::request::*;
 use derouter_wire::{PeerId, SubscriptionId};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
 use super::connection::{Connection, ROUTE_EVENTS, Route, Told};
 use super::{Inner, translate};
 use crate::error::NodeError;
 use crate::filter::{JobFilter, OfferFilter};
-use crate::watch::{JobEvent, OfferEvent, ProviderEvent, Watch};
+use crate::watch::{JobEvent, NodeState, OfferEvent, Placed, ProviderEvent, Watch};
 
 /// Events that wait for the watcher, besides those of the route.
 const WATCH_EVENTS: usize = 64;
+
+/// How long a full state may take: that of the largest market takes some 10 s.
+const STATE_WAIT: Duration = Duration::from_secs(60);
 
 /// Providers that a watch remembers as introduced; beyond it some are introduced twice.
 const MAX_KNOWN: usize = 50_000;
@@ -33,10 +38,14 @@ pub(super) trait Subject: Send + Sync + 'static {
         &self,
         node: &Inner,
         connection: &Connection,
+        since: Option<Cursor>,
         route: Route,
-    ) -> Result<SubscriptionId, NodeError>;
+    ) -> Result<Subscribed, NodeError>;
 
-    /// The full state.
+    /// The full state, as the node told it.
+    fn told_state(&mut self, state: Vec<Told>) -> Self::Event;
+
+    /// The full state, asked of a node of 0.1.
     async fn state(&mut self, node: &Inner) -> Result<Self::Event, NodeError>;
 
     /// What an event of the node means to the watcher.
@@ -52,50 +61,92 @@ pub(super) trait Subject: Send + Sync + 'static {
 struct Live {
     connection: Arc<Connection>,
     id: SubscriptionId,
-    events: mpsc::Receiver<Told>,
+    events: mpsc::Receiver<(Told, Option<Cursor>)>,
     lagged: Arc<AtomicBool>,
 }
 
-/// Starts a watch. Fails when the node can't be reached now; later it comes back by itself.
+/// What a watch begins with: the full state, unless it goes on from where another ended.
+type Begun<T> = (Live, Option<Placed<T>>);
+
+/// Starts a watch, at `since` where the node still knows that. Fails when the node can't be reached
+/// now; later it comes back by itself.
 pub(super) async fn watch<S: Subject>(
     node: &Arc<Inner>,
     mut subject: S,
+    since: Option<&Cursor>,
 ) -> Result<Watch<S::Event>, NodeError> {
-    let (live, state) = begin(node, &mut subject).await?;
-    let (sender, watch) = mpsc::channel(WATCH_EVENTS);
+    let (live, state) = begin(node, &mut subject, since.cloned()).await?;
+    let (sender, events) = mpsc::channel(WATCH_EVENTS);
+    let since = since.filter(|_| state.is_none()).cloned();
     let follower = Follower {
         node: Arc::clone(node),
         subject,
         watcher: sender,
+        cursor: since.clone(),
     };
     tokio::spawn(follower.run(live, state));
-    Ok(Watch::new(watch))
+    Ok(Watch::placed(events, since))
 }
 
-/// Subscribes first and asks second, so that nothing is missed in between.
-async fn begin<S: Subject>(node: &Inner, subject: &mut S) -> Result<(Live, S::Event), NodeError> {
+async fn begin<S: Subject>(
+    node: &Inner,
+    subject: &mut S,
+    since: Option<Cursor>,
+) -> Result<Begun<S::Event>, NodeError> {
     let connection = node.connection().await?;
+    let is_0_2 = connection.caller.is_0_2();
     let (sender, events) = mpsc::channel(ROUTE_EVENTS);
     let lagged = Arc::new(AtomicBool::new(false));
     let route = Route {
         events: sender,
         lagged: Arc::clone(&lagged),
+        state: None,
     };
-    let id = subject.subscribe(node, &connection, route).await?;
-    let live = Live {
+    let since = since.filter(|_| is_0_2);
+    let subscribed = subject.subscribe(node, &connection, since, route).await?;
+    let mut live = Live {
         connection,
-        id,
+        id: subscribed.id(),
         events,
         lagged,
     };
-    match subject.state(node).await {
-        Ok(state) => Ok((live, state)),
+    if subscribed.resumed() {
+        return Ok((live, None));
+    }
+    let state = if is_0_2 {
+        first_state(subject, &mut live).await
+    } else {
+        // Subscribed first and asked second, so that nothing is missed in between.
+        subject.state(node).await.map(|state| (state, None))
+    };
+    match state {
+        Ok(state) => Ok((live, Some(state))),
         Err(error) => {
             live.connection
-                .unsubscribe(id, node.options.query_wait)
+                .unsubscribe(live.id, node.options.query_wait)
                 .await;
             Err(error)
         }
+    }
+}
+
+/// The state that a node of 0.2 tells by itself.
+async fn first_state<S: Subject>(
+    subject: &mut S,
+    live: &mut Live,
+) -> Result<Placed<S::Event>, NodeError> {
+    let wait = STATE_WAIT;
+    let told = tokio::select! {
+        told = timeout(wait, live.events.recv()) => told,
+        () = live.connection.caller.closed() => Ok(None),
+    };
+    match told {
+        Ok(Some((Told::State(state), cursor))) => Ok((subject.told_state(state), cursor)),
+        Ok(Some(_)) => Err(NodeError::Protocol(
+            "a watch began without its state".into(),
+        )),
+        Ok(None) => Err(NodeError::Unreachable("the connection broke".into())),
+        Err(_) => Err(NodeError::Timeout(wait.as_secs())),
     }
 }
 
@@ -105,16 +156,25 @@ struct Unwatched;
 struct Follower<S: Subject> {
     node: Arc<Inner>,
     subject: S,
-    watcher: mpsc::Sender<S::Event>,
+    watcher: mpsc::Sender<Placed<S::Event>>,
+    /// The place behind what was told.
+    cursor: Option<Cursor>,
 }
 
 impl<S: Subject> Follower<S> {
-    async fn run(mut self, mut live: Live, mut state: S::Event) {
+    async fn run(mut self, mut live: Live, mut state: Option<Placed<S::Event>>) {
         loop {
-            if self.tell(state).await.is_err() || self.follow(&mut live).await.is_err() {
+            let told = match state {
+                Some((state, cursor)) => self.tell(state, cursor).await,
+                None => Ok(()),
+            };
+            let goes_on = told.is_ok() && self.follow(&mut live).await.is_ok();
+            if !goes_on || !live.connection.is_closed() {
                 live.connection
                     .unsubscribe(live.id, self.node.options.query_wait)
                     .await;
+            }
+            if !goes_on {
                 return;
             }
             (live, state) = match self.begin_again().await {
@@ -124,11 +184,15 @@ impl<S: Subject> Follower<S> {
         }
     }
 
-    async fn tell(&self, event: S::Event) -> Result<(), Unwatched> {
-        self.watcher.send(event).await.map_err(|_| Unwatched)
+    async fn tell(&mut self, event: S::Event, cursor: Option<Cursor>) -> Result<(), Unwatched> {
+        if cursor.is_some() {
+            self.cursor.clone_from(&cursor);
+        }
+        let sent = self.watcher.send((event, cursor)).await;
+        sent.map_err(|_| Unwatched)
     }
 
-    /// Tells events until the connection ends.
+    /// Tells events until the connection ends or events are lost.
     async fn follow(&mut self, live: &mut Live) -> Result<(), Unwatched> {
         loop {
             let told = tokio::select! {
@@ -136,36 +200,67 @@ impl<S: Subject> Follower<S> {
                 () = live.connection.caller.closed() => return Ok(()),
                 () = self.watcher.closed() => return Err(Unwatched),
             };
-            let Some(told) = told else {
+            let Some((told, cursor)) = told else {
                 return Ok(());
             };
             if live.lagged.swap(false, Ordering::AcqRel) {
-                tracing::warn!("a watch reads too slowly and starts over with a full state");
-                while live.events.try_recv().is_ok() {}
-                let Ok(state) = self.subject.state(&self.node).await else {
+                if live.connection.caller.is_0_2() {
+                    tracing::debug!("a watch reads too slowly and goes on from where it was");
                     return Ok(());
-                };
-                self.tell(state).await?;
+                }
+                self.start_over(live).await?;
                 continue;
             }
-            for event in self
-                .subject
-                .events(&self.node, &live.connection, told)
-                .await
-            {
-                self.tell(event).await?;
+            self.tell_all(&live.connection, told, cursor).await?;
+        }
+    }
+
+    async fn tell_all(
+        &mut self,
+        connection: &Connection,
+        told: Told,
+        cursor: Option<Cursor>,
+    ) -> Result<(), Unwatched> {
+        let mut events = match told {
+            Told::State(state) => vec![self.subject.told_state(state)],
+            told => self.subject.events(&self.node, connection, told).await,
+        };
+        let last = events.pop();
+        for event in events {
+            // Not all of what the node told: its place comes with the last.
+            self.tell(event, None).await?;
+        }
+        match last {
+            Some(event) => self.tell(event, cursor).await,
+            None => {
+                self.cursor = cursor.or(self.cursor.take());
+                Ok(())
             }
         }
     }
 
-    async fn begin_again(&mut self) -> Result<(Live, S::Event), Unwatched> {
+    /// Asks a node of 0.1 for the full state in place of events that were lost.
+    async fn start_over(&mut self, live: &mut Live) -> Result<(), Unwatched> {
+        tracing::warn!("a watch reads too slowly and starts over with a full state");
+        while live.events.try_recv().is_ok() {}
+        match self.subject.state(&self.node).await {
+            Ok(state) => self.tell(state, None).await,
+            Err(error) => {
+                tracing::debug!(%error, "a watch begins again");
+                live.connection.close();
+                Ok(())
+            }
+        }
+    }
+
+    async fn begin_again(&mut self) -> Result<Begun<S::Event>, Unwatched> {
         let mut backoff = Backoff::default();
         loop {
             tokio::select! {
                 () = sleep(backoff.next()) => {}
                 () = self.watcher.closed() => return Err(Unwatched),
             }
-            match begin(&self.node, &mut self.subject).await {
+            match begin(&self.node, &mut self.subject, self.cursor.clone()).await {
                 Ok(begun) => return Ok(begun),
                 Err(error) => tracing::debug!(%error, "a watch can't go on yet"),
             }
@@ -184,15 +279,25 @@ impl Subject for Offers {
         &self,
         node: &Inner,
         connection: &Connection,
+        since: Option<Cursor>,
         route: Route,
-    ) -> Result<SubscriptionId, NodeError> {
+    ) -> Result<Subscribed, NodeError> {
         let request = SubscribeToActiveOffers {
             protocol_ids: translate::texts(self.0.protocol_ids.as_ref()),
             provider_peer_ids: translate::peers(self.0.provider_peer_ids.as_ref()),
+            since,
         };
         connection
             .subscribe(&request, node.options.query_wait, route)
             .await
+    }
+
+    fn told_state(&mut self, state: Vec<Told>) -> OfferEvent {
+        let offer = |told| match told {
+            Told::OfferUpdated(offer) => Some(offer),
+            _ => None,
+        };
+        OfferEvent::Reset(state.into_iter().filter_map(offer).collect())
     }
 
     async fn state(&mut self, node: &Inner) -> Result<OfferEvent, NodeError> {
@@ -227,6 +332,14 @@ impl Providers {
         }
     }
 
+    fn reset(&mut self, records: Vec<ProviderRecord>) -> ProviderEvent {
+        self.known.clear();
+        for record in &records {
+            self.remember(record.peer_id);
+        }
+        ProviderEvent::Reset(records)
+    }
+
     async fn record(node: &Inner, peer: PeerId) -> Option<ProviderRecord> {
         let query = QueryProviders {
             provider_peer_ids: vec![peer.into()],
@@ -243,21 +356,25 @@ impl Subject for Providers {
         &self,
         node: &Inner,
         connection: &Connection,
+        since: Option<Cursor>,
         route: Route,
-    ) -> Result<SubscriptionId, NodeError> {
-        let request = SubscribeToActiveProviders {};
+    ) -> Result<Subscribed, NodeError> {
+        let request = SubscribeToActiveProviders { since };
         connection
             .subscribe(&request, node.options.query_wait, route)
             .await
     }
 
+    fn told_state(&mut self, state: Vec<Told>) -> ProviderEvent {
+        let record = |told| match told {
+            Told::ProviderUpdated(record) => Some(record),
+            _ => None,
+        };
+        self.reset(state.into_iter().filter_map(record).collect())
+    }
+
     async fn state(&mut self, node: &Inner) -> Result<ProviderEvent, NodeError> {
-        let records = node.active_provider_records().await?;
-        self.known.clear();
-        for record in &records {
-            self.remember(record.peer_id);
-        }
-        Ok(ProviderEvent::Reset(records))
+        Ok(self.reset(node.active_provider_records().await?))
     }
 
     async fn events(&mut self, node: &Inner, _: &Connection, told: Told) -> Vec<ProviderEvent> {
@@ -296,16 +413,22 @@ impl Subject for Jobs {
         &self,
         node: &Inner,
         connection: &Connection,
+        since: Option<Cursor>,
         route: Route,
-    ) -> Result<SubscriptionId, NodeError> {
+    ) -> Result<Subscribed, NodeError> {
         let request = SubscribeToJobs {
             protocol_ids: translate::texts(self.0.protocol_ids.as_ref()),
             provider_peer_ids: translate::peers(self.0.provider_peer_ids.as_ref()),
             consumer_peer_ids: translate::peers(self.0.consumer_peer_ids.as_ref()),
+            since,
         };
         connection
             .subscribe(&request, node.options.query_wait, route)
             .await
+    }
+
+    fn told_state(&mut self, _: Vec<Told>) -> JobEvent {
+        JobEvent::Reset
     }
 
     async fn state(&mut self, _: &Inner) -> Result<JobEvent, NodeError> {
@@ -315,6 +438,47 @@ impl Subject for Jobs {
     async fn events(&mut self, _: &Inner, connection: &Connection, told: Told) -> Vec<JobEvent> {
         match told {
             Told::JobUpdated(job) => vec![JobEvent::Updated(Box::new(connection.mend(*job)))],
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Whether the node takes new work. The node tells how it is right behind the subscription.
+pub(super) struct State;
+
+#[async_trait]
+impl Subject for State {
+    type Event = NodeState;
+
+    async fn subscribe(
+        &self,
+        node: &Inner,
+        connection: &Connection,
+        _since: Option<Cursor>,
+        route: Route,
+    ) -> Result<Subscribed, NodeError> {
+        if connection.is_0_1() {
+            return Err(NodeError::Unsupported("this subscription"));
+        }
+        connection
+            .subscribe(&SubscribeToNodeState {}, node.options.query_wait, route)
+            .await
+    }
+
+    fn told_state(&mut self, _: Vec<Told>) -> NodeState {
+        NodeState::Serving
+    }
+
+    async fn state(&mut self, _: &Inner) -> Result<NodeState, NodeError> {
+        Ok(NodeState::Serving)
+    }
+
+    async fn events(&mut self, _: &Inner, _: &Connection, told: Told) -> Vec<NodeState> {
+        match told {
+            Told::NodeState(state) => vec![state.draining_ms.map_or(NodeState::Serving, |left| {
+                let left = Duration::from_millis(left);
+                NodeState::Draining { left }
+            })],
             _ => Vec::new(),
         }
     }

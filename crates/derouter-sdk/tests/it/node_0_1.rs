@@ -129,6 +129,7 @@ async fn the_hex_of_its_own_balances_becomes_decimal() {
         let event = EventJobUpdated(Event {
             subscription_id: SubscriptionId(2),
             payload: own.clone(),
+            cursor: None,
         });
         client
             .send(&frame(
@@ -189,6 +190,7 @@ async fn its_new_providers_are_introduced_by_a_query() {
         let event = EventProviderHeartbeat(Event {
             subscription_id: SubscriptionId(0),
             payload: heartbeat.clone(),
+            cursor: None,
         });
         client
             .send(&frame(
@@ -369,7 +371,7 @@ async fn serve_connection(client: &Client) {
         panic!("not prepared");
     };
     let open = ProviderOpenJobConnection {
-        connection_id: ConnectionId(3),
+        connection_id: ConnectionId(3).into(),
         nonce,
     };
     let open = cbor::to_vec(&open);
@@ -388,4 +390,58 @@ async fn serve_connection(client: &Client) {
     client
         .answer_recorded("ProviderCompleteJob", completed)
         .await;
+}
+
+/// A module that would speak 0.2, as it has a token.
+fn modern(node: &OldNode, directory: &std::path::Path) -> TcpNode {
+    let cookie = directory.join(tcp::COOKIE_FILE);
+    std::fs::write(&cookie, "00ff\n").unwrap();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&cookie, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let mut options = TcpOptions::default();
+    options.cookie = Some(cookie);
+    options.hello_wait = std::time::Duration::from_millis(200);
+    TcpNode::connect(node.address.to_string(), options)
+}
+
+/// What a node of 0.1 may do with a Hello.
+#[derive(Clone, Copy, Debug)]
+enum OnHello {
+    Refuse,
+    Close,
+    SayNothing,
+}
+
+#[tokio::test]
+async fn a_node_that_knows_no_hello_is_spoken_to_as_before() {
+    for on_hello in [OnHello::Refuse, OnHello::Close, OnHello::SayNothing] {
+        let directory = tempfile::tempdir().unwrap();
+        let node = OldNode::start().await;
+        let module = modern(&node, directory.path());
+        let script = async {
+            let first = node.accept_silently().await;
+            let (id, _) = first.request("Hello").await;
+            match on_hello {
+                OnHello::Refuse => {
+                    let refusal = tagged("UnknownRequest", &"Hello");
+                    first.send(&frame("Response", id, "Hello", &refusal)).await;
+                }
+                OnHello::Close => first.close().await,
+                OnHello::SayNothing => {}
+            }
+            let client = node.accept().await;
+            client
+                .answer_recorded("QueryActiveProviders", "query_active_providers.ok")
+                .await;
+            (first, client)
+        };
+        let calls = async {
+            assert_eq!(module.peer_id().await.unwrap(), provider());
+            assert_eq!(module.active_providers().await.unwrap(), [provider()]);
+        };
+        soon(async { tokio::join!(script, calls) }).await;
+    }
 }

@@ -1,9 +1,12 @@
 //! Pages of jobs: which index serves which filters.
 
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
 use derouter_market::Job;
 use derouter_wire::{PeerId, ProtocolId, RowId};
 use rusqlite::types::Value;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, ParamsFromIter, Statement, params_from_iter};
 
 use super::row::{JOB_COLUMNS, read_all};
 use crate::column::integer;
@@ -37,6 +40,90 @@ impl JobPage {
     }
 }
 
+/// A filter as values to bind.
+struct Filter {
+    column: &'static str,
+    values: Vec<Value>,
+}
+
+/// What is looked up by index, each with one value for a column: in such an index, rows come in the
+/// order of their ids, so that a page ends at its limit and nothing is sorted.
+type Lookup = Vec<(&'static str, Value)>;
+
+/// How the jobs of a page are found: those of any of the lookups that pass all filters.
+struct Plan {
+    lookups: Vec<Lookup>,
+    filters: Vec<Filter>,
+}
+
+impl Plan {
+    /// Nearly all jobs are of one protocol, and on either side of a market one of the peers is this
+    /// node: peers are looked up before protocols, one peer before several, and a peer together with
+    /// a protocol where that makes few lookups.
+    fn new(page: &JobPage) -> Self {
+        let mut filters = peer_filters(page);
+        let protocols = protocol_filter(page);
+        if filters.is_empty() {
+            return Self {
+                lookups: protocols.map_or(vec![Vec::new()], |filter| lookups(&filter)),
+                filters,
+            };
+        }
+        let mut found = lookups(&filters.remove(0));
+        match protocols {
+            Some(protocols) if found.len() > 1 && protocols.values.len() > 1 => {
+                filters.push(protocols);
+            }
+            Some(protocols) => {
+                let pairs = found.iter().flat_map(|peer| {
+                    let pair = |protocol| peer.iter().cloned().chain(protocol).collect();
+                    lookups(&protocols).into_iter().map(pair)
+                });
+                found = pairs.collect();
+            }
+            None => {}
+        }
+        Self {
+            lookups: found,
+            filters,
+        }
+    }
+}
+
+fn lookups(filter: &Filter) -> Vec<Lookup> {
+    let values = filter.values.iter();
+    values
+        .map(|value| vec![(filter.column, value.clone())])
+        .collect()
+}
+
+fn peer_filters(page: &JobPage) -> Vec<Filter> {
+    let filter = |column, list: &Option<Vec<PeerId>>| {
+        let values = list.as_ref()?.iter();
+        Some(Filter {
+            column,
+            values: values.map(|peer| Value::Blob(peer.to_bytes())).collect(),
+        })
+    };
+    let of_peers = [
+        filter("provider", &page.providers),
+        filter("consumer", &page.consumers),
+    ];
+    let mut filters: Vec<Filter> = of_peers.into_iter().flatten().collect();
+    filters.sort_by_key(|filter| filter.values.len());
+    filters
+}
+
+fn protocol_filter(page: &JobPage) -> Option<Filter> {
+    let values = page.protocol_ids.as_ref()?.iter();
+    Some(Filter {
+        column: "protocol_id",
+        values: values
+            .map(|id| Value::Text(id.as_str().to_owned()))
+            .collect(),
+    })
+}
+
 /// A query, ready to run. Values are only ever bound, never part of the text.
 struct PageQuery {
     sql: String,
@@ -45,76 +132,98 @@ struct PageQuery {
     common: bool,
 }
 
-fn page_sql(page: &JobPage) -> PageQuery {
-    let after = page
-        .after
-        .map_or(0, |row| integer(row.0).unwrap_or(i64::MAX));
-    let mut query = PageQuery {
-        sql: format!("SELECT {JOB_COLUMNS} FROM jobs WHERE id > ?"),
-        values: vec![Value::Integer(after)],
-        common: true,
-    };
-    let peers = |list: &Vec<PeerId>| {
-        list.iter()
-            .map(|peer| Value::Blob(peer.to_bytes()))
-            .collect()
-    };
-    let text = |id: &ProtocolId| Value::Text(id.as_str().to_owned());
-    let protocols = page
-        .protocol_ids
-        .as_ref()
-        .map(|list| list.iter().map(text).collect());
-    // Nearly all jobs are of one protocol, and on either side of a market one of the peers is this
-    // node. The unary plus takes a column out of the choice of an index, so that the planner, which
-    // has no statistics, goes by the narrower filter.
-    let by_peer = page.providers.is_some() || page.consumers.is_some();
-    query.filter("provider", page.providers.as_ref().map(peers));
-    query.filter("consumer", page.consumers.as_ref().map(peers));
-    query.filter(
-        if by_peer {
-            "+protocol_id"
-        } else {
-            "protocol_id"
-        },
-        protocols,
-    );
-    query.sql.push_str(" ORDER BY id LIMIT ?");
-    query.values.push(Value::Integer(
-        i64::try_from(page.limit).unwrap_or(i64::MAX),
-    ));
-    query
-}
-
 impl PageQuery {
-    fn filter(&mut self, column: &'static str, values: Option<Vec<Value>>) {
-        let Some(values) = values else { return };
-        // One value keeps the index in the order of row ids, so that the page ends at its limit
-        // and nothing is sorted.
-        let condition = match values.len() {
-            0 => " AND 0".to_owned(),
-            1 => format!(" AND {column} = ?"),
-            more => format!(
-                " AND {column} IN (?{})",
-                ", ?".repeat(more.saturating_sub(1))
-            ),
+    /// `select` the first jobs behind `after`, at most `limit`, that a lookup finds and that pass.
+    fn new(select: &str, after: i64, lookup: &Lookup, filters: &[Filter], limit: usize) -> Self {
+        let mut query = Self {
+            sql: format!("SELECT {select} FROM jobs WHERE id > ?"),
+            values: vec![Value::Integer(after)],
+            common: true,
         };
-        self.common &= values.len() <= 1;
+        for (column, value) in lookup {
+            let _ = write!(query.sql, " AND {column} = ?");
+            query.values.push(value.clone());
+        }
+        for filter in filters {
+            query.filter(filter);
+        }
+        query.sql.push_str(" ORDER BY id LIMIT ?");
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        query.values.push(Value::Integer(limit));
+        query
+    }
+
+    /// The unary plus takes a column out of the choice of an index, as the planner has no
+    /// statistics.
+    fn filter(&mut self, filter: &Filter) {
+        let column = filter.column;
+        let condition = match filter.values.len() {
+            0 => " AND 0".to_owned(),
+            1 => format!(" AND +{column} = ?"),
+            more => {
+                let rest = ", ?".repeat(more.saturating_sub(1));
+                format!(" AND +{column} IN (?{rest})")
+            }
+        };
+        self.common &= filter.values.len() <= 1;
         self.sql.push_str(&condition);
-        self.values.extend(values);
+        self.values.extend(filter.values.iter().cloned());
+    }
+
+    fn run<T>(
+        self,
+        connection: &Connection,
+        read: impl FnOnce(&mut Statement<'_>, ParamsFromIter<Vec<Value>>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let values = params_from_iter(self.values);
+        match self.common {
+            true => read(&mut *connection.prepare_cached(&self.sql)?, values),
+            false => read(&mut connection.prepare(&self.sql)?, values),
+        }
     }
 }
 
 pub(super) fn read(connection: &Connection, page: &JobPage) -> Result<Vec<Job>, StoreError> {
-    let query = page_sql(page);
-    let values = params_from_iter(query.values);
-    if query.common {
-        return read_all(
-            connection,
-            &mut *connection.prepare_cached(&query.sql)?,
-            values,
-        );
+    let plan = Plan::new(page);
+    let after = page
+        .after
+        .map_or(0, |row| integer(row.0).unwrap_or(i64::MAX));
+    let [lookup] = plan.lookups.as_slice() else {
+        return read_merged(connection, &plan, after, page.limit);
+    };
+    let query = PageQuery::new(JOB_COLUMNS, after, lookup, &plan.filters, page.limit);
+    query.run(connection, |statement, values| {
+        read_all(connection, statement, values)
+    })
+}
+
+/// A page of the jobs of several lookups: the first rows of each, of which the first count. One
+/// search for all would read and sort all their jobs for each page.
+fn read_merged(
+    connection: &Connection,
+    plan: &Plan,
+    after: i64,
+    limit: usize,
+) -> Result<Vec<Job>, StoreError> {
+    let mut rows = BTreeSet::new();
+    for lookup in &plan.lookups {
+        let query = PageQuery::new("id", after, lookup, &plan.filters, limit);
+        let found = query.run(connection, |statement, values| {
+            let ids = statement.query_map(values, |row| row.get::<_, i64>(0))?;
+            Ok(ids.collect::<Result<Vec<_>, _>>()?)
+        })?;
+        rows.extend(found);
+        while rows.len() > limit {
+            rows.pop_last();
+        }
     }
-    read_all(connection, &mut connection.prepare(&query.sql)?, values)
+    let sql = format!("SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?1");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut jobs = Vec::with_capacity(rows.len());
+    for row in rows {
+        jobs.extend(read_all(connection, &mut statement, [row])?);
+    }
+    Ok(jobs)
 }
 
 #[cfg(test)]
@@ -123,10 +232,16 @@ mod tests {
 
     use super::*;
 
+    /// The first query of a page.
+    fn query(page: &JobPage) -> PageQuery {
+        let plan = Plan::new(page);
+        PageQuery::new(JOB_COLUMNS, 0, &plan.lookups[0], &plan.filters, page.limit)
+    }
+
     fn plan(page: &JobPage) -> String {
         let connection = Connection::open_in_memory().unwrap();
         crate::schema::migrate(&connection, Path::new("memory")).unwrap();
-        let query = page_sql(page);
+        let query = query(page);
         let mut statement = connection
             .prepare(&format!("EXPLAIN QUERY PLAN {}", query.sql))
             .unwrap();
@@ -170,27 +285,45 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_by_peer_goes_before_one_by_protocol() {
+    fn one_peer_goes_before_several_and_together_with_a_protocol() {
         let page = JobPage {
             protocol_ids: Some(vec![protocol()]),
             providers: Some(vec![PeerId::random(), PeerId::random()]),
+            consumers: Some(vec![PeerId::random()]),
             limit: 100,
             ..JobPage::default()
         };
-        let plan = plan(&page);
-        assert!(plan.starts_with("SEARCH jobs USING INDEX"), "{plan}");
-        assert!(plan.contains("(provider=?"), "{plan}");
+        assert_eq!(
+            plan(&page),
+            "SEARCH jobs USING INDEX jobs_by_consumer_protocol (consumer=? AND protocol_id=? AND rowid>?)"
+        );
+        let several = JobPage {
+            consumers: None,
+            ..page
+        };
+        assert_eq!(
+            plan(&several),
+            "SEARCH jobs USING INDEX jobs_by_provider_protocol (provider=? AND protocol_id=? AND rowid>?)"
+        );
+        assert_eq!(Plan::new(&several).lookups.len(), 2);
+        let many = JobPage {
+            protocol_ids: Some(vec![protocol(), protocol(), protocol()]),
+            ..several
+        };
+        // Not six: with the limits of filters that could be a million.
+        assert_eq!(Plan::new(&many).lookups.len(), 2);
     }
 
     #[test]
     fn values_are_bound_and_never_part_of_the_query() {
         let hostile = ProtocolId::new("x'; DROP TABLE jobs; --").unwrap();
-        let protocol_ids = Some(vec![hostile, protocol()]);
-        let query = page_sql(&JobPage {
-            protocol_ids,
+        let page = JobPage {
+            protocol_ids: Some(vec![hostile, protocol()]),
+            providers: Some(vec![PeerId::random()]),
             limit: 7,
             ..JobPage::default()
-        });
+        };
+        let query = query(&page);
         assert!(!query.sql.contains("DROP"));
         assert_eq!(query.sql.matches('?').count(), query.values.len());
     }

@@ -280,7 +280,7 @@ impl LegacyJob {
 
 /// The public key (libp2p protobuf) that the peer id of an Ed25519 key embeds: an identity
 /// multihash (code 0, length, key).
-fn embedded_key(peer: &PeerId) -> Option<Vec<u8>> {
+pub(crate) fn embedded_key(peer: &PeerId) -> Option<Vec<u8>> {
     match peer.to_bytes().as_slice() {
         [0, _len, key @ ..] => Some(key.to_vec()),
         _ => None,

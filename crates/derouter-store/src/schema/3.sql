@@ -87,5 +87,22 @@ CREATE INDEX jobs_by_protocol ON jobs (protocol_id);
 CREATE INDEX jobs_by_snapshot ON jobs (snapshot_id);
 -- What has to be done still: small, whatever the number of jobs.
 CREATE INDEX jobs_with_news ON jobs (news) WHERE news = 1;
-CREATE INDEX jobs_unsigned ON jobs (state) WHERE state IN ('awaited', 'disputed');
+CREATE INDEX jobs_awaited ON jobs (completed_at_local) WHERE state = 'awaited';
 CREATE INDEX jobs_open ON jobs (role) WHERE state IN ('created', 'accepted', 'running');
+-- What is owed without a signature, added up at each start: with all that is needed for that, as
+-- consumers that never sign leave rows for ever.
+CREATE INDEX jobs_debts ON jobs (consumer, balance_delta, state)
+  WHERE state IN ('awaited', 'disputed') AND balance_delta IS NOT NULL;
+-- Payloads that may be forgotten, oldest first, each with its bytes, so that their size is known
+-- without reading them. (Not octet_length: other tools' SQLite may not know it.)
+CREATE INDEX jobs_payloads ON jobs (
+  created_at_local,
+  id,
+  iif(state IN ('created', 'accepted', 'running', 'undelivered'), 0,
+    ifnull(length(CAST(job_args AS BLOB)), 0) + ifnull(length(CAST(private_payload AS BLOB)), 0))
+) WHERE iif(state IN ('created', 'accepted', 'running', 'undelivered'), 0,
+    ifnull(length(CAST(job_args AS BLOB)), 0) + ifnull(length(CAST(private_payload AS BLOB)), 0)) > 0;
+-- A module asks for the jobs of its protocol with this node on one side: without these, one whose
+-- protocol is rare on a node with many jobs would have all of them read.
+CREATE INDEX jobs_by_provider_protocol ON jobs (provider, protocol_id);
+CREATE INDEX jobs_by_consumer_protocol ON jobs (consumer, protocol_id);

@@ -167,3 +167,15 @@ async fn ten_thousand_concurrent_inserts_are_all_there_in_far_fewer_commits() {
     assert_eq!(seen, TASKS * EACH);
     fixture.store.close().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_thread_that_hangs_gives_no_sign_of_life() {
+    let fixture = Fixture::new().await;
+    fixture.store.ping().await.unwrap();
+    let hold = fixture.hold().await;
+    let patience = std::time::Duration::from_millis(200);
+    let ping = tokio::time::timeout(patience, fixture.store.ping()).await;
+    assert!(ping.is_err(), "{ping:?}");
+    drop(hold);
+    fixture.store.ping().await.unwrap();
+}

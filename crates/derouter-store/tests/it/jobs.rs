@@ -301,7 +301,10 @@ async fn filters_of_a_page_combine_and_its_cursor_moves_on() {
     };
     let found = async |page: JobPage| {
         let jobs = store
-            .jobs_page(JobPage { limit: 100, ..page })
+            .jobs_page(JobPage {
+                limit: if page.limit == 0 { 100 } else { page.limit },
+                ..page
+            })
             .await
             .unwrap();
         let found = jobs
@@ -316,6 +319,18 @@ async fn filters_of_a_page_combine_and_its_cursor_moves_on() {
         ..all.clone()
     };
     assert_eq!(found(only_b.clone()).await, [2, 3, 4, 5]);
+    let several = JobPage {
+        providers: Some(vec![provider_b, provider_a, provider_b]),
+        after: Some(rows[0]),
+        limit: 3,
+        ..all.clone()
+    };
+    assert_eq!(found(several.clone()).await, [1, 2, 3]);
+    let of_protocol = JobPage {
+        protocol_ids: ids(&["x:1", "y:1"]),
+        ..several
+    };
+    assert_eq!(found(of_protocol).await, [4, 5]);
     let protocol_ids = ids(&["openai:0.1"]);
     let and = JobPage {
         consumers: Some(vec![consumer_b]),

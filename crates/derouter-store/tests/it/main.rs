@@ -12,11 +12,17 @@ mod announcements;
 mod batches;
 mod crash;
 mod disk;
+#[cfg(feature = "failpoints")]
+mod faults;
 mod forgetting;
+mod job_changes;
 mod jobs;
 mod legacy;
 mod legacy_odd;
+mod migrations;
 mod opening;
 mod peers;
+mod reader;
+mod retention;
 mod states;
 mod support;

@@ -96,7 +96,7 @@ async fn a_database_of_a_newer_version_is_refused_and_left_alone() {
             error,
             OpenError::NewerSchema {
                 found: 99,
-                known: 3,
+                known: 4,
                 ..
             }
         ),

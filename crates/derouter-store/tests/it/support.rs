@@ -4,13 +4,15 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use derouter_market::job::{Outcome, SignatureState, Stage};
+use derouter_market::job::{Delivery, Outcome, SignatureState, Stage};
 use derouter_market::{JobChange, JobState, Role};
 use derouter_store::{Durability, NewJob, OpenError, Store};
 use derouter_wire::job::JobWire;
+use derouter_wire::reqres::ConfirmJobResult;
 use derouter_wire::{
     Currency, JobId, JobKey, OfferId, PeerId, ProtocolId, SnapshotId, UnixSeconds, Wei,
 };
+use libp2p_identity::Keypair;
 use tempfile::TempDir;
 
 /// A store in a directory of its own.
@@ -19,6 +21,8 @@ pub(crate) struct Fixture {
     pub(crate) store: Store,
     pub(crate) provider: PeerId,
     pub(crate) consumer: PeerId,
+    /// The consumer's.
+    pub(crate) keypair: Keypair,
     pub(crate) snapshot: SnapshotId,
 }
 
@@ -29,12 +33,13 @@ impl Fixture {
         let store = Store::open(&directory.path().join("derouter.sqlite")).unwrap();
         let provider = PeerId::random();
         let snapshot = offer(&store, provider, "openai:0.1").await;
-        let consumer = PeerId::random();
+        let keypair = Keypair::generate_ed25519();
         Self {
             directory,
             store,
             provider,
-            consumer,
+            consumer: keypair.public().to_peer_id(),
+            keypair,
             snapshot,
         }
     }
@@ -66,6 +71,36 @@ impl Fixture {
             .insert_job(self.new_job(role, job_id), Durability::Wal)
             .await
             .unwrap()
+    }
+
+    /// A consumer's job that is signed, and with the provider or not yet.
+    pub(crate) async fn signed(&self, job_id: &str, wei: u128, delivered: bool) {
+        let key = self.insert(Role::Consumer, job_id).await.key;
+        let keypair = self.keypair.clone();
+        let sign = move |job: &derouter_market::Job| {
+            let outcome = outcome(wei);
+            let hash = job.outcome_to_hash(&outcome).hash();
+            let signature = hash.sign(&keypair).unwrap();
+            job.sign_as_consumer(outcome, signature, Some("private".into()))
+                .ok()
+        };
+        self.step(Role::Consumer, &key, sign).await;
+        if delivered {
+            let deliver = |job: &derouter_market::Job| {
+                job.delivered(Delivery::Answered(ConfirmJobResult::Ok), UnixSeconds(3000))
+            };
+            self.step(Role::Consumer, &key, deliver).await;
+        }
+    }
+
+    pub(crate) async fn step(
+        &self,
+        role: Role,
+        key: &JobKey,
+        decide: impl FnOnce(&derouter_market::Job) -> Option<JobChange> + Send + 'static,
+    ) {
+        let changed = self.store.update_job(role, key, Durability::Wal, decide);
+        changed.await.unwrap().unwrap();
     }
 
     /// Keeps the store's thread from working until the guard is dropped: what is asked meanwhile

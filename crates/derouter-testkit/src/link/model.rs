@@ -11,6 +11,12 @@ pub struct Shape {
     pub jitter: Duration,
     /// The share of packets that are lost, from 0 to 1.
     pub loss: f64,
+    /// The share of packets that come late, from 0 to 1: those behind them overtake them.
+    pub late: f64,
+    /// How late those come.
+    pub late_by: Duration,
+    /// The share of packets that arrive twice, from 0 to 1.
+    pub doubled: f64,
     /// Bits a second; `None` for as many as the machine can carry.
     pub rate: Option<u64>,
     /// Bytes that wait for their turn where there is a rate; a packet that finds more is lost.
@@ -18,12 +24,15 @@ pub struct Shape {
 }
 
 impl Default for Shape {
-    /// No delay, no loss, no rate.
+    /// No delay, no loss, no rate; all in order, and once.
     fn default() -> Self {
         Self {
             delay: Duration::ZERO,
             jitter: Duration::ZERO,
             loss: 0.0,
+            late: 0.0,
+            late_by: Duration::ZERO,
+            doubled: 0.0,
             rate: None,
             queue_bytes: 4 << 20,
         }
@@ -65,6 +74,19 @@ impl Direction {
         let arrival = (through + travel).max(self.last.unwrap_or(now));
         self.last = Some(arrival);
         Some(arrival)
+    }
+
+    /// By how much a packet comes later than its turn.
+    pub(super) fn lateness(&self, chance: f64) -> Duration {
+        if chance < self.shape.late {
+            return self.shape.late_by;
+        }
+        Duration::ZERO
+    }
+
+    /// Whether a packet arrives twice.
+    pub(super) fn doubles(&self, chance: f64) -> bool {
+        chance < self.shape.doubled
     }
 
     fn through_bottleneck(&mut self, now: Instant, bytes: usize) -> Option<Instant> {
@@ -122,6 +144,19 @@ mod tests {
             direction.arrival(later, 1_000, 0.5, 0.0),
             Some(now + 4 * MS)
         );
+    }
+
+    #[test]
+    fn late_and_doubled_packets_are_the_shares_asked_for() {
+        let direction = Direction::new(Shape {
+            late: 0.25,
+            late_by: 7 * MS,
+            doubled: 0.5,
+            ..Shape::default()
+        });
+        assert_eq!(direction.lateness(0.2), 7 * MS);
+        assert_eq!(direction.lateness(0.3), Duration::ZERO);
+        assert!(direction.doubles(0.4) && !direction.doubles(0.6));
     }
 
     #[test]

@@ -41,8 +41,9 @@ pub async fn serve(wire: Wire, directory: &Path, bootstrap: &[String]) {
         legacy_database_path: None,
         net: wire.net_options(bootstrap.collect()),
         provider: ProviderDetails::default(),
-        rpc_port: None,
+        rpc: None,
         store_payloads: false,
+        retention: derouter_node::PayloadRetention::default(),
     })
     .await
     .expect("the node starts");

@@ -11,5 +11,6 @@
 mod backend;
 mod lab;
 mod link;
+mod points;
 mod process;
 mod proxy;

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::cursor::Cursor;
 use super::record::{JobRecord, OfferSnapshot, ProviderRecord};
+use super::ticket::Ticket;
 use super::{Ack, Call};
 use crate::cbor::peer_id;
-use crate::{
-    ConnectionId, JobId, OfferId, PeerId, ProtocolId, SnapshotId, SubscriptionId, UnixSeconds,
-};
+use crate::{JobId, OfferId, PeerId, ProtocolId, SnapshotId, SubscriptionId, UnixSeconds};
 
 /// An event of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,42 @@ pub struct Event<T> {
     pub subscription_id: SubscriptionId,
     /// What happened.
     pub payload: T,
+    /// The place behind this event, to subscribe again from. Not in 0.1, and not in the state behind
+    /// an [`EventReset`].
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<Cursor>,
+}
+
+fn none<T>() -> Option<T> {
+    None
+}
+
+/// Forget what this subscription has told: its state follows, and then [`EventReady`]. Of jobs no
+/// state follows: list those that matter. Not in 0.1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventReset {
+    /// Which subscription.
+    pub subscription_id: SubscriptionId,
+}
+
+impl Call for EventReset {
+    const TYPE: &'static str = "EventReset";
+    type Reply = Ack;
+}
+
+/// The state is complete; what follows are changes. Not in 0.1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventReady {
+    /// Which subscription.
+    pub subscription_id: SubscriptionId,
+    /// The place behind the state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<Cursor>,
+}
+
+impl Call for EventReady {
+    const TYPE: &'static str = "EventReady";
+    type Reply = Ack;
 }
 
 /// An offer left the market.
@@ -40,6 +76,14 @@ pub struct ProviderHeartbeat {
     pub peer_id: PeerId,
     /// When, by our clock.
     pub latest_heartbeat_at: UnixSeconds,
+}
+
+/// Whether the node takes new work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStateChanged {
+    /// How many milliseconds jobs that run have left. Absent while the node takes new work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining_ms: Option<u64>,
 }
 
 macro_rules! events {
@@ -69,6 +113,8 @@ events! {
     EventProviderHeartbeat(ProviderHeartbeat),
     /// A job was made or changed.
     EventJobUpdated(JobRecord),
+    /// Whether the node takes new work.
+    EventNodeState(NodeStateChanged),
 }
 
 /// A consumer wants a job for an offer of this module.
@@ -110,11 +156,11 @@ impl Call for ProviderPrepareJobConnection {
     type Reply = PrepareJobConnectionReply;
 }
 
-/// A prepared connection is there: open a yamux stream and write the id.
+/// A prepared connection is there: open a yamux stream and write the ticket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderOpenJobConnection {
-    /// As 8 bytes big-endian.
-    pub connection_id: ConnectionId,
+    /// What to write.
+    pub connection_id: Ticket,
     /// From [`PrepareJobConnectionReply::Ok`].
     pub nonce: String,
 }

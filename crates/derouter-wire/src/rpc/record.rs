@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::cbor::{lenient_optional_signed, peer_id};
-use crate::{Currency, JobId, OfferId, PeerId, ProtocolId, RowId, SnapshotId, UnixSeconds};
+use crate::{
+    Currency, JobId, OfferId, OfferKey, PeerId, ProtocolId, RowId, SnapshotId, UnixSeconds,
+};
 
 /// One (provider, protocol, offer, payload), for ever, and whether it is on offer now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +23,17 @@ pub struct OfferSnapshot {
     pub offer_id: OfferId,
     /// What the protocol says of the offer; opaque here.
     pub protocol_payload: String,
+}
+
+impl OfferSnapshot {
+    /// Which offer, whatever its payload.
+    pub fn key(&self) -> OfferKey {
+        OfferKey {
+            provider: self.provider_peer_id,
+            protocol_id: self.protocol_id.clone(),
+            offer_id: self.offer_id.clone(),
+        }
+    }
 }
 
 /// A provider as last heard.

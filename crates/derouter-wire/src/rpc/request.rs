@@ -3,12 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::Call;
+use super::cursor::Cursor;
 use super::network::{NetworkReport, PeerReport, PingReport};
 use super::record::{FailureReason, JobRecord, OfferSnapshot, ProviderRecord};
+use super::ticket::Ticket;
 use crate::cbor::{PeerIdArg, lenient_optional_signed, lenient_unsigned, peer_id};
 use crate::{
-    ConnectionId, Currency, JobId, OfferId, PeerId, ProtocolId, RowId, SnapshotId, SubscriptionId,
-    UnixSeconds, Wei,
+    Currency, JobId, OfferId, PeerId, ProtocolId, RowId, SnapshotId, SubscriptionId, UnixSeconds,
+    Wei,
 };
 
 macro_rules! calls {
@@ -27,11 +29,13 @@ calls! {
     QueryOfferSnapshots => ListReply<OfferSnapshot>,
     QueryProviders => ListReply<ProviderRecord>,
     QueryJobs => QueryJobsReply,
-    SubscribeToActiveOffers => FilteredReply<SubscriptionId>,
-    SubscribeToActiveProviders => SubscribedReply,
-    SubscribeToJobs => FilteredReply<SubscriptionId>,
+    SubscribeToActiveOffers => FilteredReply<Subscribed>,
+    SubscribeToActiveProviders => FilteredReply<Subscribed>,
+    SubscribeToJobs => FilteredReply<Subscribed>,
+    SubscribeToNodeState => FilteredReply<Subscribed>,
     CancelSubscription => CancelSubscriptionReply,
     ProviderProvide => ProvideReply,
+    ProviderWithdraw => WithdrawReply,
     ProviderCompleteJob => ProviderCompleteJobReply,
     ConsumerCreateJob => CreateJobReply,
     ConsumerOpenJobConnection => OpenJobConnectionReply,
@@ -47,7 +51,8 @@ calls! {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuerySystem {}
 
-/// Which offers are on offer now, this node's own among them? Filters combine with AND.
+/// Which offers are on offer now, this node's own among them? Filters combine with AND. In 0.1 only:
+/// [`ListOffers`](super::list::ListOffers) takes its place, as the other lists do for theirs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueryActiveOffers {
     /// Only these protocols.
@@ -107,11 +112,18 @@ pub struct SubscribeToActiveOffers {
     /// Only these providers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_peer_ids: Option<Vec<PeerIdArg>>,
+    /// The place to go on from. Not in 0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Cursor>,
 }
 
 /// Events about providers, from now on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SubscribeToActiveProviders {}
+pub struct SubscribeToActiveProviders {
+    /// The place to go on from. Not in 0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Cursor>,
+}
 
 /// Events about jobs that fit the filter, from now on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,7 +137,15 @@ pub struct SubscribeToJobs {
     /// Only these consumers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consumer_peer_ids: Option<Vec<PeerIdArg>>,
+    /// The place to go on from. Not in 0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Cursor>,
 }
+
+/// Events about whether the node takes new work: how it is now, then each change. New in 0.2, so
+/// that no 0.1 module is ever sent such an event.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscribeToNodeState {}
 
 /// Ends a subscription.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +153,11 @@ pub struct CancelSubscription {
     /// Which.
     pub subscription_id: SubscriptionId,
 }
+
+/// Takes back every offer of this connection; jobs that were accepted go on. New in 0.2: before, the
+/// only way was to close the connection, and with it the streams of those jobs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderWithdraw {}
 
 /// Puts an offer on the market for as long as this connection lives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -322,12 +347,78 @@ pub enum QueryJobsReply {
     InvalidLimit(Option<String>),
 }
 
-/// To [`SubscribeToActiveProviders`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "tag", content = "content")]
-pub enum SubscribedReply {
-    /// The new subscription.
-    Ok(SubscriptionId),
+/// A new subscription. In 0.1 its number alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "SubscribedWire", into = "SubscribedWire")]
+pub enum Subscribed {
+    /// As 0.1 says it: events from now on.
+    Legacy(SubscriptionId),
+    /// As 0.2 says it.
+    Since {
+        /// Which.
+        subscription_id: SubscriptionId,
+        /// Whether it goes on from `since`, so that nothing is missed. If not, an
+        /// [`EventReset`](super::event::EventReset) follows.
+        resumed: bool,
+    },
+}
+
+impl Subscribed {
+    /// Which subscription.
+    pub fn id(self) -> SubscriptionId {
+        match self {
+            Self::Legacy(id)
+            | Self::Since {
+                subscription_id: id,
+                ..
+            } => id,
+        }
+    }
+
+    /// Whether it goes on from where another ended.
+    pub fn resumed(self) -> bool {
+        matches!(self, Self::Since { resumed: true, .. })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum SubscribedWire {
+    Legacy(SubscriptionId),
+    Since {
+        subscription_id: SubscriptionId,
+        resumed: bool,
+    },
+}
+
+impl From<SubscribedWire> for Subscribed {
+    fn from(wire: SubscribedWire) -> Self {
+        match wire {
+            SubscribedWire::Legacy(id) => Self::Legacy(id),
+            SubscribedWire::Since {
+                subscription_id,
+                resumed,
+            } => Self::Since {
+                subscription_id,
+                resumed,
+            },
+        }
+    }
+}
+
+impl From<Subscribed> for SubscribedWire {
+    fn from(subscribed: Subscribed) -> Self {
+        match subscribed {
+            Subscribed::Legacy(id) => Self::Legacy(id),
+            Subscribed::Since {
+                subscription_id,
+                resumed,
+            } => Self::Since {
+                subscription_id,
+                resumed,
+            },
+        }
+    }
 }
 
 /// To [`CancelSubscription`].
@@ -338,6 +429,14 @@ pub enum CancelSubscriptionReply {
     Ok,
     /// There is none with this id.
     InvalidSubscriptionId,
+}
+
+/// To [`ProviderWithdraw`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "tag", content = "content")]
+pub enum WithdrawReply {
+    /// They are off the market.
+    Ok,
 }
 
 /// To [`ProviderProvide`].
@@ -410,10 +509,10 @@ pub enum CreateJobReply {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "tag", content = "content")]
 pub enum OpenJobConnectionReply {
-    /// Open a yamux stream and write this id.
+    /// Open a yamux stream and write this.
     Ok {
-        /// As 8 bytes big-endian.
-        connection_id: ConnectionId,
+        /// What to write.
+        connection_id: Ticket,
     },
     /// This node knows no such job.
     LocalJobNotFound,

@@ -372,7 +372,11 @@ fn events_of_a_0_1_node_decode() {
     let EventOfferUpdated(Event {
         subscription_id,
         payload,
-    }) = request("event_offer_updated");
+        cursor: None,
+    }) = request("event_offer_updated")
+    else {
+        panic!("a cursor of a 0.1 node");
+    };
     assert_eq!(subscription_id, SubscriptionId(0));
     assert_eq!(payload.snapshot_id, SnapshotId(2));
     assert!(payload.active);
@@ -417,7 +421,7 @@ fn jobs_for_modules_of_a_0_1_node_decode() {
     let open: ProviderOpenJobConnection = request("provider_open_job_connection");
     assert_eq!(
         (open.connection_id, open.nonce.as_str()),
-        (ConnectionId(3), "0")
+        (ConnectionId(3).into(), "0")
     );
 }
 
@@ -443,7 +447,7 @@ fn answers_of_a_0_1_node_decode() {
     assert_eq!(
         opened,
         OpenJobConnectionReply::Ok {
-            connection_id: ConnectionId(1)
+            connection_id: ConnectionId(1).into()
         }
     );
     let failed = reply::<ConsumerCompleteJob>("consumer_complete_job.already_failed");
@@ -471,7 +475,10 @@ fn answers_of_a_0_1_node_decode() {
         FailJobReply::InvalidJobId
     );
     let subscribed = reply::<SubscribeToJobs>("subscribe_to_jobs.ok");
-    assert_eq!(subscribed, FilteredReply::Ok(SubscriptionId(2)));
+    assert_eq!(
+        subscribed,
+        FilteredReply::Ok(Subscribed::Legacy(SubscriptionId(2)))
+    );
     let cancelled = reply::<CancelSubscription>("cancel_subscription.invalid");
     assert_eq!(cancelled, CancelSubscriptionReply::InvalidSubscriptionId);
 }

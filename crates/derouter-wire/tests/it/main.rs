@@ -7,6 +7,7 @@
     missing_docs
 )]
 
+mod cddl;
 mod golden_announce;
 mod golden_jobs;
 mod golden_modules;

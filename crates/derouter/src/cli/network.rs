@@ -8,12 +8,16 @@ use clap::Args;
 /// Which node to ask.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct NodeArgs {
-    /// The node's configuration (JSON5), for its `server.port`
+    /// The node's configuration (JSON5), for its `data_dir` and `server.port`
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Where the node's RPC is, for example 127.0.0.1:4269
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Where the node's RPC is, for example 127.0.0.1:4269 or unix:/var/lib/derouter/rpc.sock
+    #[arg(long, value_name = "ADDRESS")]
     pub(crate) rpc: Option<String>,
+    /// The node's cookie file, for an --rpc over TCP [default: the one in the data directory of the
+    /// configuration, if that is given]
+    #[arg(long, value_name = "FILE", env = "DEROUTER_RPC_COOKIE")]
+    pub(crate) rpc_cookie: Option<PathBuf>,
 }
 
 /// How to check the network.

@@ -1,13 +1,14 @@
 //! The files of modules that are processes of their own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use derouter_openai::consumer::ConsumerConfig;
 use derouter_openai::provider::ProviderConfig;
 
 use super::openai::{ConsumerSection, ProviderSection, RpcSection};
 use super::value::Port;
-use super::{ConfigError, LogFormat, node, read};
+use super::{ConfigError, LogFormat, node, paths, read};
 
 /// What a module's file says, with the module's own part `M`.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub(crate) struct ModuleConfig<M> {
     pub(crate) rpc: RpcAddress,
     /// How to log.
     pub(crate) log: LogFormat,
+    /// How long what runs may take to finish on a stop.
+    pub(crate) drain: Duration,
     /// The file has `database_url`, which 0.1.0 wanted and which has no use now.
     pub(crate) has_database_url: bool,
 }
@@ -29,11 +32,14 @@ pub(crate) struct RpcAddress {
     pub(crate) host: String,
     /// The port.
     pub(crate) port: u16,
+    /// The node's data directory, with its socket and cookie file: as the file says, or the usual
+    /// one when the file says nothing of where the node is.
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 impl std::fmt::Display for RpcAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { host, port } = self;
+        let Self { host, port, .. } = self;
         if host.parse::<std::net::Ipv6Addr>().is_ok() {
             return write!(f, "[{host}]:{port}");
         }
@@ -58,6 +64,10 @@ impl RpcAddress {
             let problem = "`rpc.port` is there as well. Leave one of them out";
             return Err(ConfigError::at(path, "rpc_port", problem));
         }
+        let says_where =
+            host.is_some() || port.is_some() || section.host.is_some() || section.port.is_some();
+        let usual = || paths::default_data_dir().filter(|_| !says_where);
+        let data_dir = section.data_dir.map(|path| path.0).or_else(usual);
         let key = if port.is_some() {
             "rpc_port"
         } else {
@@ -75,7 +85,11 @@ impl RpcAddress {
             .host
             .or(host)
             .unwrap_or_else(|| "127.0.0.1".to_owned());
-        Ok(Self { host, port })
+        Ok(Self {
+            host,
+            port,
+            data_dir,
+        })
     }
 }
 
@@ -90,6 +104,7 @@ pub(crate) fn read_provider(path: &Path) -> Result<ModuleConfig<ProviderConfig>,
             section.rpc_port.take(),
         )?,
         log: section.log.unwrap_or_default().format,
+        drain: section.drain_seconds.unwrap_or_default().0,
         has_database_url: section.database_url.is_some(),
         module: section.check(path, "", false)?,
     })
@@ -106,7 +121,35 @@ pub(crate) fn read_consumer(path: &Path) -> Result<ModuleConfig<ConsumerConfig>,
             section.rpc_port.take(),
         )?,
         log: section.log.unwrap_or_default().format,
+        drain: section.drain_seconds.unwrap_or_default().0,
         has_database_url: section.database_url.is_some(),
         module: section.check(false),
     })
+}
+
+/// Reads and checks a text as a provider's file.
+pub(super) fn fuzz_provider(text: &str) -> Result<(), ConfigError> {
+    let path = Path::new("provider.json");
+    let mut section: ProviderSection = super::parse(path, text)?;
+    let rpc = (
+        section.rpc.take(),
+        section.rpc_host.take(),
+        section.rpc_port.take(),
+    );
+    RpcAddress::of(path, rpc.0, rpc.1, rpc.2)?;
+    section.check(path, "", false).map(drop)
+}
+
+/// Reads and checks a text as a consumer's file.
+pub(super) fn fuzz_consumer(text: &str) -> Result<(), ConfigError> {
+    let path = Path::new("consumer.json");
+    let mut section: ConsumerSection = super::parse(path, text)?;
+    let rpc = (
+        section.rpc.take(),
+        section.rpc_host.take(),
+        section.rpc_port.take(),
+    );
+    RpcAddress::of(path, rpc.0, rpc.1, rpc.2)?;
+    let _ = section.check(false);
+    Ok(())
 }

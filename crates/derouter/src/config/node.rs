@@ -2,15 +2,19 @@
 
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use derouter_node::{DiscoveryOptions, Multiaddr, NetOptions, NodeConfig, ProviderDetails};
+use derouter_node::{
+    DiscoveryOptions, Multiaddr, NetOptions, NodeConfig, ProviderDetails, RpcOptions,
+};
 use serde::Deserialize;
 
+use super::ledger::LedgerSection;
 use super::network::{DiscoverySection, ExternalAddress, ReachabilityKey, RelayServer, Relays};
 use super::openai::{OpenAiModules, OpenAiSection};
 use super::paths::{self, DatabasePaths};
 use super::peers::PeersSection;
-use super::value::{Address, LiteralPath, Port};
+use super::value::{Address, Drain, LiteralPath, Port};
 use super::{ConfigError, LogFormat, LogSection, read};
 
 /// The RPC's port when the configuration names none, as in 0.1.0.
@@ -42,6 +46,8 @@ struct File {
     peers: PeersSection,
     log: LogSection,
     store_payloads: bool,
+    ledger: LedgerSection,
+    drain_seconds: Drain,
     openai: OpenAiSection,
 }
 
@@ -59,17 +65,22 @@ struct ProviderSection {
 #[serde(deny_unknown_fields, default)]
 struct ServerSection {
     port: Option<Port>,
+    allow_legacy: Option<bool>,
 }
 
 /// All that `derouter run` needs.
 #[derive(Clone, Debug)]
 pub(crate) struct RunConfig {
+    /// Where the node's files are.
+    pub(crate) data_dir: PathBuf,
     /// The node.
     pub(crate) node: NodeConfig,
     /// The modules inside.
     pub(crate) openai: OpenAiModules,
     /// How to log.
     pub(crate) log: LogFormat,
+    /// How long what runs may take to finish on a stop.
+    pub(crate) drain: Duration,
 }
 
 impl RunConfig {
@@ -129,14 +140,21 @@ impl File {
                 teaser: self.provider.teaser,
                 description: self.provider.description,
             },
-            rpc_port: Some(self.server.port.map_or(DEFAULT_RPC_PORT, |port| port.0)),
+            rpc: Some(RpcOptions {
+                port: self.server.port.map_or(DEFAULT_RPC_PORT, |port| port.0),
+                directory: Some(data_dir.clone()),
+                allow_legacy: self.server.allow_legacy.unwrap_or(true),
+            }),
             store_payloads: self.store_payloads,
+            retention: self.ledger.retention(),
         };
         let openai = self.openai.check(path, self.store_payloads)?;
         Ok(RunConfig {
+            data_dir,
             node,
             openai,
             log: self.log.format,
+            drain: self.drain_seconds.0,
         })
     }
 
@@ -169,6 +187,11 @@ pub(crate) fn default_listen(ipv6: bool) -> Vec<Multiaddr> {
 /// must work everywhere.
 pub(crate) fn has_ipv6() -> bool {
     UdpSocket::bind("[::]:0").is_ok()
+}
+
+/// Reads a text as this file, without a look at the disk.
+pub(super) fn fuzz(text: &str) -> Result<(), ConfigError> {
+    super::parse::<File>(Path::new("config.json"), text).map(drop)
 }
 
 #[cfg(test)]

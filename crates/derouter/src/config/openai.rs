@@ -11,7 +11,7 @@ use derouter_sdk::{OfferId, Wei};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::value::{BaseUrl, Named, OneOrMany, Pol, Port, Positive};
+use super::value::{BaseUrl, Drain, LiteralPath, Named, OneOrMany, Pol, Port, Positive};
 use super::{ConfigError, LogSection};
 
 /// The port of the OpenAI endpoint when the configuration names none.
@@ -82,12 +82,13 @@ impl OpenAiSection {
     }
 }
 
-/// `rpc: {host, port}`: where the node is.
+/// `rpc: {host, port, data_dir}`: where the node is.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RpcSection {
     pub(super) host: Option<String>,
     pub(super) port: Option<Port>,
+    pub(super) data_dir: Option<LiteralPath>,
 }
 
 /// A provider module's keys, in the node's file or in its own.
@@ -111,6 +112,8 @@ pub(super) struct ProviderSection {
     pub(super) rpc_port: Option<Port>,
     #[serde(default)]
     pub(super) log: Option<LogSection>,
+    #[serde(default)]
+    pub(super) drain_seconds: Option<Drain>,
     #[serde(default)]
     pub(super) database_url: Option<IgnoredAny>,
 }
@@ -183,12 +186,16 @@ impl ProviderSection {
 
     fn keys_of_a_process(&self) -> impl Iterator<Item = &'static str> + use<> {
         let rpc = self.rpc.is_some() || self.rpc_host.is_some() || self.rpc_port.is_some();
-        process_keys(rpc, self.log.is_some(), self.database_url.is_some())
+        process_keys([
+            (rpc, "rpc"),
+            (self.log.is_some(), "log"),
+            (self.drain_seconds.is_some(), "drain_seconds"),
+            (self.database_url.is_some(), "database_url"),
+        ])
     }
 }
 
-fn process_keys(rpc: bool, log: bool, database: bool) -> impl Iterator<Item = &'static str> {
-    let given = [(rpc, "rpc"), (log, "log"), (database, "database_url")];
+fn process_keys(given: [(bool, &'static str); 4]) -> impl Iterator<Item = &'static str> {
     given
         .into_iter()
         .filter_map(|(given, key)| given.then_some(key))
@@ -232,6 +239,7 @@ pub(super) struct ConsumerSection {
     pub(super) rpc_host: Option<String>,
     pub(super) rpc_port: Option<Port>,
     pub(super) log: Option<LogSection>,
+    pub(super) drain_seconds: Option<Drain>,
     pub(super) database_url: Option<IgnoredAny>,
 }
 
@@ -323,6 +331,11 @@ impl ConsumerSection {
 
     fn keys_of_a_process(&self) -> impl Iterator<Item = &'static str> + use<> {
         let rpc = self.rpc.is_some() || self.rpc_host.is_some() || self.rpc_port.is_some();
-        process_keys(rpc, self.log.is_some(), self.database_url.is_some())
+        process_keys([
+            (rpc, "rpc"),
+            (self.log.is_some(), "log"),
+            (self.drain_seconds.is_some(), "drain_seconds"),
+            (self.database_url.is_some(), "database_url"),
+        ])
     }
 }

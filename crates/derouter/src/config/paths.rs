@@ -23,6 +23,11 @@ pub(crate) fn default_data_dir() -> Option<PathBuf> {
     Some(project.data_local_dir().to_path_buf())
 }
 
+/// Our database in a data directory.
+pub(crate) fn in_data_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join(DATABASE)
+}
+
 /// Our database, and one of 0.1.0 to import.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DatabasePaths {
@@ -38,7 +43,7 @@ pub(super) fn database(data_dir: &Path, named: Option<&Path>) -> Result<Database
         let legacy = data_dir.join(LEGACY_DATABASE);
         let legacy = is_foreign_database(&legacy)?.then_some(legacy);
         return Ok(DatabasePaths {
-            database: data_dir.join(DATABASE),
+            database: in_data_dir(data_dir),
             legacy,
         });
     };

@@ -143,6 +143,11 @@ fn default_listen(ipv6: bool) -> Vec<Multiaddr> {
     all.filter_map(|address| address.parse().ok()).collect()
 }
 
+/// Reads a text as this file, without a look at the disk.
+pub(super) fn fuzz(text: &str) -> Result<(), ConfigError> {
+    super::parse::<File>(Path::new("config.json"), text).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;

@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use std::time::Duration;
+
 use derouter_sdk::Wei;
 
 use super::module::{read_consumer, read_provider};
@@ -56,7 +58,9 @@ fn without_a_file_a_node_has_the_defaults_of_0_1_0() {
     let config = RunConfig::load(None).unwrap();
     let data_dir = paths::default_data_dir().unwrap();
     assert_eq!(config.node.keypair_path, data_dir.join("keypair.bin"));
-    assert_eq!(config.node.rpc_port, Some(4269));
+    let rpc = config.node.rpc.unwrap();
+    assert_eq!((rpc.port, rpc.allow_legacy), (4269, true));
+    assert_eq!(rpc.directory, Some(data_dir));
     assert!(config.node.net.mdns);
     assert!(config.node.net.relay_server.is_none());
     assert!(!config.node.store_payloads);
@@ -88,7 +92,9 @@ fn a_file_of_0_1_0_is_read_as_it_is() {
         PathBuf::from("/tmp/derouter-data/key.bin")
     );
     assert_eq!(config.node.provider.name.as_deref(), Some("me"));
-    assert_eq!(config.node.rpc_port, Some(5000));
+    let rpc = config.node.rpc.unwrap();
+    assert_eq!((rpc.port, rpc.allow_legacy), (5000, true));
+    assert_eq!(rpc.directory, Some(PathBuf::from("/tmp/derouter-data")));
 }
 
 #[test]
@@ -105,6 +111,26 @@ fn the_new_keys_are_read() {
     assert_eq!(config.log, LogFormat::Json);
     assert!(config.node.store_payloads);
     assert!(config.openai.consumer.unwrap().store_payloads);
+}
+
+#[test]
+fn payloads_are_kept_for_a_while_and_up_to_a_size() {
+    let retention = |text: &str| load(text).map(|config| config.node.retention);
+    let kept = |age: Option<u64>, bytes: Option<u64>| derouter_node::PayloadRetention {
+        max_age: age.map(Duration::from_secs),
+        max_bytes: bytes,
+    };
+    assert_eq!(
+        retention("{}").unwrap(),
+        kept(Some(90 * 86_400), Some(1 << 30))
+    );
+    let own = r#"{ledger: {keep_payloads_days: 7, keep_payloads_mb: "all"}}"#;
+    assert_eq!(retention(own).unwrap(), kept(Some(7 * 86_400), None));
+    for wrong in ["-1", "\"some\"", "1.5", "99999999"] {
+        let text = format!("{{ledger: {{keep_payloads_mb: {wrong}}}}}");
+        let error = retention(&text).unwrap_err().to_string();
+        assert!(error.contains("keep_payloads_mb"), "{error}");
+    }
 }
 
 #[test]
@@ -465,4 +491,18 @@ fn every_example_in_the_documents_is_a_configuration_that_works() {
         }
     }
     assert!(examples >= 6, "only {examples} found");
+}
+
+#[test]
+fn who_may_use_the_rpc_and_where_it_is() {
+    let config = load("{server: {allow_legacy: false}}").unwrap();
+    assert!(!config.node.rpc.unwrap().allow_legacy);
+    let text = PROVIDER.replacen('{', r#"{rpc: {data_dir: "/srv/derouter"},"#, 1);
+    let rpc = read_provider(&file(&text).path).unwrap().rpc;
+    assert_eq!(rpc.data_dir, Some(PathBuf::from("/srv/derouter")));
+    // A port alone may be that of any node: its cookie is not known.
+    let text = PROVIDER.replacen('{', "{rpc: {port: 5001},", 1);
+    assert_eq!(read_provider(&file(&text).path).unwrap().rpc.data_dir, None);
+    let usual = read_provider(&file(PROVIDER).path).unwrap().rpc;
+    assert_eq!(usual.data_dir, paths::default_data_dir());
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use derouter_node::Multiaddr;
 use derouter_sdk::Wei;
@@ -128,6 +129,31 @@ impl<'de> Deserialize<'de> for Port {
         let port = u16::try_from(number);
         port.map(Port)
             .map_err(|_| D::Error::custom(format_args!("{number} is not a port from 0 to 65535")))
+    }
+}
+
+/// How long what runs may take to finish on a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Drain(pub(super) Duration);
+
+/// An hour: nobody waits longer for a service to stop.
+const MOST_DRAIN_SECONDS: u64 = 3600;
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self(Duration::from_secs(30))
+    }
+}
+
+impl<'de> Deserialize<'de> for Drain {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = u64::deserialize(deserializer)?;
+        if number > MOST_DRAIN_SECONDS {
+            return Err(D::Error::custom(format_args!(
+                "{number} is not from 0 to {MOST_DRAIN_SECONDS} seconds"
+            )));
+        }
+        Ok(Self(Duration::from_secs(number)))
     }
 }
 

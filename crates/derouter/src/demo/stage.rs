@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use derouter_node::{Multiaddr, NetOptions, NodeConfig, ProviderDetails, RunningNode};
+use derouter_node::{
+    Multiaddr, NetOptions, NodeConfig, PayloadRetention, ProviderDetails, RpcOptions, RunningNode,
+};
 use derouter_openai::consumer::{ConsumerConfig, RunningConsumer};
 use derouter_openai::provider::{
     BackendConfig, EchoBackend, OfferConfig, ProviderConfig, RunningProvider,
@@ -207,8 +209,9 @@ fn node_config(name: &str, directory: &Path, bootstrap: Vec<Multiaddr>) -> NodeC
             name: Some(format!("demo {name}")),
             ..Default::default()
         },
-        rpc_port: Some(0),
+        rpc: Some(RpcOptions::default()),
         store_payloads: false,
+        retention: PayloadRetention::default(),
     }
 }
 

@@ -10,8 +10,11 @@
 )]
 
 mod client;
+mod corpus;
 mod crash;
+mod db;
 mod discovery;
+mod drain;
 mod endpoint;
 mod faults;
 mod hostile;
@@ -24,6 +27,7 @@ mod relay;
 mod signature;
 mod start;
 mod stop;
+mod supervised;
 mod trade;
 
 /// The binary under test.

@@ -151,7 +151,7 @@ impl Discovery {
             let direction = if ahead { "ahead" } else { "behind" };
             tracing::warn!(
                 direction,
-                "announcements that are off by over an hour are ignored; check the clock of this machine"
+                "announcements that are off by over four hours are ignored; check the clock of this machine"
             );
         }
     }

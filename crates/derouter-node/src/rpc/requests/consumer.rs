@@ -58,7 +58,7 @@ impl Session {
                 let opened = self.job_connections.open(key, stream);
                 return Ok(opened.map_or_else(too_many_unclaimed, |opened| {
                     OpenJobConnectionReply::Ok {
-                        connection_id: opened.id,
+                        connection_id: opened.ticket,
                     }
                 }));
             }

@@ -45,6 +45,11 @@ impl Session {
         }
     }
 
+    pub(super) async fn withdraw(&self, _: ProviderWithdraw) -> Result<WithdrawReply, Failure> {
+        self.take_back_offers();
+        Ok(WithdrawReply::Ok)
+    }
+
     pub(super) async fn provider_complete(
         &self,
         request: ProviderCompleteJob,

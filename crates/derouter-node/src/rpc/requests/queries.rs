@@ -1,19 +1,17 @@
 //! Queries and subscriptions.
 
-use derouter_sdk::{JobFilter, JobQuery, OfferFilter, OfferSnapshot, PeerId, ProtocolId};
-use derouter_wire::SubscriptionId;
+use derouter_sdk::{Cursor, JobFilter, JobQuery, OfferFilter, OfferSnapshot, PeerId, ProtocolId};
 use derouter_wire::cbor::{self, InvalidPeerId, PeerIdArg};
 use derouter_wire::limits::{RPC_FILTER_ITEMS, RPC_QUERY_ITEMS};
-use derouter_wire::rpc::Frame;
 use derouter_wire::rpc::record::ProviderRecord;
 use derouter_wire::rpc::request::*;
 
-use super::{Failure, Session};
+use super::{Asked, Dialect, Failure, Session};
 use crate::rpc::fitting::{LIST_BYTES, first_that_fit, smallest_that_fit};
 use crate::rpc::subscriptions::Source;
 
 /// Why a filter can't be used.
-enum BadFilter {
+pub(super) enum BadFilter {
     Peer(InvalidPeerId),
     TooLong,
 }
@@ -30,7 +28,7 @@ impl BadFilter {
     }
 
     /// The typed error that 0.1 has for peer ids.
-    fn reply<T>(self) -> Result<FilteredReply<T>, Failure> {
+    pub(super) fn reply<T>(self) -> Result<FilteredReply<T>, Failure> {
         match self {
             Self::Peer(InvalidPeerId(text)) => Ok(FilteredReply::InvalidPeerId(text)),
             Self::TooLong => Err(Self::too_long()),
@@ -63,7 +61,7 @@ fn protocols(filter: Option<Vec<String>>) -> Result<Option<Vec<ProtocolId>>, Bad
     }
 }
 
-fn offer_filter(
+pub(super) fn offer_filter(
     protocol_ids: Option<Vec<String>>,
     provider_peer_ids: Option<Vec<PeerIdArg>>,
 ) -> Result<OfferFilter, BadFilter> {
@@ -73,7 +71,7 @@ fn offer_filter(
     })
 }
 
-fn job_filter(
+pub(super) fn job_filter(
     protocol_ids: Option<Vec<String>>,
     provider_peer_ids: Option<Vec<PeerIdArg>>,
     consumer_peer_ids: Option<Vec<PeerIdArg>>,
@@ -100,7 +98,7 @@ fn sendable_offers(offers: Vec<OfferSnapshot>) -> Vec<OfferSnapshot> {
 }
 
 /// Events begin behind the answer that tells the subscription's id.
-type Begun<T> = Result<(T, Option<Source>), Failure>;
+type Begun = Result<(FilteredReply<Subscribed>, Option<Source>), Failure>;
 
 impl Session {
     pub(super) async fn query_system(&self, _: QuerySystem) -> Result<QuerySystemReply, Failure> {
@@ -184,45 +182,55 @@ impl Session {
         Ok(QueryJobsReply::Ok(first_that_fit(jobs, LIST_BYTES)))
     }
 
-    pub(super) async fn subscribe_to_offers(&self, frame: &Frame<'_>) {
-        let begun = self.watch_offers(frame).await;
-        self.begin(frame, begun).await;
+    pub(super) async fn subscribe_to_offers(&self, asked: &Asked<'_>) {
+        let begun = self.watch_offers(asked).await;
+        self.begin_events(asked, begun).await;
     }
 
-    pub(super) async fn subscribe_to_providers(&self, frame: &Frame<'_>) {
-        let begun = self.watch_providers(frame).await;
-        self.begin(frame, begun).await;
+    pub(super) async fn subscribe_to_providers(&self, asked: &Asked<'_>) {
+        let begun = self.watch_providers(asked).await;
+        self.begin_events(asked, begun).await;
     }
 
-    pub(super) async fn subscribe_to_jobs(&self, frame: &Frame<'_>) {
-        let begun = self.watch_jobs(frame).await;
-        self.begin(frame, begun).await;
+    pub(super) async fn subscribe_to_jobs(&self, asked: &Asked<'_>) {
+        let begun = self.watch_jobs(asked).await;
+        self.begin_events(asked, begun).await;
     }
 
-    async fn watch_offers(&self, frame: &Frame<'_>) -> Begun<FilteredReply<SubscriptionId>> {
-        let query: SubscribeToActiveOffers = cbor::from_slice(frame.data)?;
+    pub(super) async fn subscribe_to_state(&self, asked: &Asked<'_>) {
+        let begun = self.watch_state(asked).await;
+        self.begin_events(asked, begun).await;
+    }
+
+    async fn watch_offers(&self, asked: &Asked<'_>) -> Begun {
+        let query: SubscribeToActiveOffers = cbor::from_slice(asked.frame.data)?;
         let filter = match offer_filter(query.protocol_ids, query.provider_peer_ids) {
             Ok(filter) => filter,
             Err(bad) => return Ok((bad.reply()?, None)),
         };
-        let watch = self.node.watch_offers(filter).await?;
-        Ok((
-            FilteredReply::Ok(self.reserve()?),
-            Some(Source::Offers(watch)),
-        ))
+        let watch = match self.since(query.since) {
+            Some(since) => self.node.resume_offers(filter, &since).await?,
+            None => self.node.watch_offers(filter).await?,
+        };
+        let subscribed = self.subscribed(watch.resumed())?;
+        Ok((FilteredReply::Ok(subscribed), Some(Source::Offers(watch))))
     }
 
-    async fn watch_providers(&self, frame: &Frame<'_>) -> Begun<FilteredReply<SubscriptionId>> {
-        let SubscribeToActiveProviders {} = cbor::from_slice(frame.data)?;
-        let watch = self.node.watch_providers().await?;
+    async fn watch_providers(&self, asked: &Asked<'_>) -> Begun {
+        let query: SubscribeToActiveProviders = cbor::from_slice(asked.frame.data)?;
+        let watch = match self.since(query.since) {
+            Some(since) => self.node.resume_providers(&since).await?,
+            None => self.node.watch_providers().await?,
+        };
+        let subscribed = self.subscribed(watch.resumed())?;
         Ok((
-            FilteredReply::Ok(self.reserve()?),
+            FilteredReply::Ok(subscribed),
             Some(Source::Providers(watch)),
         ))
     }
 
-    async fn watch_jobs(&self, frame: &Frame<'_>) -> Begun<FilteredReply<SubscriptionId>> {
-        let query: SubscribeToJobs = cbor::from_slice(frame.data)?;
+    async fn watch_jobs(&self, asked: &Asked<'_>) -> Begun {
+        let query: SubscribeToJobs = cbor::from_slice(asked.frame.data)?;
         let filter = job_filter(
             query.protocol_ids,
             query.provider_peer_ids,
@@ -232,26 +240,52 @@ impl Session {
             Ok(filter) => filter,
             Err(bad) => return Ok((bad.reply()?, None)),
         };
-        let watch = self.node.watch_jobs(filter).await?;
-        Ok((
-            FilteredReply::Ok(self.reserve()?),
-            Some(Source::Jobs(watch)),
-        ))
+        let watch = match self.since(query.since) {
+            Some(since) => self.node.resume_jobs(filter, &since).await?,
+            None => self.node.watch_jobs(filter).await?,
+        };
+        let subscribed = self.subscribed(watch.resumed())?;
+        Ok((FilteredReply::Ok(subscribed), Some(Source::Jobs(watch))))
     }
 
-    fn reserve(&self) -> Result<SubscriptionId, Failure> {
-        let id = self.subscriptions.reserve();
-        id.ok_or_else(|| Failure::bad("this connection has too many subscriptions"))
+    async fn watch_state(&self, asked: &Asked<'_>) -> Begun {
+        let SubscribeToNodeState {} = cbor::from_slice(asked.frame.data)?;
+        let watch = self.node.watch_state().await?;
+        // How it is now comes first, as an event like the others: there is no state to begin with.
+        let subscribed = self.subscribed(true)?;
+        Ok((FilteredReply::Ok(subscribed), Some(Source::State(watch))))
     }
 
-    async fn begin(&self, frame: &Frame<'_>, begun: Begun<FilteredReply<SubscriptionId>>) {
+    fn is_0_2(&self) -> bool {
+        self.dialect().is_some_and(Dialect::is_0_2)
+    }
+
+    /// The place to go on from; 0.1 has none.
+    fn since(&self, since: Option<Cursor>) -> Option<Cursor> {
+        since.filter(|_| self.is_0_2())
+    }
+
+    /// A new subscription, as the connection's version says it.
+    fn subscribed(&self, resumed: bool) -> Result<Subscribed, Failure> {
+        let too_many = || Failure::bad("this connection has too many subscriptions");
+        let subscription_id = self.subscriptions.reserve().ok_or_else(too_many)?;
+        Ok(match self.is_0_2() {
+            true => Subscribed::Since {
+                subscription_id,
+                resumed,
+            },
+            false => Subscribed::Legacy(subscription_id),
+        })
+    }
+
+    async fn begin_events(&self, asked: &Asked<'_>, begun: Begun) {
         let (reply, source) = match begun {
             Ok(begun) => begun,
-            Err(failure) => return self.refuse(frame, failure).await,
+            Err(failure) => return self.refuse(asked, failure).await,
         };
-        self.respond(frame, &reply).await;
-        if let (FilteredReply::Ok(id), Some(source)) = (reply, source) {
-            self.subscriptions.begin(id, source).await;
+        self.respond(asked, &reply).await;
+        if let (FilteredReply::Ok(subscribed), Some(source)) = (reply, source) {
+            self.subscriptions.begin(subscribed.id(), source).await;
         }
     }
 

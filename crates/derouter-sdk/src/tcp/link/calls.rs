@@ -3,13 +3,16 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use derouter_wire::cbor;
 use derouter_wire::limits;
-use derouter_wire::rpc::{Call, Frame, FrameKind, encode_frame};
+use derouter_wire::rpc::error::{self, ErrorBody, ErrorCode};
+use derouter_wire::rpc::{
+    Call, Frame, FrameKind, encode_cancel, encode_frame, encode_request, encode_response,
+};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -58,18 +61,27 @@ pub enum CallError {
     /// The other end answers with an error that fits any request.
     #[error("{tag}: {text}")]
     Error {
-        /// `UnknownRequest`, `BadRequest`, `InternalError` or `ShuttingDown`.
+        /// An [`ErrorCode`], or one of a later version.
         tag: String,
         /// In words.
         text: String,
     },
 }
 
-/// An error that may answer any request.
+/// An error that may answer any request of 0.1.
 #[derive(Serialize)]
 struct InternalError {
     tag: &'static str,
     content: &'static str,
+}
+
+/// Encodes an answer in the form of a version.
+fn encode_answer<T: Serialize>(is_0_2: bool, id: u32, type_name: &str, data: &T) -> Vec<u8> {
+    if is_0_2 {
+        encode_response(id, type_name, &error::from_tagged(cbor::to_vec(data)))
+    } else {
+        encode_frame(FrameKind::Response, id, type_name, data)
+    }
 }
 
 type OnAnswer = Box<dyn FnOnce(&[u8]) + Send>;
@@ -91,6 +103,8 @@ struct Shared {
     written: AtomicU64,
     next_id: AtomicU32,
     pending: Mutex<HashMap<u32, OnAnswer>>,
+    /// Both sides have said Hello: requests carry deadlines, errors have the form of 0.2.
+    is_0_2: AtomicBool,
     closed: CancellationToken,
 }
 
@@ -120,7 +134,10 @@ struct Entry<'a> {
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        self.caller.pending().remove(&self.id);
+        let unanswered = self.caller.pending().remove(&self.id).is_some();
+        if unanswered && self.caller.is_0_2() {
+            self.caller.try_cancel(self.id);
+        }
     }
 }
 
@@ -134,6 +151,7 @@ impl Caller {
             written: AtomicU64::new(0),
             next_id: AtomicU32::new(0),
             pending: Mutex::new(HashMap::new()),
+            is_0_2: AtomicBool::new(false),
             closed,
         });
         let outgoing = Outgoing {
@@ -149,6 +167,16 @@ impl Caller {
             .pending
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Speaks 0.2 from now on.
+    pub fn speak_0_2(&self) {
+        self.shared.is_0_2.store(true, Ordering::Release);
+    }
+
+    /// Whether 0.2 is spoken.
+    pub fn is_0_2(&self) -> bool {
+        self.shared.is_0_2.load(Ordering::Acquire)
     }
 
     /// Resolves when the connection has ended.
@@ -189,7 +217,12 @@ impl Caller {
             let _ = answered.send(reply);
         }))?;
         let entry = Entry { caller: self, id };
-        let frame = encode_frame(FrameKind::Request, id, C::TYPE, request);
+        let frame = if self.is_0_2() {
+            let deadline = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            encode_request(id, C::TYPE, request, deadline)
+        } else {
+            encode_frame(FrameKind::Request, id, C::TYPE, request)
+        };
         let exchange = async {
             self.enqueue(frame).await?;
             answer.await.map_err(|_| CallError::Closed)?
@@ -228,17 +261,31 @@ impl Caller {
         type_name: &str,
         data: &T,
     ) -> Result<(), CallError> {
-        let frame = encode_frame(FrameKind::Response, id, type_name, data);
-        let sent = self.enqueue_or_closed(frame).await;
+        let is_0_2 = self.is_0_2();
+        let sent = self
+            .enqueue_or_closed(encode_answer(is_0_2, id, type_name, data))
+            .await;
         if let Err(CallError::Refused(reason)) = &sent {
             let failure = InternalError {
-                tag: "InternalError",
+                tag: ErrorCode::InternalError.as_str(),
                 content: reason,
             };
-            let frame = encode_frame(FrameKind::Response, id, type_name, &failure);
+            let frame = encode_answer(is_0_2, id, type_name, &failure);
             self.enqueue_or_closed(frame).await?;
         }
         sent
+    }
+
+    /// Asks to give a request up, if there is room to say so at once.
+    fn try_cancel(&self, id: u32) {
+        let Ok(room) = Arc::clone(&self.shared.room).try_acquire_owned() else {
+            return;
+        };
+        let queued = Queued {
+            frame: encode_cancel(id),
+            _room: room,
+        };
+        let _ = self.shared.queue.try_send(queued);
     }
 
     /// Acknowledges an event, as 0.1 modules do. Waits for room in the queue.
@@ -294,7 +341,7 @@ fn acknowledgement(id: u32) -> Vec<u8> {
     frame
 }
 
-/// Reads an answer, or an error that fits any request.
+/// Reads an answer, or an error that fits any request, of either version.
 fn decode_reply<C: Call>(data: &[u8]) -> Result<C::Reply, CallError> {
     #[derive(Deserialize)]
     struct General {
@@ -302,8 +349,14 @@ fn decode_reply<C: Call>(data: &[u8]) -> Result<C::Reply, CallError> {
         #[serde(default)]
         content: Option<String>,
     }
-    let error = match cbor::from_slice(data) {
-        Ok(reply) => return Ok(reply),
+    let error = match error::decode_answer::<C>(data) {
+        Ok(Ok(reply)) => return Ok(reply),
+        Ok(Err(ErrorBody { code, message, .. })) => {
+            return Err(CallError::Error {
+                tag: code,
+                text: message,
+            });
+        }
         Err(error) => error,
     };
     match cbor::from_slice::<General>(data) {

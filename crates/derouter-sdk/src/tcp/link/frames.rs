@@ -63,10 +63,19 @@ pub async fn read_frame<R: AsyncRead + Unpin>(
     reader: &mut R,
     budget: &ReadBudget,
 ) -> Result<Option<ReceivedFrame>, FrameError> {
+    read_frame_up_to(limits::RPC_FRAME_BYTES, reader, budget).await
+}
+
+/// Like [`read_frame`], for frames of at most `most` bytes.
+pub async fn read_frame_up_to<R: AsyncRead + Unpin>(
+    most: usize,
+    reader: &mut R,
+    budget: &ReadBudget,
+) -> Result<Option<ReceivedFrame>, FrameError> {
     let Some(prefix) = read_prefix(reader).await? else {
         return Ok(None);
     };
-    let length = frame_length(prefix, limits::RPC_FRAME_BYTES)?;
+    let length = frame_length(prefix, most)?;
     let room = budget.take(length).await;
     let mut body = Vec::with_capacity(length.min(FIRST_BUFFER_BYTES));
     let wanted = u64::try_from(length).unwrap_or(u64::MAX);

@@ -1,4 +1,4 @@
-//! A TCP connection that carries many streams (yamux).
+//! A connection that carries many streams (yamux).
 
 use std::future::poll_fn;
 use std::io;
@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 
 use derouter_wire::limits;
 use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 use yamux::{Config, Connection, ConnectionError, Mode};
@@ -84,8 +83,8 @@ fn config() -> Config {
 
 /// Moves bytes for all streams of a connection until it ends; nothing moves while this is not
 /// polled. `on_inbound` gets the streams that the other end opens.
-pub async fn drive(
-    socket: TcpStream,
+pub async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: S,
     side: Side,
     requests: OpenRequests,
     on_inbound: impl FnMut(MuxStream),

@@ -1,0 +1,82 @@
+//! The `derouter` command: it parses flags and files, starts what they name, and prints. A library
+//! only so that its tests reach what reads files.
+
+mod cli;
+mod config;
+mod db;
+mod demo;
+mod drain;
+mod ending;
+mod failure;
+#[doc(hidden)]
+pub mod fuzz;
+mod jobs;
+mod logging;
+mod module_process;
+mod modules;
+mod netcheck;
+mod output;
+mod peers;
+mod ping;
+mod ready;
+mod relay;
+mod rpc_node;
+mod run;
+mod signals;
+mod supervisor;
+mod text;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command, OpenAiCommand};
+use crate::failure::Failure;
+
+/// How long work that can't be interrupted (a name lookup) may hold up the end of the process.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _points = fail::FailScenario::setup();
+    let cli = Cli::parse();
+    let command = cli.command.unwrap_or(Command::Run(cli.run));
+    match execute(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn execute(command: Command) -> Result<(), Failure> {
+    if matches!(command, Command::Version) {
+        output::line(concat!("derouter ", env!("CARGO_PKG_VERSION")));
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format_args!("can't start the runtime: {error}")))?;
+    let outcome = runtime.block_on(async {
+        match command {
+            Command::Run(args) => Box::pin(run::run(args)).await,
+            Command::Demo(args) => Box::pin(demo::demo(args)).await,
+            Command::Openai {
+                module: OpenAiCommand::Provide(args),
+            } => Box::pin(module_process::provide(args)).await,
+            Command::Openai {
+                module: OpenAiCommand::Consume(args),
+            } => Box::pin(module_process::consume(args)).await,
+            Command::Netcheck(args) => Box::pin(netcheck::netcheck(args)).await,
+            Command::Ping(args) => Box::pin(ping::ping(args)).await,
+            Command::Peers(args) => Box::pin(peers::peers(args)).await,
+            Command::Db { command } => db::db(&command),
+            Command::Jobs { command } => jobs::jobs(&command),
+            Command::Relay(args) => Box::pin(relay::relay(*args)).await,
+            Command::Version => Ok(()),
+        }
+    });
+    runtime.shutdown_timeout(LINGER);
+    outcome
+}
