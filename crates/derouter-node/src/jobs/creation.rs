@@ -16,7 +16,8 @@ use derouter_store::{Durability, InsertJobError, NewJob};
 use derouter_wire::cbor::Bytes;
 use derouter_wire::job::JobWire;
 use derouter_wire::jobs::{
-    CreateJob, FailureCause, JobAnswer, JobCall, JobReport, Joined, Refusal, RefusalCode, Resume,
+    CreateJob, FailureCause, GivenUp, JobAnswer, JobCall, JobReport, Joined, Refusal, RefusalCode,
+    Resume,
 };
 use derouter_wire::{Currency, JobId, UnixSeconds, limits};
 use sha2::{Digest, Sha256};
@@ -204,7 +205,9 @@ async fn accepted(
         .map_err(|error| CreateJobError::Node(internal(error)))?;
     crate::failpoint!("consumer::accepted");
     let Some(job) = stored else {
-        // Its deadline came first: the provider is told so.
+        // Its deadline came first, and the provider may have been told so before it had the job.
+        drop(stream);
+        give_up_late(shared, &key).await;
         return Err(CreateJobError::ProviderUnreachable.into());
     };
     let now = shared.clock.now().uptime;
@@ -214,6 +217,19 @@ async fn accepted(
     let pipe = pipe(shared, &key, joined, stream).await;
     shared.opened.keep(key.clone(), pipe, now);
     Ok(key)
+}
+
+/// Tells a provider that a job is over which it took too late. When that fails, its own deadline ends it.
+async fn give_up_late(shared: &Shared, key: &JobKey) {
+    let given_up = GivenUp {
+        job_id: key.job_id.clone(),
+        cause: FailureCause::NotAnswered,
+        reason: "the answer came too late".to_owned(),
+    };
+    let call = JobCall::GiveUp(vec![given_up]);
+    if let Err(error) = shared.net.call_job(key.provider, &call, None).await {
+        tracing::debug!(job = %key, %error, "could not tell a provider that it was too late");
+    }
 }
 
 /// The row of a job that the provider does not have.

@@ -184,10 +184,10 @@ async fn what_the_backlog_sends_is_flushed_also_when_the_module_only_waits() {
 
 #[tokio::test]
 async fn a_link_that_comes_while_the_old_one_is_found_broken_is_used() {
-    let (give, mut given) = tokio::sync::mpsc::unbounded_channel();
+    let (give, mut given) = tokio::sync::mpsc::channel(4);
     let broken: Broken = Box::new(move |session| {
         let (_, far) = relink(&session, 0);
-        give.send(far).unwrap();
+        give.try_send(far).unwrap();
     });
     let session = Session::new(Box::new(Failing), &ReplayBudget::default(), Some(broken));
     let mut pipe = session.pipe();

@@ -2,12 +2,12 @@
 
 use derouter_node::RunningNode;
 use derouter_sdk::{
-    ConsumerCompletion, CreateJobError, JobKey, JobRecord, OfferSnapshot, OpenJobError, PeerId,
-    ProvideOptions, Provision, UnixSeconds, Wei,
+    ConsumerCompletion, CreateJobError, FailureReason, JobKey, JobRecord, OfferSnapshot,
+    OpenJobError, PeerId, ProvideOptions, Provision, UnixSeconds, Wei,
 };
 use derouter_wire::cbor::IntArray;
 use derouter_wire::job::{JobOutcome, JobWire};
-use derouter_wire::jobs::{JobAnswer, JobCall, Refusal, RefusalCode, Settled};
+use derouter_wire::jobs::{JobAnswer, JobCall, Joined, Refusal, RefusalCode, Settled};
 use derouter_wire::reqres::{ConfirmJobResult, CreateJobResult, GetJobResult, Request, Response};
 use derouter_wire::stream::JobConnectionResult;
 use derouter_wire::{Currency, JobId, OfferId, ProtocolId, limits};
@@ -377,6 +377,50 @@ async fn the_words_of_a_refusal_are_cut_to_their_limit() {
     };
     assert_eq!(words.len(), limits::REASON_BYTES);
     assert!(jobs(&buying.node.handle()).await.is_empty());
+    buying.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_takes_a_job_after_its_end_is_told_again() {
+    let mut provider = OldNode::start().await;
+    let mut calls = provider.calls();
+    let buying = Buying::from(provider).await;
+    let consumer = buying.node.handle();
+    let snapshot = buying.offer.snapshot_id;
+    let creating = {
+        let consumer = consumer.clone();
+        tokio::spawn(async move { consumer.create_job(snapshot, None).await })
+    };
+    let (JobCall::Create(created), taking) = calls.next().await else {
+        panic!("no creation");
+    };
+    let key = JobKey {
+        provider: buying.old.id(),
+        job_id: created.job_id,
+    };
+    consumer
+        .fail_job(&key, FailureReason::default())
+        .await
+        .unwrap();
+    let (_, pipe) = calls.next().await;
+    let unknown = JobAnswer::GivenUp(vec![Settled::JobNotFound]);
+    answer_call(pipe, &unknown).await;
+    let joined = Joined {
+        created_at: CREATED,
+        session: 1,
+        received: 0,
+    };
+    answer_call(taking, &JobAnswer::Joined(joined)).await;
+    let (JobCall::GiveUp(given_up), pipe) = calls.next().await else {
+        panic!("it is not told");
+    };
+    assert_eq!(given_up[0].job_id, key.job_id);
+    answer_call(pipe, &JobAnswer::GivenUp(vec![Settled::Noted])).await;
+    let created = within("the end of the creation", creating).await.unwrap();
+    assert!(
+        matches!(created, Err(CreateJobError::ProviderUnreachable)),
+        "{created:?}"
+    );
     buying.node.shutdown().await;
 }
 

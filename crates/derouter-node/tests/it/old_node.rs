@@ -23,6 +23,9 @@ use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
 use crate::support::{PROTOCOL, within};
 
+/// More than a test asks for at once.
+const ROOM: usize = 64;
+
 #[derive(NetworkBehaviour)]
 struct Behaviour {
     gossipsub: gossipsub::Behaviour,
@@ -59,8 +62,8 @@ pub type Pipe = Compat<libp2p::Stream>;
 pub struct OldNode {
     pub keypair: Keypair,
     pub address: Multiaddr,
-    commands: mpsc::UnboundedSender<Command>,
-    asked: mpsc::UnboundedReceiver<Asked>,
+    commands: mpsc::Sender<Command>,
+    asked: mpsc::Receiver<Asked>,
     peers: watch::Receiver<Peers>,
     control: libp2p_stream::Control,
     streams: libp2p_stream::IncomingStreams,
@@ -141,8 +144,8 @@ impl OldNode {
         let streams = control
             .accept(StreamProtocol::new(STREAM_PROTOCOL))
             .unwrap();
-        let (commands, commanded) = mpsc::unbounded_channel();
-        let (asking, asked) = mpsc::unbounded_channel();
+        let (commands, commanded) = mpsc::channel(ROOM);
+        let (asking, asked) = mpsc::channel(ROOM);
         let (telling, peers) = watch::channel(Peers::default());
         let works = Works {
             swarm,
@@ -173,7 +176,10 @@ impl OldNode {
     }
 
     fn tell(&self, command: Command) {
-        assert!(self.commands.send(command).is_ok(), "the old node works");
+        assert!(
+            self.commands.try_send(command).is_ok(),
+            "the old node works"
+        );
     }
 
     pub fn dial(&self, address: Multiaddr) {
@@ -273,13 +279,13 @@ async fn read_frame(pipe: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
 
 struct Works {
     swarm: Swarm<Behaviour>,
-    asking: mpsc::UnboundedSender<Asked>,
+    asking: mpsc::Sender<Asked>,
     telling: watch::Sender<Peers>,
     answers: HashMap<OutboundRequestId, oneshot::Sender<Response>>,
 }
 
 impl Works {
-    async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         loop {
             // One thing at a time: neither is lost when the other comes.
             tokio::select! {
@@ -342,7 +348,10 @@ impl Works {
                         request,
                         channel,
                     };
-                    let _ = self.asking.send(asked);
+                    assert!(
+                        self.asking.try_send(asked).is_ok(),
+                        "a test looks at what is asked"
+                    );
                 }
                 Message::Response {
                     request_id,
