@@ -454,10 +454,14 @@ async fn settle(
 /// Notes that the consumer gave jobs up.
 async fn give_up(shared: &Arc<Shared>, peer: PeerId, given_up: Vec<GivenUp>) -> Vec<Settled> {
     let count = given_up.len();
-    let keys = given_up
+    let keys: Vec<JobKey> = given_up
         .iter()
         .map(|job| own_key(shared, job.job_id.clone()))
         .collect();
+    // A module may be about to take one of them: its row must not come behind its end.
+    for key in &keys {
+        crate::jobs::arrival(shared, key).await;
+    }
     let now = unix_now();
     let decide = move |index: usize, job: Option<&Job>| {
         let (Some(job), Some(given)) = (job, given_up.get(index)) else {

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use derouter_testkit::crash::node::CrashNode;
 use derouter_testkit::crash::run::Trading;
-use derouter_testkit::measure;
 use derouter_testkit::soak::slope;
 use tokio::time::sleep;
 
