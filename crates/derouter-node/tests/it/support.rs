@@ -185,6 +185,7 @@ impl ProviderService for Echo {
             Some("busy") => return Err(JobRefusal::Busy),
             Some("bad") => return Err(JobRefusal::InvalidJobArgs("bad args".into())),
             Some("never") => std::future::pending().await,
+            Some("slow") => tokio::time::sleep(Duration::from_secs(1)).await,
             _ => {}
         }
         self.accepted.fetch_add(1, Ordering::Relaxed);

@@ -280,6 +280,36 @@ async fn a_provider_hears_that_its_consumer_gave_up_and_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_given_up_while_its_module_thinks_it_over_is_not_left_open() {
+    let pair = Pair::start().await;
+    let _provision = provide(&pair, Some(5)).await;
+    let offer = see_offer(&pair.consumer.handle(), "echo").await;
+    let JobCall::Create(mut new) = creation(&offer, "one") else {
+        panic!("it creates");
+    };
+    new.args_bytes = Some(4);
+    let (creating, provider) = (JobCall::Create(new), pair.provider.peer_id());
+    let created = pair
+        .consumer
+        .net()
+        .call_job(provider, &creating, Some("slow"));
+    let given_up = derouter_wire::jobs::GivenUp {
+        job_id: JobId::new("one").unwrap(),
+        cause: FailureCause::ConsumerGaveUp,
+        reason: "too slow".into(),
+    };
+    let giving_up = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        call(&pair, JobCall::GiveUp(vec![given_up])).await
+    };
+    let (_created, noted) = tokio::join!(created, giving_up);
+    assert_eq!(noted, JobAnswer::GivenUp(vec![Settled::Noted]));
+    let ended = jobs(&pair.provider.handle()).await;
+    assert!(ended[0].reason.is_some(), "{ended:?}");
+    pair.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_outcome_that_the_consumer_does_not_sign_is_disputed_and_still_owed() {
     let pair = Pair::start().await;
     let _provision = provide(&pair, Some(600)).await;

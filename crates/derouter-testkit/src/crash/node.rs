@@ -52,6 +52,7 @@ pub struct CrashNode {
     config: NodeConfig,
     rpc: u16,
     points: String,
+    started: bool,
     process: Option<NodeProcess>,
     wrap: Option<Wrap>,
     address: Option<String>,
@@ -79,6 +80,7 @@ impl CrashNode {
             config,
             rpc,
             points: String::new(),
+            started: false,
             process: None,
             wrap: None,
             address: None,
@@ -111,6 +113,11 @@ impl CrashNode {
         points.clone_into(&mut self.points);
     }
 
+    /// Whether it was ever started.
+    pub fn was_started(&self) -> bool {
+        self.started
+    }
+
     /// Whether it has a process that has not ended.
     pub fn lives(&mut self) -> bool {
         self.process.as_mut().is_some_and(|node| !node.has_ended())
@@ -137,6 +144,7 @@ impl CrashNode {
 
     /// Starts it. False when it ended before it served.
     pub async fn start(&mut self) -> bool {
+        self.started = true;
         let mut command = self.home.command(&self.binary);
         let points = std::mem::take(&mut self.points);
         if !points.is_empty() {

@@ -139,7 +139,7 @@ impl Trading {
     pub async fn revive(&mut self) {
         for side in Side::BOTH {
             let node = self.node(side);
-            if node.lives() {
+            if node.lives() || !node.was_started() {
                 continue;
             }
             node.kill().await;
