@@ -58,7 +58,7 @@ pub enum Weather {
     /// What the consumer sends does not arrive for 20 s.
     CallsCut,
     /// The node's clock jumps two hours ahead of the other's. Not before the offer is known: providers
-    /// whose clock is an hour off are not heard at all.
+    /// whose clock is over four hours off are not heard at all.
     ClockAhead(Side),
     /// Loss, doubles, disorder and clocks apart at once.
     Everything,
