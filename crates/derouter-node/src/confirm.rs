@@ -274,10 +274,19 @@ async fn store(
 /// Tells a provider of jobs; one delivery for each, in that order.
 async fn tell(shared: &Arc<Shared>, provider: PeerId, jobs: &[Job]) -> Vec<Delivery> {
     let (mut signed, mut given_up) = (Vec::new(), Vec::new());
+    let mut away: Option<String> = None;
     let mut deliveries = Vec::with_capacity(jobs.len());
     for (index, job) in jobs.iter().enumerate() {
         if job.wire == JobWire::V0_1 {
-            deliveries.push(tell_0_1(shared, job).await);
+            // One that does not answer is not asked once more for each job.
+            let delivery = match &away {
+                Some(away) => Delivery::Unreached(away.clone()),
+                None => tell_0_1(shared, job).await,
+            };
+            if let Delivery::Unreached(reason) = &delivery {
+                away = Some(reason.clone());
+            }
+            deliveries.push(delivery);
             continue;
         }
         deliveries.push(Delivery::Unreached("there is nothing to tell".into()));

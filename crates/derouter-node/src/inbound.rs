@@ -39,7 +39,7 @@ pub(crate) async fn serve_requests(
     mut requests: mpsc::Receiver<InboundRequest>,
 ) {
     let places = Arc::new(Semaphore::new(MAX_REQUESTS));
-    let mut by_peer = crate::places::PeerPlaces::new(MAX_REQUESTS_PER_PEER);
+    let by_peer = crate::places::PeerPlaces::new(MAX_REQUESTS_PER_PEER);
     loop {
         let inbound = tokio::select! {
             () = shared.stop.cancelled() => return,

@@ -26,7 +26,7 @@ impl PeerPlaces {
     }
 
     /// A place for this peer, unless it has all of its own already.
-    pub(crate) fn take(&mut self, peer: PeerId) -> Option<PeerPlace> {
+    pub(crate) fn take(&self, peer: PeerId) -> Option<PeerPlace> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(peer).or_default();
         if *count >= self.most {
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_peer_has_its_places_and_no_more() {
-        let mut places = PeerPlaces::new(2);
+        let places = PeerPlaces::new(2);
         let (greedy, other) = (PeerId::random(), PeerId::random());
         let first = places.take(greedy);
         let second = places.take(greedy);

@@ -12,6 +12,7 @@ use derouter_net::Net;
 use derouter_sdk::{JobKey, NodeError, PeerId, SnapshotId};
 use derouter_store::Store;
 use derouter_wire::ProtocolId;
+use derouter_wire::jobs::FailureCause;
 use derouter_wire::rpc::record::{JobRecord, OfferSnapshot};
 use libp2p_identity::Keypair;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -218,10 +219,11 @@ impl Shared {
     }
 
     /// What follows from the end of a job on this side: its deadlines are over, its pipes end
-    /// when it failed, which frees what its module holds, and the other side is told what it has to know.
+    /// when it failed without its module's doing, which frees what that holds, and the other side is told
+    /// what it has to know.
     pub(crate) fn job_ended(&self, job: &Job) {
         self.open_jobs().ended(&(job.role, job.key.clone()));
-        if job.role == Role::Provider && matches!(job.state, JobState::Failed(_)) {
+        if job.role == Role::Provider && !ended_by_its_module(&job.state) {
             self.sessions.end_job(&job.key);
         }
         if job.has_news() {
@@ -295,6 +297,15 @@ impl Shared {
         if self.news.try_send(job.clone()).is_err() {
             self.news_overflow.notify_one();
         }
+    }
+}
+
+/// Whether a module ended its job, for better or worse. It may still have something to say on the pipe, and
+/// closes that itself.
+fn ended_by_its_module(state: &JobState) -> bool {
+    match state {
+        JobState::Failed(failure) => failure.cause == FailureCause::ProviderGaveUp,
+        JobState::Completed { .. } | JobState::Open(_) => true,
     }
 }
 

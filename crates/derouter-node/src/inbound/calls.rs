@@ -21,11 +21,15 @@ use super::{MAX_REQUESTS, MAX_REQUESTS_PER_PEER, NotTaken, Wanted, WantedPayload
 use crate::clock::unix_now;
 use crate::handle::LocalNode;
 use crate::open_jobs::JoinedGuard;
-use crate::places::PeerPlaces;
+use crate::places::{PeerPlace, PeerPlaces};
 use crate::shared::Shared;
 
 /// Pipes that are open at once, those of wire 0.1 not counted.
 const MAX_PIPES: usize = 4096;
+
+/// Of these for one consumer: as many jobs as a busy gateway runs at once, and few enough that others
+/// find room beside some that hold all that they can.
+const MAX_PIPES_PER_PEER: usize = 512;
 
 /// When a consumer that finds no room should come again, in milliseconds.
 const BUSY_RETRY_MS: u32 = 1000;
@@ -36,8 +40,8 @@ const UNSIGNED_RETRY_MS: u32 = 5000;
 /// Answers calls until the node stops.
 pub(crate) async fn serve_calls(shared: Arc<Shared>, mut calls: mpsc::Receiver<InboundJobCall>) {
     let places = Arc::new(Semaphore::new(MAX_REQUESTS));
-    let pipes = Arc::new(Semaphore::new(MAX_PIPES));
-    let mut by_peer = PeerPlaces::new(MAX_REQUESTS_PER_PEER);
+    let pipes = Arc::new(Pipes::default());
+    let by_peer = PeerPlaces::new(MAX_REQUESTS_PER_PEER);
     loop {
         let inbound = tokio::select! {
             () = shared.stop.cancelled() => return,
@@ -67,6 +71,36 @@ pub(crate) async fn serve_calls(shared: Arc<Shared>, mut calls: mpsc::Receiver<I
     }
 }
 
+/// Room for pipes, shared out among consumers.
+struct Pipes {
+    all: Arc<Semaphore>,
+    of_peer: PeerPlaces,
+}
+
+/// Held while a pipe is open.
+struct PipePlace {
+    _all: OwnedSemaphorePermit,
+    _of_peer: PeerPlace,
+}
+
+impl Default for Pipes {
+    fn default() -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(MAX_PIPES)),
+            of_peer: PeerPlaces::new(MAX_PIPES_PER_PEER),
+        }
+    }
+}
+
+impl Pipes {
+    fn take(&self, peer: PeerId) -> Option<PipePlace> {
+        Some(PipePlace {
+            _of_peer: self.of_peer.take(peer)?,
+            _all: Arc::clone(&self.all).try_acquire_owned().ok()?,
+        })
+    }
+}
+
 fn busy(reason: &str) -> Refusal {
     Refusal::new(RefusalCode::Busy, reason).retry_after_ms(BUSY_RETRY_MS)
 }
@@ -82,7 +116,7 @@ struct Serving {
     service: Arc<dyn ProviderService>,
     pipe: crate::session::Pipe,
     _joined: JoinedGuard,
-    _pipe: OwnedSemaphorePermit,
+    _pipe: PipePlace,
 }
 
 impl Serving {
@@ -96,11 +130,7 @@ impl Serving {
 }
 
 /// Answers a call; gives what goes on when the answer was a pipe.
-async fn serve(
-    shared: &Arc<Shared>,
-    inbound: InboundJobCall,
-    pipes: &Arc<Semaphore>,
-) -> Option<Serving> {
+async fn serve(shared: &Arc<Shared>, inbound: InboundJobCall, pipes: &Pipes) -> Option<Serving> {
     let InboundJobCall {
         peer,
         call,
@@ -156,10 +186,10 @@ async fn create(
     new: CreateJob,
     args: Option<String>,
     answering: Answering,
-    pipes: &Arc<Semaphore>,
+    pipes: &Pipes,
 ) -> Option<Serving> {
     let key = own_key(shared, new.job_id.clone());
-    let Ok(pipe) = Arc::clone(pipes).try_acquire_owned() else {
+    let Some(pipe) = pipes.take(peer) else {
         refuse(answering, busy("too many jobs at once")).await;
         return None;
     };
@@ -211,7 +241,7 @@ async fn repeat(
     new: &CreateJob,
     key: JobKey,
     answering: Answering,
-    pipe: OwnedSemaphorePermit,
+    pipe: PipePlace,
 ) -> Option<Serving> {
     crate::jobs::arrival(shared, &key).await;
     let job = match own_job(shared, peer, &key).await {
@@ -240,9 +270,9 @@ async fn join(
     peer: PeerId,
     key: JobKey,
     answering: Answering,
-    pipes: &Arc<Semaphore>,
+    pipes: &Pipes,
 ) -> Option<Serving> {
-    let Ok(pipe) = Arc::clone(pipes).try_acquire_owned() else {
+    let Some(pipe) = pipes.take(peer) else {
         refuse(answering, busy("too many jobs at once")).await;
         return None;
     };
@@ -260,7 +290,7 @@ async fn rejoin(
     peer: PeerId,
     job: Job,
     answering: Answering,
-    pipe: OwnedSemaphorePermit,
+    pipe: PipePlace,
 ) -> Option<Serving> {
     if let JobState::Failed(failure) = &job.state {
         refuse(answering, job_over(failure.cause)).await;
@@ -290,7 +320,7 @@ async fn begin_new(
     job: Job,
     service: Arc<dyn ProviderService>,
     answering: Answering,
-    pipe: OwnedSemaphorePermit,
+    pipe: PipePlace,
 ) -> Option<Serving> {
     let joined = JoinedGuard::new(shared, Role::Provider, &job.key).await;
     if let Err(refusal) = prepare(&job.key, service.as_ref()).await {
@@ -321,7 +351,7 @@ async fn begin(
     job: Job,
     service: Arc<dyn ProviderService>,
     answering: Answering,
-    pipe: OwnedSemaphorePermit,
+    pipe: PipePlace,
 ) -> Option<Serving> {
     let joined = JoinedGuard::new(shared, Role::Provider, &job.key).await;
     if let Err(refusal) = prepare(&job.key, service.as_ref()).await {
@@ -350,7 +380,7 @@ async fn hand_over(
     service: Arc<dyn ProviderService>,
     joined: JoinedGuard,
     answering: Answering,
-    pipe: OwnedSemaphorePermit,
+    pipe: PipePlace,
 ) -> Option<Serving> {
     let key = job.key;
     let session = rand::random();

@@ -41,6 +41,9 @@ const JOIN_AGAIN: [Duration; 4] = [
     Duration::from_millis(2000),
 ];
 
+/// How long a module may take to end a job that failed with its provider, before the node does.
+const LEARN_AFTER: Duration = Duration::from_secs(3);
+
 /// Why there is no job.
 pub(super) enum NotCreated {
     /// The provider does not speak wire 0.2.
@@ -297,7 +300,7 @@ pub(super) async fn join(shared: &Arc<Shared>, key: &JobKey) -> Result<JobStream
         }
         Err(_) => return Err(OpenJobError::ProviderUnreachable),
     };
-    learn(shared, key, &refusal).await;
+    learn(shared, key, &refusal);
     Err(match refusal.code {
         RefusalCode::JobNotFound => OpenJobError::ProviderJobNotFound,
         RefusalCode::JobOver => OpenJobError::ProviderJobExpired,
@@ -365,7 +368,7 @@ async fn join_again(shared: Arc<Shared>, key: JobKey, number: u64, session: Arc<
             }
             Ok(JobReply::Answered(JobAnswer::Refused(refusal))) => {
                 tracing::debug!(job = %key, reason = %refusal.message, "can't join a job again");
-                learn(&shared, &key, &refusal).await;
+                learn(&shared, &key, &refusal);
                 if !matches!(refusal.code, RefusalCode::Busy | RefusalCode::Internal) {
                     break;
                 }
@@ -378,9 +381,20 @@ async fn join_again(shared: Arc<Shared>, key: JobKey, number: u64, session: Arc<
     session.end(io::ErrorKind::ConnectionReset);
 }
 
-/// A refusal may say that the job failed with its provider.
-async fn learn(shared: &Arc<Shared>, key: &JobKey, refusal: &Refusal) {
+/// A refusal may say that the job failed with its provider. The module hears first that its pipe is
+/// over, and has a moment to end the job in its own words.
+fn learn(shared: &Arc<Shared>, key: &JobKey, refusal: &Refusal) {
     let Some(cause) = refusal.failed else { return };
+    let (node, key) = (Arc::clone(shared), key.clone());
+    shared.tasks.spawn(async move {
+        let waiting = node.stop.run_until_cancelled(sleep(LEARN_AFTER)).await;
+        if waiting.is_some() {
+            learn_now(&node, &key, cause).await;
+        }
+    });
+}
+
+async fn learn_now(shared: &Shared, key: &JobKey, cause: FailureCause) {
     let step = move |job: &Job| job.learn_failure(cause, unix_now());
     crate::failpoint!("consumer::before-learnt");
     let learnt = shared
