@@ -96,7 +96,7 @@ pub(super) async fn create(
                 if matches!(error, RequestError::Unsupported(_)) {
                     node.legacy.add(key.provider, now);
                 }
-                Err(not_sent(error))
+                Err(not_sent(&error))
             }
             Answer::Lost => {
                 give_up(&node, &key).await;
@@ -238,7 +238,7 @@ fn refused(refusal: Refusal) -> CreateJobError {
     }
 }
 
-fn not_sent(error: RequestError) -> NotCreated {
+fn not_sent(error: &RequestError) -> NotCreated {
     match error {
         RequestError::Unsupported(_) => NotCreated::Legacy,
         RequestError::Stopped => NodeError::ShuttingDown.into(),

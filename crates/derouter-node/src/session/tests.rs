@@ -113,8 +113,8 @@ async fn a_broken_link_is_a_pause_until_patience_ends() {
 
 #[tokio::test]
 async fn the_consumer_hears_once_that_its_link_broke() {
-    let (told, mut tells) = tokio::sync::mpsc::unbounded_channel();
-    let broken: Broken = Box::new(move |session| told.send(session).unwrap());
+    let (told, mut tells) = tokio::sync::mpsc::channel(16);
+    let broken: Broken = Box::new(move |session| told.try_send(session).unwrap());
     let session = Session::new(Box::new(Failing), &ReplayBudget::default(), Some(broken));
     let mut pipe = session.pipe();
     let writing = tokio::spawn(async move {

@@ -238,7 +238,7 @@ impl Ground {
         let mut provider = CrashNode::new(Side::Provider, binary, selling);
         let mut consumer = CrashNode::new(Side::Consumer, binary, buying);
         provider.reached_at(&sold);
-        let [left, right] = ["crash-buys", "crash-sells"].map(|name| crate::lab::alone(name));
+        let [left, right] = ["crash-buys", "crash-sells"].map(crate::lab::alone);
         let end = |namespace: &Namespace, address: &str| {
             End::named(namespace.name(), "link0", &[&format!("{address}/24")])
         };
