@@ -50,6 +50,8 @@ fn runs(options: &[&str]) -> Result<(), Failure> {
     // In a place of its own: another build of the node must not take its place in the middle.
     let (built, own) = (target().join("debug"), target().join("crash"));
     let node = own.join("derouter");
+    // What still runs from an earlier one keeps its file; it can't be written over.
+    let _ = std::fs::remove_file(&node);
     std::fs::create_dir_all(&own)
         .and_then(|()| std::fs::copy(built.join("derouter"), &node))
         .map_err(|error| format!("can't copy the node to {}: {error}", node.display()))?;

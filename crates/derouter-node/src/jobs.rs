@@ -32,6 +32,12 @@ const OWN_STREAM_BYTES: usize = 64 * 1024;
 /// The longest an ending waits for the row of a job that its service accepted just now.
 const ARRIVAL_DEADLINE: Duration = Duration::from_secs(10);
 
+/// The first pause before it is looked again whether a signature is on the disk; they double.
+const DOUBT_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest of these pauses.
+const LONGEST_DOUBT_PAUSE: Duration = Duration::from_secs(60);
+
 pub(crate) fn internal(error: StoreError) -> NodeError {
     match error {
         StoreError::Closed => NodeError::ShuttingDown,
@@ -287,6 +293,10 @@ pub(crate) async fn complete_as_consumer(
             .store
             .change_job(Role::Consumer, &key, Durability::Fsync, step)
             .await;
+        if changed.is_err() {
+            // It may be stored all the same, and then nobody else would deliver it before a restart.
+            node.tasks.spawn(after_doubt(Arc::clone(&node), key));
+        }
         match changed.map_err(internal)? {
             ChangeOutcome::Changed(job) => {
                 crate::failpoint!("consumer::signed");
@@ -298,6 +308,33 @@ pub(crate) async fn complete_as_consumer(
         }
     };
     shared.to_the_end(signing).await?
+}
+
+/// Finds out what became of a signature after the disk failed, and has it delivered if it is there for
+/// good: no sooner, as a provider may not have what its consumer could still lose.
+async fn after_doubt(shared: Arc<Shared>, key: JobKey) {
+    let mut pause = DOUBT_PAUSE;
+    loop {
+        let pausing = shared.stop.run_until_cancelled(tokio::time::sleep(pause));
+        if pausing.await.is_none() {
+            // The next start loads it.
+            return;
+        }
+        pause = (pause * 2).min(LONGEST_DOUBT_PAUSE);
+        // Changes nothing, and is answered once the disk has all that came before.
+        let look = |job: &Job| Err::<JobChange, _>(job.clone());
+        let looked = shared
+            .store
+            .change_job(Role::Consumer, &key, Durability::Fsync, look)
+            .await;
+        match looked {
+            Ok(ChangeOutcome::Refused(job)) if !job.is_open() => return shared.job_ended(&job),
+            Ok(_) | Err(StoreError::Closed) => return,
+            Err(error) => {
+                tracing::debug!(job = %key, %error, "still in doubt whether it is signed")
+            }
+        }
+    }
 }
 
 fn sign(

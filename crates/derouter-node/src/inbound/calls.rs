@@ -494,7 +494,12 @@ async fn settle(
         decided.push(decision.unwrap_or((Settled::JobNotFound, None)));
         tokio::task::yield_now().await;
     }
-    if decided.iter().all(|(_, change)| change.is_none()) {
+    // A signature that is here already may not be on the disk: then it was answered as not stored. So
+    // it goes through the store again, which changes nothing and waits for the disk.
+    let is_settled = |(settled, change): &(Settled, Option<_>)| {
+        change.is_none() && !matches!(settled, Settled::Signed(_))
+    };
+    if decided.iter().all(is_settled) {
         return Ok(decided.into_iter().map(|(settled, _)| settled).collect());
     }
     let decide = move |index: usize, job: Option<&Job>| {

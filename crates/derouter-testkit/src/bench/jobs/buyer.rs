@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use derouter_sdk::{
-    ConsumerCompletion, JobEvent, JobFilter, JobId, JobQuery, JobRecord, Node, OfferFilter, RowId,
-    SnapshotId, UnixSeconds, Wei,
+    ConsumerCompletion, CreateJobError, JobEvent, JobFilter, JobId, JobKey, JobQuery, JobRecord,
+    Node, OfferFilter, RowId, SnapshotId, UnixSeconds, Wei,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -23,6 +24,9 @@ const PAGE: u32 = 100;
 
 /// How often it is looked whether all jobs are confirmed.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// The pause before a creation that was answered with Busy is tried again.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long the baseline takes, and the jobs before the first round, which are not counted.
 const WARM: Duration = Duration::from_secs(2);
@@ -48,13 +52,13 @@ struct Buyer {
     node: Arc<dyn Node>,
     offer: SnapshotId,
     signed: SignedAt,
+    busy: AtomicU64,
 }
 
 impl Buyer {
     async fn job(&self) -> Phases {
         let begin = Instant::now();
-        let created = self.node.create_job(self.offer, None).await;
-        let key = created.expect("the provider takes jobs");
+        let key = self.create().await;
         let stream = self.node.open_job(&key).await;
         let mut stream = stream.expect("the job was joined when it was created");
         let created = begin.elapsed();
@@ -76,6 +80,21 @@ impl Buyer {
         let mut times = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
         times.insert(key.job_id, Instant::now());
         Phases([created, answered - created, all - answered])
+    }
+
+    /// A provider answers so many calls of one peer at once, and the others with Busy: then again, as a
+    /// module would.
+    async fn create(&self) -> JobKey {
+        loop {
+            match self.node.create_job(self.offer, None).await {
+                Ok(key) => return key,
+                Err(CreateJobError::ProviderBusy) => {
+                    self.busy.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                Err(error) => panic!("a job can't be created: {error}"),
+            }
+        }
     }
 
     async fn page(&self, after: Option<RowId>) -> Vec<JobRecord> {
@@ -161,6 +180,7 @@ pub async fn buy(directory: &Path, seller: &Selling, options: &Options, say: imp
         offer: offer.await.snapshot_id,
         node: Arc::clone(&handle),
         signed: SignedAt::default(),
+        busy: AtomicU64::new(0),
     });
     let confirmed = Arc::new(Mutex::new(Vec::new()));
     let watching = watch(handle, Arc::clone(&buyer.signed), Arc::clone(&confirmed));
@@ -198,6 +218,10 @@ async fn round(
     let cost = [Cost::of(own), Cost::of(seller.pid)];
     let count = done.len();
     let rate = count as f64 / took.as_secs_f64();
+    let busy = buyer.busy.swap(0, Ordering::Relaxed);
+    if busy > 0 {
+        say(&format!("  (the provider answered Busy {busy} times)"));
+    }
     say(&format!(
         "jobs, {many} at once: {rate:.0} a second ({count} in {:.1} s)",
         took.as_secs_f64()
