@@ -472,7 +472,7 @@ fn waits_between_deliveries_double_up_to_an_hour() {
     assert_eq!(delivery_backoff_secs(u32::MAX), 3600);
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     Join,
     ProviderCompletes(u128),

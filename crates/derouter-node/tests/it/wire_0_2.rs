@@ -135,7 +135,9 @@ async fn an_answer_goes_on_where_its_connection_broke() {
     let job = consumer.create_job(offer.snapshot_id, None).await.unwrap();
     let stream = consumer.open_job(&job).await.unwrap();
     let (mut reader, mut writer) = tokio::io::split(stream);
-    let sent: Vec<u8> = (0..400_000_u32).map(|number| number as u8).collect();
+    let sent: Vec<u8> = (0..400_000_u32)
+        .map(|number| number.to_le_bytes()[0])
+        .collect();
     let pieces: Vec<Vec<u8>> = sent.chunks(40_000).map(<[u8]>::to_vec).collect();
     let writing = tokio::spawn(async move {
         for piece in pieces {

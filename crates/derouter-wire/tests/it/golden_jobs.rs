@@ -65,7 +65,7 @@ fn moving_bytes_between_fields_changes_the_hash() {
     let one = outcome(peer(1), peer(2));
     let moved = JobOutcome {
         protocol_id: ProtocolId::new("openai:0.1{").unwrap(),
-        offer_payload: one.offer_payload[1..].into(),
+        offer_payload: one.offer_payload.strip_prefix('{').unwrap().into(),
         ..one.clone()
     };
     let as_0_1 = |outcome: &JobOutcome| {
