@@ -322,7 +322,7 @@ async fn after_doubt(shared: Arc<Shared>, key: JobKey) {
         }
         pause = (pause * 2).min(LONGEST_DOUBT_PAUSE);
         // Changes nothing, and is answered once the disk has all that came before.
-        let look = |job: &Job| Err::<JobChange, _>(job.clone());
+        let look = |job: &Job| Err::<JobChange, _>(Box::new(job.clone()));
         let looked = shared
             .store
             .change_job(Role::Consumer, &key, Durability::Fsync, look)
@@ -331,7 +331,7 @@ async fn after_doubt(shared: Arc<Shared>, key: JobKey) {
             Ok(ChangeOutcome::Refused(job)) if !job.is_open() => return shared.job_ended(&job),
             Ok(_) | Err(StoreError::Closed) => return,
             Err(error) => {
-                tracing::debug!(job = %key, %error, "still in doubt whether it is signed")
+                tracing::debug!(job = %key, %error, "still in doubt whether it is signed");
             }
         }
     }
