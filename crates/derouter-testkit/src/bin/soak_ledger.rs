@@ -14,11 +14,14 @@ use tokio::time::sleep;
 
 const USAGE: &str = "\
 Usage: soak_ledger --node <derouter binary> [--minutes N]
-  --minutes N   how long (30)
+  --minutes N   how long (30); growth is judged from 10 on
 ";
 
 /// What passes before it counts: caches and pools fill.
 const WARM_UP: f64 = 0.25;
+
+/// A shorter run judges nothing: the log grows to 4 MiB before it is used anew, and caches fill.
+const SHORTEST_MINUTES: u64 = 10;
 
 /// Samples of a run, at least; each at most ten seconds after the one before.
 const SAMPLES: u32 = 60;
@@ -117,7 +120,13 @@ async fn soak(node: PathBuf, minutes: u64) -> bool {
     );
     let consumer = judge("consumer", &samples[0]);
     let provider = judge("provider", &samples[1]);
-    consumer && provider && findings.violations.is_empty()
+    let steady = consumer && provider;
+    if !steady && minutes < SHORTEST_MINUTES {
+        println!(
+            "a run of less than {SHORTEST_MINUTES} minutes judges no growth: logs and caches still fill"
+        );
+    }
+    (steady || minutes < SHORTEST_MINUTES) && findings.violations.is_empty()
 }
 
 fn main() -> ExitCode {
