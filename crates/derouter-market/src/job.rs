@@ -197,6 +197,17 @@ pub struct JobChange {
     pub created_at_sync: Option<UnixSeconds>,
 }
 
+/// Why a job can't be signed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotSigned {
+    /// The provider is not known to have taken it, nor when: there is nothing to sign.
+    #[error("the provider is not known to have taken the job")]
+    NotAccepted,
+    /// It has ended.
+    #[error(transparent)]
+    Ended(#[from] AlreadyEnded),
+}
+
 /// Why a job can't be ended this way.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AlreadyEnded {

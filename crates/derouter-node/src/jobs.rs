@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use derouter_market::Role;
-use derouter_market::job::{AlreadyEnded, Job, JobChange, JobState, Outcome, Stage};
+use derouter_market::job::{AlreadyEnded, Job, JobChange, JobState, NotSigned, Outcome, Stage};
 use derouter_net::{OpenStreamError, RequestError};
 use derouter_sdk::{
     CompleteJobError, ConsumerCompletion, CreateJobError, FailJobError, FailureReason, JobKey,
@@ -351,9 +351,12 @@ fn sign(
         NodeError::Internal("the node's key can't sign; it must be Ed25519".into())
     })?;
     job.sign_as_consumer(outcome, signature, private_payload)
-        .map_err(|ended| match ended {
-            AlreadyEnded::Completed { .. } => CompleteJobError::AlreadyCompleted,
-            AlreadyEnded::Failed(failure) => CompleteJobError::AlreadyFailed(failure),
+        .map_err(|not| match not {
+            NotSigned::Ended(AlreadyEnded::Completed { .. }) => CompleteJobError::AlreadyCompleted,
+            NotSigned::Ended(AlreadyEnded::Failed(failure)) => {
+                CompleteJobError::AlreadyFailed(failure)
+            }
+            not @ NotSigned::NotAccepted => NodeError::Invalid(not.to_string()).into(),
         })
 }
 

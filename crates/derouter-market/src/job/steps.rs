@@ -96,8 +96,12 @@ impl Job {
         outcome: Outcome,
         signature: Vec<u8>,
         private_payload: Option<String>,
-    ) -> Result<JobChange, AlreadyEnded> {
+    ) -> Result<JobChange, NotSigned> {
         self.check_open()?;
+        // The hash covers when the provider created it.
+        if self.state == JobState::Open(Stage::Created) {
+            return Err(NotSigned::NotAccepted);
+        }
         let signature = SignatureState::Undelivered {
             signature,
             attempts: 0,

@@ -114,7 +114,7 @@ impl Model {
         Ok(())
     }
 
-    fn sign(&mut self, price: u128) -> Result<(), AlreadyEnded> {
+    fn sign(&mut self, price: u128) -> Result<(), NotSigned> {
         let outcome = outcome(price);
         let hash = self.consumer.outcome_to_hash(&outcome).hash();
         let signature = hash.sign(&self.consumer_key).unwrap();
@@ -253,6 +253,21 @@ fn a_job_goes_from_creation_to_a_signature_that_both_know() {
         model.learn(again);
         assert!(is_confirmed(&model.consumer) && is_confirmed(&model.provider));
     }
+}
+
+#[test]
+fn nothing_is_signed_before_it_is_known_when_the_provider_took_the_job() {
+    let mut model = Model::new(JobWire::V0_2);
+    model.complete(600).unwrap();
+    assert_eq!(model.sign(600), Err(NotSigned::NotAccepted));
+    model.join();
+    model.sign(600).unwrap();
+    assert_eq!(
+        model.sign(600).unwrap_err(),
+        NotSigned::Ended(AlreadyEnded::Completed {
+            completed_at_sync: UnixSeconds(1_750_000_050),
+        })
+    );
 }
 
 #[test]

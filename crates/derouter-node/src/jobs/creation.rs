@@ -409,6 +409,28 @@ async fn learn_now(shared: &Shared, key: &JobKey, cause: FailureCause) {
     }
 }
 
+/// A job of which the provider's yes was lost, or could not be stored: without it, nothing that the
+/// module may do next with what the provider says would hold.
+async fn note_accepted(
+    shared: &Shared,
+    key: &JobKey,
+    created_at: UnixSeconds,
+) -> Result<(), NodeError> {
+    let step = move |job: &Job| job.accepted(created_at, false);
+    let stored = shared
+        .store
+        .update_job(Role::Consumer, key, Durability::Wal, step)
+        .await
+        .map_err(internal)?;
+    if let Some(job) = stored {
+        let side = (Role::Consumer, key.clone());
+        let now = shared.clock.now().uptime;
+        shared.open_jobs().reached(&side, Stage::Accepted, now);
+        shared.emit_job(&job);
+    }
+    Ok(())
+}
+
 /// The job as its provider has it.
 pub(super) async fn remote(
     shared: &Arc<Shared>,
@@ -418,7 +440,10 @@ pub(super) async fn remote(
         job_id: key.job_id.clone(),
     };
     match shared.net.call_job(key.provider, &call, None).await {
-        Ok(JobReply::Answered(JobAnswer::State(report))) => remote_job(report),
+        Ok(JobReply::Answered(JobAnswer::State(report))) => {
+            note_accepted(shared, key, report.created_at).await?;
+            remote_job(report)
+        }
         Ok(JobReply::Answered(JobAnswer::Refused(refusal)))
             if refusal.code == RefusalCode::JobNotFound =>
         {
