@@ -35,6 +35,10 @@ const ARRIVAL_DEADLINE: Duration = Duration::from_secs(10);
 /// The first pause before it is looked again whether a signature is on the disk; they double.
 const DOUBT_PAUSE: Duration = Duration::from_secs(1);
 
+/// Signatures looked after at once: as many as a busy consumer has jobs when its disk fails. Modules that
+/// try again do not add to them.
+const MAX_IN_DOUBT: usize = 4096;
+
 /// The longest of these pauses.
 const LONGEST_DOUBT_PAUSE: Duration = Duration::from_secs(60);
 
@@ -293,9 +297,10 @@ pub(crate) async fn complete_as_consumer(
             .store
             .change_job(Role::Consumer, &key, Durability::Fsync, step)
             .await;
-        if changed.is_err() {
-            // It may be stored all the same, and then nobody else would deliver it before a restart.
-            node.tasks.spawn(after_doubt(Arc::clone(&node), key));
+        // It may be stored all the same, and then nobody else would deliver it before a restart.
+        if changed.is_err() && doubt(&node, &key) {
+            node.tasks
+                .spawn(after_doubt(Arc::clone(&node), key.clone()));
         }
         match changed.map_err(internal)? {
             ChangeOutcome::Changed(job) => {
@@ -310,9 +315,22 @@ pub(crate) async fn complete_as_consumer(
     shared.to_the_end(signing).await?
 }
 
+/// Notes that it is not known whether a job is signed. False when somebody looks after it already, or
+/// when so many are looked after that this one waits for the next start.
+fn doubt(shared: &Shared, key: &JobKey) -> bool {
+    let mut doubted = shared.in_doubt();
+    doubted.len() < MAX_IN_DOUBT && doubted.insert(key.clone())
+}
+
+/// [`look_after_doubt`], and then it is known.
+async fn after_doubt(shared: Arc<Shared>, key: JobKey) {
+    look_after_doubt(&shared, &key).await;
+    shared.in_doubt().remove(&key);
+}
+
 /// Finds out what became of a signature after the disk failed, and has it delivered if it is there for
 /// good: no sooner, as a provider may not have what its consumer could still lose.
-async fn after_doubt(shared: Arc<Shared>, key: JobKey) {
+async fn look_after_doubt(shared: &Shared, key: &JobKey) {
     let mut pause = DOUBT_PAUSE;
     loop {
         let pausing = shared.stop.run_until_cancelled(tokio::time::sleep(pause));
@@ -325,7 +343,7 @@ async fn after_doubt(shared: Arc<Shared>, key: JobKey) {
         let look = |job: &Job| Err::<JobChange, _>(Box::new(job.clone()));
         let looked = shared
             .store
-            .change_job(Role::Consumer, &key, Durability::Fsync, look)
+            .change_job(Role::Consumer, key, Durability::Fsync, look)
             .await;
         match looked {
             Ok(ChangeOutcome::Refused(job)) if !job.is_open() => return shared.job_ended(&job),

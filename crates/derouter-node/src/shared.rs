@@ -2,7 +2,7 @@
 //! store, connections in net, and the market of this run is behind [`Shared::market`]. That lock is
 //! held for map operations only, never across an await.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -89,6 +89,7 @@ pub(crate) struct Shared {
     pub(crate) settle: mpsc::Sender<oneshot::Sender<()>>,
     market: Mutex<Market>,
     open_jobs: Mutex<OpenJobs>,
+    in_doubt: Mutex<HashSet<JobKey>>,
 }
 
 /// The queues whose receivers the node's tasks own.
@@ -147,6 +148,7 @@ impl Shared {
             settle,
             market: Mutex::new(market),
             open_jobs: Mutex::default(),
+            in_doubt: Mutex::default(),
         };
         (
             Arc::new(shared),
@@ -171,6 +173,12 @@ impl Shared {
         self.open_jobs
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Jobs of which it is not known whether their signature is on the disk. Never hold the guard across
+    /// an await.
+    pub(crate) fn in_doubt(&self) -> MutexGuard<'_, HashSet<JobKey>> {
+        self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells watchers of market changes, in order.
