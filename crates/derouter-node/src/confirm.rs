@@ -37,8 +37,11 @@ pub(crate) const SETTLE_QUEUE: usize = 4;
 /// Deliveries under way at once, over all providers; each of up to [`queue::BATCH`] jobs.
 const MAX_UNDER_WAY: usize = 32;
 
-/// The pause after the database could not be read.
-const READ_PAUSE: Duration = Duration::from_secs(5);
+/// The least between two looks into the database for jobs that the queue has no place for.
+const READ_PAUSE: Duration = Duration::from_secs(2);
+
+/// The most, when the looks bring nothing: the jobs that wait are of providers that are away.
+const LONGEST_READ_PAUSE: Duration = Duration::from_secs(300);
 
 /// The longest the queue sleeps: a safety net against a missed wake-up.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -50,6 +53,7 @@ pub(crate) struct Confirmer {
     more_in_store: bool,
     /// Not before this time is the database read again.
     next_read: Duration,
+    read_pause: Duration,
     /// Whoever waits until nothing is under way and nothing is due.
     settling: Vec<oneshot::Sender<()>>,
 }
@@ -68,6 +72,7 @@ impl Confirmer {
             queue: DeliveryQueue::default(),
             more_in_store: true,
             next_read: Duration::ZERO,
+            read_pause: READ_PAUSE,
             settling: Vec::new(),
         }
     }
@@ -93,12 +98,15 @@ impl Confirmer {
                 () = stop.cancelled() => break,
                 Some(finished) = deliveries.join_next() => self.finish(finished),
                 Some(job) = news.recv() => self.add(job, 0),
-                () = shared.news_overflow.notified() => self.more_in_store = true,
+                () = shared.news_overflow.notified() => self.read_soon(),
                 // Behind the signatures that were there before.
                 Some(done) = settle.recv() => self.settling.push(done),
                 Some(event) = peers.recv() => {
                     if let PeerEvent::Connected(peer) = event {
                         self.queue.peer_connected(&peer, self.now());
+                        if self.more_in_store {
+                            self.read_soon();
+                        }
                     }
                 }
                 () = tokio::time::sleep(sleep) => {}
@@ -145,29 +153,46 @@ impl Confirmer {
         }
     }
 
+    /// There is something new in the database.
+    fn read_soon(&mut self) {
+        self.more_in_store = true;
+        self.read_pause = READ_PAUSE;
+        self.next_read = self.next_read.min(self.now() + READ_PAUSE);
+    }
+
     /// Loads jobs with news until the queue is full or there are no more.
     async fn load(&mut self) {
-        let mut after: Option<RowId> = None;
+        let before = self.queue.len();
         self.more_in_store = false;
+        if let Err(error) = self.load_pages().await {
+            tracing::warn!(%error, "could not read what providers are to be told; trying again");
+            self.more_in_store = true;
+        }
+        self.read_pause = match self.queue.len() > before {
+            true => READ_PAUSE,
+            false => (self.read_pause * 2).min(LONGEST_READ_PAUSE),
+        };
+        self.next_read = self.now() + self.read_pause;
+    }
+
+    async fn load_pages(&mut self) -> Result<(), StoreError> {
+        let mut after: Option<RowId> = None;
         loop {
             let page = match self.shared.store.jobs_with_news(PAGE_ROWS, after).await {
-                Ok(page) => page,
-                Err(StoreError::Closed) => return,
-                Err(error) => {
-                    tracing::warn!(%error, "could not read what providers are to be told; trying again");
-                    self.more_in_store = true;
-                    self.next_read = self.now() + READ_PAUSE;
-                    return;
-                }
+                Err(StoreError::Closed) => return Ok(()),
+                page => page?,
             };
-            let Some(last) = page.last() else { return };
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
             after = Some(last.row_id);
             for job in page {
+                if self.queue.len() >= MAX_QUEUED {
+                    self.more_in_store = true;
+                    return Ok(());
+                }
                 let attempts = job.delivery_attempts();
                 self.add(job.key, attempts);
-                if self.more_in_store {
-                    return;
-                }
             }
         }
     }

@@ -17,10 +17,11 @@ use derouter_wire::jobs::FailureCause;
 use derouter_wire::reqres::{ConfirmJobResult, CreateJobResult, GetJobResult, Request, Response};
 use derouter_wire::{Currency, JobId, JobKey, PeerId, SnapshotId, limits};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::clock::unix_now;
 use crate::disk_watch;
+use crate::places::PeerPlaces;
 use crate::provided::{OfferName, ProvidedOffer};
 use crate::shared::Shared;
 
@@ -38,8 +39,7 @@ pub(crate) async fn serve_requests(
     shared: Arc<Shared>,
     mut requests: mpsc::Receiver<InboundRequest>,
 ) {
-    let places = Arc::new(Semaphore::new(MAX_REQUESTS));
-    let by_peer = crate::places::PeerPlaces::new(MAX_REQUESTS_PER_PEER);
+    let places = PeerPlaces::new(MAX_REQUESTS, MAX_REQUESTS_PER_PEER);
     loop {
         let inbound = tokio::select! {
             () = shared.stop.cancelled() => return,
@@ -54,10 +54,7 @@ pub(crate) async fn serve_requests(
         else {
             return;
         };
-        let place = by_peer
-            .take(peer)
-            .zip(Arc::clone(&places).try_acquire_owned().ok());
-        let Some(place) = place else {
+        let Some(place) = places.take(peer) else {
             tracing::debug!(%peer, "too many requests at once");
             if let Some(refusal) = busy(&request) {
                 // Whether the peer still waits makes no difference to a refusal.

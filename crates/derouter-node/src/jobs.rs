@@ -431,7 +431,8 @@ async fn complete_and_count(
         Ok(ChangeOutcome::NotFound) => Err(ProviderCompleteError::InvalidJobId),
         Ok(ChangeOutcome::Refused(refusal)) => Err(refusal),
         Err(error) => {
-            if let Some(consumer) = debtor.get() {
+            // What may be stored is owed: else the consumer could have more than it is trusted with.
+            if let Some(consumer) = debtor.get().filter(|_| !error.may_be_stored()) {
                 shared.market().credit.signed(consumer, owed);
             }
             Err(internal(error).into())

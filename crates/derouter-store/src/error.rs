@@ -67,6 +67,13 @@ pub enum StoreError {
     Sql(String),
 }
 
+impl StoreError {
+    /// Whether what was asked for may be stored in spite of the error, now or soon.
+    pub fn may_be_stored(&self) -> bool {
+        matches!(self, Self::Timeout(_) | Self::NotDurable(_))
+    }
+}
+
 /// Why a database could not be opened. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

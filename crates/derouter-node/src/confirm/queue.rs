@@ -10,6 +10,9 @@ use derouter_wire::{JobId, JobKey, PeerId};
 /// Jobs kept in memory. More wait in the database and are loaded as these get done.
 pub(crate) const MAX_QUEUED: usize = 10_000;
 
+/// Of these of one provider. One that is away for long, or for ever, leaves places to others.
+const MAX_OF_PROVIDER: usize = MAX_QUEUED / 4;
+
 /// Jobs told in one delivery: what one call of wire 0.2 holds.
 pub(crate) const BATCH: usize = SETTLE_JOBS;
 
@@ -89,14 +92,18 @@ impl Provider {
 }
 
 impl DeliveryQueue {
-    /// Adds a job, due at once. False: full; it stays in the database.
+    /// Adds a job, due at once. False: there is no place for it, or another one lost its place to it;
+    /// that stays in the database.
     pub(crate) fn add(&mut self, job: JobKey, attempts: u32, now: Duration) -> bool {
-        let full = self.len >= MAX_QUEUED;
         let known = self.providers.get(&job.provider);
         if known.is_some_and(|known| known.entries.contains_key(&job.job_id)) {
             return true;
         }
-        if full {
+        if known.is_some_and(|known| known.entries.len() >= MAX_OF_PROVIDER) {
+            return false;
+        }
+        let full = self.len >= MAX_QUEUED;
+        if full && !self.push_out(now) {
             return false;
         }
         let provider = self.providers.entry(job.provider).or_default();
@@ -108,6 +115,20 @@ impl DeliveryQueue {
         provider.waiting.insert((now, job.job_id.clone()));
         provider.entries.insert(job.job_id, entry);
         self.len += 1;
+        !full
+    }
+
+    /// Takes out the job that is due last, if it is not due yet: its provider was away before.
+    fn push_out(&mut self, now: Duration) -> bool {
+        let last_due = |(peer, provider): (&PeerId, &Provider)| {
+            let (due, job) = provider.waiting.last()?;
+            Some((*due, *peer, job.clone()))
+        };
+        let last = self.providers.iter().filter_map(last_due).max();
+        let Some((_, provider, job_id)) = last.filter(|(due, ..)| *due > now) else {
+            return false;
+        };
+        self.done(&JobKey { provider, job_id });
         true
     }
 
@@ -153,6 +174,7 @@ impl DeliveryQueue {
         };
         provider.waiting.remove(&(entry.due, job.job_id.clone()));
         self.len -= 1;
+        self.forget_empty(&job.provider);
     }
 
     /// Delivery failed: again later. `jitter` is 0 to 1; it spreads over half of the wait.
@@ -176,7 +198,12 @@ impl DeliveryQueue {
             return;
         };
         provider.batches = provider.batches.saturating_sub(1);
-        if provider.batches == 0 && provider.entries.is_empty() {
+        self.forget_empty(peer);
+    }
+
+    fn forget_empty(&mut self, peer: &PeerId) {
+        let provider = self.providers.get(peer);
+        if provider.is_some_and(|provider| provider.batches == 0 && provider.entries.is_empty()) {
             self.providers.remove(peer);
         }
     }
@@ -296,17 +323,54 @@ mod tests {
         assert_eq!(jobs(queue.take_due(secs(2), 16)).len(), BATCH);
     }
 
+    /// Fills the queue; gives its providers.
+    fn fill(queue: &mut DeliveryQueue) -> Vec<PeerId> {
+        let providers: Vec<PeerId> = (0..4).map(|_| PeerId::random()).collect();
+        for number in 0..MAX_QUEUED {
+            let provider = providers[number % providers.len()];
+            assert!(queue.add(job(provider, number), 0, secs(0)));
+        }
+        providers
+    }
+
     #[test]
     fn the_queue_is_bounded() {
         let mut queue = DeliveryQueue::default();
-        let provider = PeerId::random();
-        for number in 0..MAX_QUEUED {
-            assert!(queue.add(job(provider, number), 0, secs(0)));
-        }
-        assert!(!queue.add(job(provider, MAX_QUEUED), 0, secs(0)));
+        let providers = fill(&mut queue);
+        assert!(!queue.add(job(PeerId::random(), 0), 0, secs(0)));
+        assert_eq!(queue.len(), MAX_QUEUED);
         assert!(
-            queue.add(job(provider, 0), 0, secs(0)),
+            queue.add(job(providers[0], 0), 0, secs(0)),
             "what is in it stays in it"
         );
+    }
+
+    #[test]
+    fn a_provider_that_takes_nothing_keeps_out_nobody() {
+        let mut queue = DeliveryQueue::default();
+        let absent = PeerId::random();
+        for number in 0..MAX_OF_PROVIDER {
+            assert!(queue.add(job(absent, number), 0, secs(0)));
+        }
+        assert!(!queue.add(job(absent, MAX_OF_PROVIDER), 0, secs(0)));
+        assert!(queue.add(job(PeerId::random(), 0), 0, secs(0)));
+    }
+
+    #[test]
+    fn what_is_new_takes_the_place_of_what_waits_longest_for_another_attempt() {
+        let mut queue = DeliveryQueue::default();
+        let providers = fill(&mut queue);
+        let failed = queue.take_due(secs(0), 1).remove(0);
+        for job in &failed.jobs {
+            queue.retry(job, secs(0), 0.5);
+        }
+        queue.returned(&failed.provider);
+        let new = job(PeerId::random(), 0);
+        assert!(!queue.add(new.clone(), 0, secs(1)), "one lost its place");
+        assert_eq!(queue.len(), MAX_QUEUED);
+        let others = queue.take_due(secs(1), 16);
+        assert!(others.iter().any(|batch| batch.jobs.contains(&new)));
+        queue.peer_connected(&failed.provider, secs(1));
+        assert!(providers.contains(&failed.provider));
     }
 }

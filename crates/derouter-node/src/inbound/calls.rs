@@ -15,7 +15,7 @@ use derouter_wire::jobs::{
 };
 use derouter_wire::stream::JobConnectionResult;
 use derouter_wire::{JobId, JobKey, PeerId, limits};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::{MAX_REQUESTS, MAX_REQUESTS_PER_PEER, NotTaken, Wanted, WantedPayload, streams};
 use crate::clock::unix_now;
@@ -31,6 +31,13 @@ const MAX_PIPES: usize = 4096;
 /// find room beside some that hold all that they can.
 const MAX_PIPES_PER_PEER: usize = 512;
 
+/// Calls under way that settle jobs, 64 each at most, or ask for one. A node tells another of its jobs
+/// with one such call at a time.
+const MAX_SETTLING: usize = 128;
+
+/// Of these for one peer.
+const MAX_SETTLING_PER_PEER: usize = 8;
+
 /// When a consumer that finds no room should come again, in milliseconds.
 const BUSY_RETRY_MS: u32 = 1000;
 
@@ -39,19 +46,15 @@ const UNSIGNED_RETRY_MS: u32 = 5000;
 
 /// Answers calls until the node stops.
 pub(crate) async fn serve_calls(shared: Arc<Shared>, mut calls: mpsc::Receiver<InboundJobCall>) {
-    let places = Arc::new(Semaphore::new(MAX_REQUESTS));
-    let pipes = Arc::new(Pipes::default());
-    let by_peer = PeerPlaces::new(MAX_REQUESTS_PER_PEER);
+    let places = CallPlaces::default();
+    let pipes = Arc::new(PeerPlaces::new(MAX_PIPES, MAX_PIPES_PER_PEER));
     loop {
         let inbound = tokio::select! {
             () = shared.stop.cancelled() => return,
             inbound = calls.recv() => inbound,
         };
         let Some(inbound) = inbound else { return };
-        let place = by_peer
-            .take(inbound.peer)
-            .zip(Arc::clone(&places).try_acquire_owned().ok());
-        let Some(place) = place else {
+        let Some(place) = places.take(inbound.peer, &inbound.call) else {
             tracing::debug!(peer = %inbound.peer, "too many calls at once");
             shared
                 .tasks
@@ -71,33 +74,30 @@ pub(crate) async fn serve_calls(shared: Arc<Shared>, mut calls: mpsc::Receiver<I
     }
 }
 
-/// Room for pipes, shared out among consumers.
-struct Pipes {
-    all: Arc<Semaphore>,
-    of_peer: PeerPlaces,
+/// Room for calls under way. Those that settle jobs have places of their own: a consumer that creates
+/// jobs as fast as it can must not be kept from signing for them.
+struct CallPlaces {
+    joining: PeerPlaces,
+    settling: PeerPlaces,
 }
 
-/// Held while a pipe is open.
-struct PipePlace {
-    _all: OwnedSemaphorePermit,
-    _of_peer: PeerPlace,
-}
-
-impl Default for Pipes {
+impl Default for CallPlaces {
     fn default() -> Self {
         Self {
-            all: Arc::new(Semaphore::new(MAX_PIPES)),
-            of_peer: PeerPlaces::new(MAX_PIPES_PER_PEER),
+            joining: PeerPlaces::new(MAX_REQUESTS, MAX_REQUESTS_PER_PEER),
+            settling: PeerPlaces::new(MAX_SETTLING, MAX_SETTLING_PER_PEER),
         }
     }
 }
 
-impl Pipes {
-    fn take(&self, peer: PeerId) -> Option<PipePlace> {
-        Some(PipePlace {
-            _of_peer: self.of_peer.take(peer)?,
-            _all: Arc::clone(&self.all).try_acquire_owned().ok()?,
-        })
+impl CallPlaces {
+    fn take(&self, peer: PeerId, call: &JobCall) -> Option<PeerPlace> {
+        match call {
+            JobCall::Create(_) | JobCall::Join { .. } => self.joining.take(peer),
+            JobCall::Confirm(_) | JobCall::GiveUp(_) | JobCall::Ask { .. } => {
+                self.settling.take(peer)
+            }
+        }
     }
 }
 
@@ -116,7 +116,7 @@ struct Serving {
     service: Arc<dyn ProviderService>,
     pipe: crate::session::Pipe,
     _joined: JoinedGuard,
-    _pipe: PipePlace,
+    _pipe: PeerPlace,
 }
 
 impl Serving {
@@ -130,7 +130,7 @@ impl Serving {
 }
 
 /// Answers a call; gives what goes on when the answer was a pipe.
-async fn serve(shared: &Arc<Shared>, inbound: InboundJobCall, pipes: &Pipes) -> Option<Serving> {
+async fn serve(shared: &Arc<Shared>, inbound: InboundJobCall, pipes: &PeerPlaces) -> Option<Serving> {
     let InboundJobCall {
         peer,
         call,
@@ -186,7 +186,7 @@ async fn create(
     new: CreateJob,
     args: Option<String>,
     answering: Answering,
-    pipes: &Pipes,
+    pipes: &PeerPlaces,
 ) -> Option<Serving> {
     let key = own_key(shared, new.job_id.clone());
     let Some(pipe) = pipes.take(peer) else {
@@ -241,7 +241,7 @@ async fn repeat(
     new: &CreateJob,
     key: JobKey,
     answering: Answering,
-    pipe: PipePlace,
+    pipe: PeerPlace,
 ) -> Option<Serving> {
     crate::jobs::arrival(shared, &key).await;
     let job = match own_job(shared, peer, &key).await {
@@ -270,7 +270,7 @@ async fn join(
     peer: PeerId,
     key: JobKey,
     answering: Answering,
-    pipes: &Pipes,
+    pipes: &PeerPlaces,
 ) -> Option<Serving> {
     let Some(pipe) = pipes.take(peer) else {
         refuse(answering, busy("too many jobs at once")).await;
@@ -290,7 +290,7 @@ async fn rejoin(
     peer: PeerId,
     job: Job,
     answering: Answering,
-    pipe: PipePlace,
+    pipe: PeerPlace,
 ) -> Option<Serving> {
     if let JobState::Failed(failure) = &job.state {
         refuse(answering, job_over(failure.cause)).await;
@@ -320,7 +320,7 @@ async fn begin_new(
     job: Job,
     service: Arc<dyn ProviderService>,
     answering: Answering,
-    pipe: PipePlace,
+    pipe: PeerPlace,
 ) -> Option<Serving> {
     let joined = JoinedGuard::new(shared, Role::Provider, &job.key).await;
     if let Err(refusal) = prepare(&job.key, service.as_ref()).await {
@@ -351,7 +351,7 @@ async fn begin(
     job: Job,
     service: Arc<dyn ProviderService>,
     answering: Answering,
-    pipe: PipePlace,
+    pipe: PeerPlace,
 ) -> Option<Serving> {
     let joined = JoinedGuard::new(shared, Role::Provider, &job.key).await;
     if let Err(refusal) = prepare(&job.key, service.as_ref()).await {
@@ -380,7 +380,7 @@ async fn hand_over(
     service: Arc<dyn ProviderService>,
     joined: JoinedGuard,
     answering: Answering,
-    pipe: PipePlace,
+    pipe: PeerPlace,
 ) -> Option<Serving> {
     let key = job.key;
     let session = rand::random();

@@ -91,6 +91,7 @@ async fn after_a_failed_sync_nothing_is_durable_until_the_log_is_written_anew() 
         .await
         .unwrap_err();
     assert!(matches!(error, StoreError::NotDurable(_)), "{error}");
+    assert!(error.may_be_stored());
     // Also what asks for less is refused: it would lie behind what may be gone.
     for durability in [Durability::Wal, Durability::Fsync] {
         let error = insert(&fixture, "refused", durability).await.unwrap_err();

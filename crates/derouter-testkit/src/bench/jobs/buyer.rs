@@ -1,6 +1,7 @@
 //! The process that buys, and that measures.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +28,10 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// The pause before a creation that was answered with Busy is tried again.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
+
+/// The rest behind each job of the quiet round: long enough that its signature is confirmed and the disk
+/// is idle, so that what is measured is what one user waits for.
+const REST: Duration = Duration::from_millis(20);
 
 /// How long the baseline takes, and the jobs before the first round, which are not counted.
 const WARM: Duration = Duration::from_secs(2);
@@ -185,15 +190,16 @@ pub async fn buy(directory: &Path, seller: &Selling, options: &Options, say: imp
     let confirmed = Arc::new(Mutex::new(Vec::new()));
     let watching = watch(handle, Arc::clone(&buyer.signed), Arc::clone(&confirmed));
     let watching = tokio::spawn(watching);
-    jobs(&buyer, 16, WARM).await;
+    jobs(&buyer, Pace::full(16), WARM).await;
     buyer.all_confirmed(None).await;
-    for many in &options.concurrency {
-        baseline(seller, *many, &say).await;
+    let full = options.concurrency.iter().copied().map(Pace::full);
+    for pace in std::iter::once(Pace::QUIET).chain(full) {
+        baseline(seller, pace.many, &say).await;
         confirmed
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
-        round(&buyer, seller, *many, options.round, &say).await;
+        round(&buyer, seller, pace, options.round, &say).await;
         let mut took = confirmed.lock().unwrap_or_else(PoisonError::into_inner);
         say(&format!("  {:<16} {}", "confirm", spread(&mut took)));
     }
@@ -201,10 +207,42 @@ pub async fn buy(directory: &Path, seller: &Selling, options: &Options, say: imp
     running.shutdown().await;
 }
 
+/// How jobs follow each other.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// Jobs under way at once.
+    many: usize,
+    /// Between a job and the next.
+    rest: Duration,
+}
+
+impl Pace {
+    const QUIET: Self = Self {
+        many: 1,
+        rest: REST,
+    };
+
+    fn full(many: usize) -> Self {
+        Self {
+            many,
+            rest: Duration::ZERO,
+        }
+    }
+}
+
+impl fmt::Display for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.rest.as_millis() {
+            0 => write!(f, "{} at once", self.many),
+            rest => write!(f, "{} at once, {rest} ms of rest behind each", self.many),
+        }
+    }
+}
+
 async fn round(
     buyer: &Arc<Buyer>,
     seller: &Selling,
-    many: usize,
+    pace: Pace,
     longest: Duration,
     say: &impl Fn(&str),
 ) {
@@ -212,7 +250,7 @@ async fn round(
     let own = std::process::id();
     let before = [Cost::of(own), Cost::of(seller.pid)];
     let begin = Instant::now();
-    let done = jobs(buyer, many, longest).await;
+    let done = jobs(buyer, pace, longest).await;
     buyer.all_confirmed(after).await;
     let took = begin.elapsed();
     let cost = [Cost::of(own), Cost::of(seller.pid)];
@@ -223,7 +261,7 @@ async fn round(
         say(&format!("  (the provider answered Busy {busy} times)"));
     }
     say(&format!(
-        "jobs, {many} at once: {rate:.0} a second ({count} in {:.1} s)",
+        "jobs, {pace}: {rate:.0} a second ({count} in {:.1} s)",
         took.as_secs_f64()
     ));
     for (name, (before, now)) in ["consumer", "provider"]
@@ -243,15 +281,18 @@ async fn round(
     }
 }
 
-async fn jobs(buyer: &Arc<Buyer>, many: usize, longest: Duration) -> Vec<Phases> {
+async fn jobs(buyer: &Arc<Buyer>, pace: Pace, longest: Duration) -> Vec<Phases> {
     let end = Instant::now() + longest;
     let mut buying = JoinSet::new();
-    for _ in 0..many {
+    for _ in 0..pace.many {
         let buyer = Arc::clone(buyer);
         buying.spawn(async move {
             let mut done = Vec::new();
             while Instant::now() < end {
                 done.push(buyer.job().await);
+                if !pace.rest.is_zero() {
+                    tokio::time::sleep(pace.rest).await;
+                }
             }
             done
         });
