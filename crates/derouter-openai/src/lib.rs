@@ -8,3 +8,4 @@ pub mod frames;
 pub mod fuzz;
 pub mod protocol;
 pub mod provider;
+pub mod terms;

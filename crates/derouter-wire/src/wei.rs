@@ -94,6 +94,12 @@ impl Wei {
         Wei(self.0.saturating_sub(other.0))
     }
 
+    /// So many times the amount; `None` when it is over 2^256-1 wei.
+    #[must_use]
+    pub fn checked_mul(self, times: u64) -> Option<Wei> {
+        self.0.checked_mul(U256::from(times)).map(Wei)
+    }
+
     /// `self * units / 1_000_000`, rounded down: a price for a million units applied to `units`.
     /// `None` when the product is over 2^256-1.
     pub fn checked_per_million(self, units: u64) -> Option<Wei> {
