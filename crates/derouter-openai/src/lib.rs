@@ -8,4 +8,5 @@ pub mod frames;
 pub mod fuzz;
 pub mod protocol;
 pub mod provider;
+mod sse;
 pub mod terms;

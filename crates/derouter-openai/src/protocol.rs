@@ -1,6 +1,8 @@
 //! What provider and consumer modules of `openai:0.1` agree on: offer payloads, prices, usage,
 //! prologue, epilogue, and the public payload that is signed.
 
+pub mod v0_2;
+
 use derouter_sdk::{ProtocolId, UnixSeconds, Wei};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

@@ -19,7 +19,6 @@ mod registry;
 mod request;
 mod running;
 mod service;
-mod sse;
 mod usage;
 mod window;
 
@@ -34,8 +33,8 @@ pub(crate) fn fuzz_sse(data: &[u8]) {
     let Some((size, body)) = data.split_first() else {
         return;
     };
-    let whole = sse::fuzz(body, body.len().max(1));
-    let pieces = sse::fuzz(body, usize::from(*size).max(1));
+    let whole = crate::sse::fuzz(body, body.len().max(1));
+    let pieces = crate::sse::fuzz(body, usize::from(*size).max(1));
     assert_eq!(whole, pieces);
 }
 

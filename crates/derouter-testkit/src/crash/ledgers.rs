@@ -180,4 +180,8 @@ fn compare_told(consumer: &Ledger, provider: &Ledger, told: &Told, findings: &mu
     check("confirmed", noted(&told.confirmed), &|id| {
         confirmed(consumer, id) && confirmed(provider, id)
     });
+    // The consumer may not have heard of it yet.
+    check("signed by its consumer", noted(&told.received), &|id| {
+        consumer.jobs.get(id).and_then(signature_of).is_some() && confirmed(provider, id)
+    });
 }

@@ -176,12 +176,12 @@ impl Trading {
 
     /// Notes what the nodes say is settled for good.
     pub async fn note_confirmed(&self) {
-        self.client.note_confirmed().await;
+        self.client.note_confirmed(&self.told.confirmed).await;
         let seller = Client {
             node: self.provider.rpc(),
             told: Arc::clone(&self.told),
         };
-        seller.note_confirmed().await;
+        seller.note_confirmed(&self.told.received).await;
     }
 
     /// Waits until both ledgers are at rest, with the help of the client, which finishes what it finds

@@ -76,8 +76,10 @@ pub struct Told {
     pub completed: Mutex<HashSet<JobId>>,
     /// The client: it is given up.
     pub given_up: Mutex<HashSet<JobId>>,
-    /// Either: the signature is with the provider.
+    /// The client: its signature is with the provider.
     pub confirmed: Mutex<HashSet<JobId>>,
+    /// The service: the signature is here. Whether the consumer knows that is another matter.
+    pub received: Mutex<HashSet<JobId>>,
     /// Jobs that were created.
     pub created: AtomicU64,
 }
@@ -300,15 +302,15 @@ impl Client {
         }
     }
 
-    /// Notes which jobs the node says are signed for good.
-    pub async fn note_confirmed(&self) {
+    /// Notes which jobs a node says are signed for good.
+    pub async fn note_confirmed(&self, of: &Mutex<HashSet<JobId>>) {
         for job in crate::ledger::jobs_or_none(&self.node).await {
             if job.signature_confirmed_at_local.is_some() {
                 let key = JobKey {
                     provider: job.provider_peer_id,
                     job_id: job.provider_job_id,
                 };
-                note(&self.told.confirmed, &key);
+                note(of, &key);
             }
         }
     }

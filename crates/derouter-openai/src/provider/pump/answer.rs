@@ -13,8 +13,8 @@ use super::{Answered, Pump, Recorder};
 use crate::frames::{Json, MAX_VALUE_BYTES};
 use crate::provider::backend::{Failure, describe, read_answer};
 use crate::provider::normalize::{NotAnAnswer, Plain, Stream};
-use crate::provider::sse::{Event, Parser};
 use crate::provider::usage::settle;
+use crate::sse::{Event, Splitter};
 
 /// How long to wait for `[DONE]` or the end of the body once the answer and its usage are there.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
@@ -64,7 +64,7 @@ impl Pump {
         let mut response = self.ask().await?;
         let model = self.renamed_model().map(str::to_owned);
         let mut stream = Stream::new(self.request.endpoint, model);
-        let mut parser = Parser::default();
+        let mut parser = Splitter::default();
         loop {
             if self
                 .forward(&mut parser, &mut stream, &mut recorder)
@@ -110,7 +110,7 @@ impl Pump {
     /// Forwards all events that are there.
     async fn forward(
         &self,
-        parser: &mut Parser,
+        parser: &mut Splitter,
         stream: &mut Stream,
         recorder: &mut Option<Recorder>,
     ) -> Result<Said, Failure> {
@@ -129,14 +129,15 @@ impl Pump {
         stream: &mut Stream,
         recorder: &mut Option<Recorder>,
     ) -> Result<Said, Failure> {
-        let data = event.data.trim_ascii();
-        if data == b"[DONE]" {
+        if event.is_done() {
             return Ok(Said::Done);
         }
-        if data.is_empty() && !event.is_error {
+        let data = event.data();
+        let data = data.trim_ascii();
+        if data.is_empty() && !event.is_error() {
             return Ok(Said::More);
         }
-        if event.is_error {
+        if event.is_error() {
             let value = serde_json::from_slice(data).unwrap_or(Value::Null);
             let message = value
                 .as_object()
