@@ -45,6 +45,8 @@ mod verdict;
 pub use config::{ConsumerConfig, Deadlines, Limits, ModelRule, PriceCap};
 pub use gateway::ConsumerCounters;
 
+pub(crate) use measure::generated_bytes;
+
 use gateway::{Gateway, Tasks};
 use server::Stop;
 

@@ -3,9 +3,11 @@
 //! against [`derouter_sdk::Node`] alone and run in process or over the RPC.
 
 pub mod consumer;
+mod estimate;
 pub mod frames;
 #[doc(hidden)]
 pub mod fuzz;
+mod meter;
 pub mod protocol;
 pub mod provider;
 mod sse;
