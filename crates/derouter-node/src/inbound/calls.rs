@@ -130,7 +130,11 @@ impl Serving {
 }
 
 /// Answers a call; gives what goes on when the answer was a pipe.
-async fn serve(shared: &Arc<Shared>, inbound: InboundJobCall, pipes: &PeerPlaces) -> Option<Serving> {
+async fn serve(
+    shared: &Arc<Shared>,
+    inbound: InboundJobCall,
+    pipes: &PeerPlaces,
+) -> Option<Serving> {
     let InboundJobCall {
         peer,
         call,
