@@ -246,6 +246,7 @@ pub(crate) async fn take_job(
         offer_id: wanted.name.1.clone(),
         created_at_sync,
         job_args: wanted.job_args,
+        consumer: Some(consumer),
     };
     let _arrival = Arrival::of(shared, &key).ok_or(NotTaken::Exists)?;
     accept(&offer, job).await?;

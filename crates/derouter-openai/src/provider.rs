@@ -5,7 +5,9 @@
 //! (`connection`) of the job's consumer reads that log from its beginning. So a later connection
 //! replays for free, and a slow one never holds a faster one up.
 
+mod admission;
 pub mod backend;
+mod blocklist;
 pub mod config;
 mod connection;
 pub mod counters;
@@ -15,6 +17,8 @@ mod job;
 mod log;
 mod normalize;
 mod pump;
+mod queue;
+mod rates;
 mod registry;
 mod request;
 mod running;
@@ -22,10 +26,13 @@ mod service;
 mod usage;
 mod window;
 
-pub use config::{BackendConfig, Limits, OfferConfig, ProviderConfig, Secret};
+pub use admission::MAX_QUEUE_TIME;
+pub use blocklist::ConsumerLists;
+pub use config::{BackendConfig, Limits, OfferConfig, OfferTerms, ProviderConfig, Secret};
 pub use counters::{Counters, CountersSnapshot};
 pub use detect::{DetectedBackend, detect_backends};
 pub use echo::{EchoBackend, start_echo_backend};
+pub use rates::RateLimits;
 pub use running::{RunningProvider, StartError, start};
 
 /// See [`crate::fuzz::sse`].
@@ -104,5 +111,6 @@ fn fuzz_offer() -> OfferConfig {
         output_token_price: derouter_sdk::Wei::ZERO,
         max_concurrency: None,
         backend_model: None,
+        terms: OfferTerms::default(),
     }
 }

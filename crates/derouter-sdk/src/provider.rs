@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use derouter_wire::rpc::record::FailureReason;
-use derouter_wire::{JobKey, OfferId, ProtocolId, UnixSeconds, Wei};
+use derouter_wire::{JobKey, OfferId, PeerId, ProtocolId, UnixSeconds, Wei};
 
 use crate::error::{FailJobError, ProviderCompleteError};
 use crate::node::{JobStream, Node};
@@ -43,6 +43,9 @@ pub struct ProviderJob {
     pub created_at_sync: UnixSeconds,
     /// What the protocol needs to begin, as the consumer sent it: hostile until checked.
     pub job_args: Option<String>,
+    /// Who asks for it, known by its connection. `None` when the node speaks RPC 0.1, which does not
+    /// tell.
+    pub consumer: Option<PeerId>,
 }
 
 /// Why a service does not take a job.

@@ -193,6 +193,31 @@ pub mod peer_id {
     }
 }
 
+/// As [`peer_id`], for one that may be absent.
+pub mod optional_peer_id {
+    use super::*;
+
+    /// Writes as [`peer_id::serialize`] does. Absent ones are left out by their field's attribute.
+    pub fn serialize<S: Serializer>(
+        peer: &Option<PeerId>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match peer {
+            Some(peer) => peer_id::serialize(peer, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    /// Reads what [`peer_id::deserialize`] does, or null.
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<PeerId>, D::Error> {
+        let sent = Option::<PeerIdArg>::deserialize(deserializer)?;
+        let peer = sent.map(|sent| sent.get()).transpose();
+        peer.map_err(de::Error::custom)
+    }
+}
+
 /// A peer id as a module sent it, good or not: filters answer a bad one with a typed error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerIdArg(Result<PeerId, String>);

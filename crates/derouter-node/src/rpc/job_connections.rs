@@ -119,7 +119,7 @@ impl JobConnections {
         })
     }
 
-    fn is_0_2(&self) -> bool {
+    pub(super) fn is_0_2(&self) -> bool {
         self.dialect.get().is_some_and(Dialect::is_0_2)
     }
 

@@ -102,6 +102,8 @@ impl ProviderService for ModuleService {
             provider_job_id: job.key.job_id.clone(),
             created_at_sync: job.created_at_sync,
             job_args: job.job_args,
+            // 0.1 had no such field.
+            consumer_peer_id: job.consumer.filter(|_| self.job_connections.is_0_2()),
         };
         match self.caller.call(&request, ANSWER_WAIT).await {
             Ok(ProviderCreateJobReply::Ok) => Ok(()),

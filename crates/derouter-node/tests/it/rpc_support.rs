@@ -405,6 +405,7 @@ impl Node for Handle {
             offer_id: spec.offer_id,
             created_at_sync: UnixSeconds(1_750_000_000),
             job_args,
+            consumer: Some(peer()),
         };
         match service.accept(asked).await {
             Ok(()) => {}

@@ -6,11 +6,17 @@ use std::time::Duration;
 
 use derouter_sdk::Wei;
 
+use super::blocklist::ConsumerLists;
+use super::queue::Places;
+use super::rates::RateLimits;
 use crate::protocol::{OfferPayload, PolAmount};
 
 /// How many answers one offer's backend gives at a time when the configuration does not say. Small
 /// local servers batch about that many; more would make every answer slow.
 pub const DEFAULT_MAX_CONCURRENCY: u32 = 8;
+
+/// How long a request waits for a slot when the configuration does not say: about a short answer.
+pub const DEFAULT_QUEUE_TIME: Duration = Duration::from_secs(4);
 
 /// A text that is never printed, such as an API key.
 #[derive(Clone, PartialEq, Eq)]
@@ -45,6 +51,10 @@ pub struct ProviderConfig {
     pub store_payloads: bool,
     /// Deadlines.
     pub limits: Limits,
+    /// Which consumers are served.
+    pub consumers: ConsumerLists,
+    /// What each of them may ask for.
+    pub rates: RateLimits,
 }
 
 /// An OpenAI-compatible server and what is offered from it.
@@ -76,6 +86,19 @@ pub struct OfferConfig {
     pub max_concurrency: Option<u32>,
     /// The model as the backend names it; `None` when that is `model_id`.
     pub backend_model: Option<String>,
+    /// What else is agreed.
+    pub terms: OfferTerms,
+}
+
+/// Terms of an offer that most have no need of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OfferTerms {
+    /// How many jobs of one consumer are served at a time; `None` for all of `max_concurrency`.
+    pub max_concurrency_per_consumer: Option<u32>,
+    /// How many requests wait for a slot; none when it is 0.
+    pub max_queue: u32,
+    /// How long they wait, at most [`super::MAX_QUEUE_TIME`]; `None` for [`DEFAULT_QUEUE_TIME`].
+    pub queue_time: Option<Duration>,
 }
 
 impl OfferConfig {
@@ -92,6 +115,18 @@ impl OfferConfig {
             },
             trial: None,
             description: self.description.clone(),
+        }
+    }
+
+    /// The slots of the offer.
+    pub(super) fn places(&self) -> Places {
+        let size = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        let slots = size(self.max_concurrency.unwrap_or(DEFAULT_MAX_CONCURRENCY));
+        let per_consumer = self.terms.max_concurrency_per_consumer;
+        Places {
+            slots,
+            per_consumer: per_consumer.map_or(slots, size),
+            queue: size(self.terms.max_queue),
         }
     }
 

@@ -17,11 +17,11 @@ mod record;
 use std::sync::Arc;
 
 use derouter_sdk::Node;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::admission::{Admission, Consumer, Lane, Slot};
 use super::backend::{Backend, Failure};
 use super::config::{Limits, OfferConfig};
 use super::counters::Counters;
@@ -37,7 +37,7 @@ pub(super) struct Offer {
     pub(super) config: OfferConfig,
     pub(super) payload: OfferPayload,
     pub(super) backend: Arc<Backend>,
-    pub(super) slots: Arc<tokio::sync::Semaphore>,
+    pub(super) lane: Arc<Lane>,
 }
 
 /// What all jobs share.
@@ -45,6 +45,7 @@ pub(super) struct Shared {
     pub(super) node: Arc<dyn Node>,
     pub(super) limits: Limits,
     pub(super) registry: Registry,
+    pub(super) admission: Admission,
     pub(super) counters: Arc<Counters>,
     pub(super) store_payloads: bool,
     /// Ends all jobs.
@@ -58,6 +59,7 @@ pub(super) struct Pump {
     pub(super) shared: Arc<Shared>,
     pub(super) job: Arc<Job>,
     pub(super) offer: Arc<Offer>,
+    pub(super) consumer: Consumer,
     pub(super) request: Request,
     /// Keeps what is said, when the operator wants that.
     pub(super) recorder: Option<Recorder>,
@@ -81,8 +83,8 @@ enum Unanswered {
 }
 
 impl Pump {
-    /// Serves the job to its end. The permit is the job's slot at the backend.
-    pub(super) async fn run(mut self, slot: OwnedSemaphorePermit) {
+    /// Serves the job to its end. The slot is the job's place at the backend.
+    pub(super) async fn run(mut self, slot: Slot) {
         let begin = Instant::now();
         let _ends = Ends {
             shared: Arc::clone(&self.shared),

@@ -152,6 +152,7 @@ mod tests {
             output_token_price: Wei::ZERO,
             max_concurrency: None,
             backend_model: Some("backend-name".to_owned()),
+            terms: crate::provider::OfferTerms::default(),
         }
     }
 

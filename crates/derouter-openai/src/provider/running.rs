@@ -8,13 +8,13 @@ use derouter_sdk::wire::limits;
 use derouter_sdk::{
     Node, OfferId, OfferSpec, ProvideError, ProvideOptions, ProviderService, Provision,
 };
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::admission::{Admission, Lane};
 use super::backend::{Backend, BackendConfigError};
-use super::config::{BackendConfig, DEFAULT_MAX_CONCURRENCY, OfferConfig, ProviderConfig};
+use super::config::{BackendConfig, DEFAULT_QUEUE_TIME, OfferConfig, ProviderConfig};
 use super::counters::Counters;
 use super::pump::{Offer, Shared};
 use super::registry::Registry;
@@ -105,6 +105,7 @@ pub async fn start(
         node: Arc::clone(&node),
         limits: config.limits,
         registry: Registry::default(),
+        admission: Admission::new(config.consumers.clone(), config.rates),
         counters: Arc::clone(&counters),
         store_payloads: config.store_payloads,
         stop: stop.clone(),
@@ -207,16 +208,16 @@ fn offer_of(
     if spec.protocol_payload.len() > limits::OFFER_PAYLOAD_BYTES {
         return Err(refuse("its description is too long".to_owned()));
     }
-    let slots = config.max_concurrency.unwrap_or(DEFAULT_MAX_CONCURRENCY);
-    if slots == 0 {
+    let places = config.places();
+    if places.slots == 0 || places.per_consumer == 0 {
         return Err(refuse("max_concurrency must be at least 1".to_owned()));
     }
-    let slots = usize::try_from(slots).unwrap_or(Semaphore::MAX_PERMITS);
+    let queue_time = config.terms.queue_time.unwrap_or(DEFAULT_QUEUE_TIME);
     let offer = Offer {
         config: config.clone(),
         payload,
         backend: Arc::clone(backend),
-        slots: Arc::new(Semaphore::new(slots.min(Semaphore::MAX_PERMITS))),
+        lane: Arc::new(Lane::new(places, queue_time)),
     };
     Ok((spec, offer))
 }

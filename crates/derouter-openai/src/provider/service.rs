@@ -11,6 +11,7 @@ use derouter_sdk::{
 
 use tokio_util::task::TaskTracker;
 
+use super::admission::Refusal;
 use super::connection::{self, Ended};
 use super::job::Job;
 use super::pump::{Offer, Pump, Recorder, Shared};
@@ -35,7 +36,7 @@ impl fmt::Debug for Service {
 #[async_trait]
 impl ProviderService for Service {
     async fn accept(&self, job: ProviderJob) -> Result<(), JobRefusal> {
-        let taken = self.take(job);
+        let taken = self.take(job).await;
         let counters = &self.shared.counters;
         match &taken {
             Ok(()) => counters.jobs_accepted.increment(),
@@ -82,7 +83,7 @@ impl ProviderService for Service {
 }
 
 impl Service {
-    fn take(&self, job: ProviderJob) -> Result<(), JobRefusal> {
+    async fn take(&self, job: ProviderJob) -> Result<(), JobRefusal> {
         let offer = self.offers.get(&job.offer_id);
         let offer = offer.filter(|_| job.protocol_id.as_str() == PROTOCOL);
         let Some(offer) = offer else {
@@ -95,14 +96,23 @@ impl Service {
         if self.shared.stop.is_cancelled() {
             return Err(JobRefusal::Busy);
         }
-        let slot = Arc::clone(&offer.slots).try_acquire_owned();
-        let slot = slot.map_err(|_| JobRefusal::Busy)?;
+        let (admission, consumer) = (&self.shared.admission, job.consumer);
+        let refuse = |refusal: Refusal| {
+            tracing::debug!(job = %job.key.job_id, ?consumer, %refusal, "job refused");
+            refusal.answer()
+        };
+        admission.lets_in(consumer).map_err(refuse)?;
         let args = job.job_args.as_deref();
         let request = Request::parse(args, &offer.config).map_err(JobRefusal::InvalidJobArgs)?;
+        let slot = admission.admit(consumer, &offer.lane).await;
+        let slot = slot.map_err(refuse)?;
+        if self.shared.stop.is_cancelled() {
+            return Err(JobRefusal::Busy);
+        }
         let recorder = args
             .filter(|_| self.shared.store_payloads)
             .map(|args| Recorder::new(args, request.stream));
-        let job = Arc::new(Job::new(job.key));
+        let job = Arc::new(Job::new(job.key.clone()));
         match self.shared.registry.add(&job) {
             Added::New => {}
             // The node asks again because our answer was lost.
@@ -114,6 +124,7 @@ impl Service {
             shared: Arc::clone(&self.shared),
             job,
             offer: Arc::clone(offer),
+            consumer,
             request,
             recorder,
         };

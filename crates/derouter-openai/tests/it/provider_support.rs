@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use derouter_openai::frames::{ReadValueError, read_value};
 use derouter_openai::protocol::{Epilogue, Prologue, protocol_id};
-use derouter_openai::provider::{self, BackendConfig, Limits, OfferConfig, ProviderConfig};
+use derouter_openai::provider::{
+    self, BackendConfig, Limits, OfferConfig, OfferTerms, ProviderConfig,
+};
 use derouter_openai::provider::{RunningProvider, Secret};
 use derouter_sdk::node::ConsumerCompletion;
 use derouter_sdk::{
@@ -43,6 +45,8 @@ pub(crate) struct TestNode {
     outcomes: Mutex<HashMap<JobId, Outcome>>,
     /// How many more calls fail as if the node could not be reached.
     unreachable: Mutex<u32>,
+    /// Who asks for the next jobs.
+    consumer: Mutex<Option<PeerId>>,
 }
 
 struct Offered {
@@ -182,6 +186,7 @@ pub(crate) fn offer() -> OfferConfig {
         output_token_price: Wei::from_pol_text("5").unwrap(),
         max_concurrency: None,
         backend_model: None,
+        terms: OfferTerms::default(),
     }
 }
 
@@ -194,7 +199,7 @@ pub(crate) fn config(base_url: String, offer: OfferConfig) -> ProviderConfig {
         }],
         max_unsigned: Some(Wei::from_wei(7)),
         store_payloads: false,
-        limits: Limits::default(),
+        ..ProviderConfig::default()
     }
 }
 
@@ -236,6 +241,11 @@ impl Market {
             .map(|offered| (offered.offers.clone(), offered.options.clone()))
     }
 
+    /// From now on this consumer asks.
+    pub(crate) fn ask_as(&self, consumer: Option<PeerId>) {
+        *self.node.consumer.lock().unwrap() = consumer;
+    }
+
     /// The next calls to the node fail.
     pub(crate) fn make_unreachable(&self, calls: u32) {
         *self.node.unreachable.lock().unwrap() = calls;
@@ -273,6 +283,7 @@ impl Market {
             offer_id: OfferId::new(offer_id).unwrap(),
             created_at_sync: UnixSeconds(1_750_000_000),
             job_args,
+            consumer: *self.node.consumer.lock().unwrap(),
         };
         self.service().accept(job).await.map(|()| key)
     }

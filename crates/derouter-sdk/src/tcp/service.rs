@@ -132,6 +132,7 @@ impl Service {
             offer_id: request.offer_id,
             created_at_sync: request.created_at_sync,
             job_args: request.job_args,
+            consumer: request.consumer_peer_id,
         };
         match self.service.accept(job).await {
             Ok(()) => ProviderCreateJobReply::Ok,

@@ -318,6 +318,7 @@ async fn its_jobs_are_served_once_all_offers_are_provided() {
             provider_job_id: JobId::new("j-1").unwrap(),
             created_at_sync: UnixSeconds(1),
             job_args: None,
+            consumer_peer_id: None,
         };
         let create = cbor::to_vec(&create);
         client

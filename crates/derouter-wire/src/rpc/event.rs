@@ -6,7 +6,7 @@ use super::cursor::Cursor;
 use super::record::{JobRecord, OfferSnapshot, ProviderRecord};
 use super::ticket::Ticket;
 use super::{Ack, Call};
-use crate::cbor::peer_id;
+use crate::cbor::{optional_peer_id, peer_id};
 use crate::{JobId, OfferId, PeerId, ProtocolId, SnapshotId, SubscriptionId, UnixSeconds};
 
 /// An event of a subscription.
@@ -134,6 +134,13 @@ pub struct ProviderCreateJob {
     /// What the protocol needs to begin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job_args: Option<String>,
+    /// Who asks for it; absent in RPC 0.1.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "optional_peer_id"
+    )]
+    pub consumer_peer_id: Option<PeerId>,
 }
 
 impl Call for ProviderCreateJob {

@@ -525,6 +525,16 @@ fn every_event_and_request_of_a_node_is_what_is_written() {
         provider_job_id: JobId::new("j").unwrap(),
         created_at_sync: UnixSeconds(1),
         job_args: None,
+        consumer_peer_id: None,
+    });
+    asked_modern(&ProviderCreateJob {
+        provider_peer_id: peer(),
+        protocol_id: protocol(),
+        offer_id: OfferId::new("a").unwrap(),
+        provider_job_id: JobId::new("j").unwrap(),
+        created_at_sync: UnixSeconds(1),
+        job_args: Some("{}".into()),
+        consumer_peer_id: Some(peer()),
     });
     asked(&ProviderPrepareJobConnection {
         provider_peer_id: peer(),

@@ -12,7 +12,7 @@ use derouter_node::{
 };
 use derouter_openai::consumer::{ConsumerConfig, RunningConsumer};
 use derouter_openai::provider::{
-    BackendConfig, EchoBackend, OfferConfig, ProviderConfig, RunningProvider,
+    BackendConfig, EchoBackend, OfferConfig, OfferTerms, ProviderConfig, RunningProvider,
 };
 use derouter_sdk::{Node, PeerId, Wei};
 use tempfile::TempDir;
@@ -224,6 +224,7 @@ fn provider_config(backend: &Backend) -> ProviderConfig {
         output_token_price: Wei::from_wei(OUTPUT_PRICE_WEI),
         max_concurrency: None,
         backend_model: None,
+        terms: OfferTerms::default(),
     };
     let config = BackendConfig {
         base_url: backend.base_url.clone(),

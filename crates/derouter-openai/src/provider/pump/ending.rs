@@ -10,11 +10,11 @@ use derouter_sdk::{
     UnixSeconds, Wei,
 };
 use rand::Rng;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
 
 use super::{Answered, Pump, Unanswered};
 use crate::protocol::{EPILOGUE_OBJECT, Epilogue, REASON_SERVICE_ERROR, Usage};
+use crate::provider::admission::Slot;
 use crate::provider::job::Absence;
 
 /// How often a node that can't be reached is asked again: over the RPC it may be restarting. With
@@ -26,12 +26,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
 impl Pump {
     /// Completes the job, then says so: the consumer signs only what is on our disk.
-    pub(super) async fn complete(
-        &self,
-        answered: Answered,
-        slot: OwnedSemaphorePermit,
-        begin: Instant,
-    ) {
+    pub(super) async fn complete(&self, answered: Answered, slot: Slot, begin: Instant) {
         let usage = answered.usage.usage;
         let Some(cost) = self.offer.payload.cost(&usage) else {
             let failure = super::Failure::plain("the answer's price is too large");
@@ -80,6 +75,8 @@ impl Pump {
         counters.jobs_completed.increment();
         counters.prompt_tokens.add(usage.prompt_tokens);
         counters.completion_tokens.add(usage.completion_tokens);
+        let tokens = usage.prompt_tokens.saturating_add(usage.completion_tokens);
+        self.shared.admission.served(self.consumer, tokens);
         if estimated {
             counters.usage_estimated.increment();
         }
