@@ -24,11 +24,14 @@ mod request;
 mod running;
 mod service;
 mod usage;
+mod v0_2;
 mod window;
 
 pub use admission::MAX_QUEUE_TIME;
 pub use blocklist::ConsumerLists;
-pub use config::{BackendConfig, Limits, OfferConfig, OfferTerms, ProviderConfig, Secret};
+pub use config::{
+    Announced, BackendConfig, Limits, OfferConfig, OfferTerms, ProviderConfig, Secret,
+};
 pub use counters::{Counters, CountersSnapshot};
 pub use detect::{DetectedBackend, detect_backends};
 pub use echo::{EchoBackend, start_echo_backend};

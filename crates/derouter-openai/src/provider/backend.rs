@@ -68,6 +68,8 @@ pub(super) struct Failure {
     /// For the consumer, where that is more than the message: the backend's words about the request
     /// itself. Nothing else may keep them.
     pub(super) told: Option<String>,
+    /// The backend's status, where it is about the request.
+    pub(super) status: Option<u16>,
 }
 
 impl Failure {
@@ -76,6 +78,7 @@ impl Failure {
             message: message.into(),
             detail: detail.into(),
             told: None,
+            status: None,
         }
     }
 
@@ -131,10 +134,22 @@ impl Backend {
         &self.shown
     }
 
-    /// Sends a request; returns once the backend has answered 2xx.
+    /// Sends a request in JSON; returns once the backend has answered 2xx.
     pub(super) async fn send(&self, endpoint: Endpoint, body: Bytes) -> Result<Response, Failure> {
-        let url = format!("{}{}", self.base_url, endpoint.path());
-        let request = self.client.post(url).body(body);
+        let path = endpoint.path().trim_start_matches('/');
+        self.post(path, HeaderMap::new(), body).await
+    }
+
+    /// Sends a request to a path behind the base URL, with some more headers; returns once the backend has
+    /// answered 2xx.
+    pub(super) async fn post(
+        &self,
+        path: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response, Failure> {
+        let url = format!("{}/{path}", self.base_url);
+        let request = self.client.post(url).headers(headers).body(body);
         let response = match timeout(self.limits.first_byte, request.send()).await {
             Err(_) => return Err(Failure::plain("the backend did not answer in time")),
             Ok(Err(error)) => {
@@ -192,6 +207,7 @@ fn refusal(status: StatusCode, said: Option<String>) -> Failure {
             let message = format!("the backend refused the request ({number})");
             return Failure {
                 told: said,
+                status: Some(number),
                 ..Failure::new(message, format!("status {status}"))
             };
         }

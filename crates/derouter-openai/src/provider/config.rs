@@ -10,6 +10,7 @@ use super::blocklist::ConsumerLists;
 use super::queue::Places;
 use super::rates::RateLimits;
 use crate::protocol::{OfferPayload, PolAmount};
+use crate::terms::Endpoint;
 
 /// How many answers one offer's backend gives at a time when the configuration does not say. Small
 /// local servers batch about that many; more would make every answer slow.
@@ -99,6 +100,39 @@ pub struct OfferTerms {
     pub max_queue: u32,
     /// How long they wait, at most [`super::MAX_QUEUE_TIME`]; `None` for [`DEFAULT_QUEUE_TIME`].
     pub queue_time: Option<Duration>,
+    /// What `openai:0.2` says of the offer, and `openai:0.1` can't.
+    pub announced: Announced,
+}
+
+/// What `openai:0.2` says of an offer, and `openai:0.1` can't.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// Other names of the model.
+    pub aliases: Vec<String>,
+    /// What is served; chat and text completions when it is empty.
+    pub endpoints: Vec<Endpoint>,
+    /// The longest answer in tokens.
+    pub max_output: Option<u64>,
+    /// What a prompt may hold, such as `text`, `image`; text when it is empty.
+    pub input_modalities: Vec<String>,
+    /// What an answer may hold; text when it is empty.
+    pub output_modalities: Vec<String>,
+    /// Such as `tools`, `json_schema`, `reasoning`, `logprobs`.
+    pub features: Vec<String>,
+    /// Such as `q4_k_m`, `fp8`.
+    pub quantization: Option<String>,
+    /// Where the provider is: ISO 3166-1 alpha-2.
+    pub region: Option<String>,
+    /// The terms of service.
+    pub terms_url: Option<String>,
+    /// Price of 1,000,000 prompt tokens that the backend had cached; `None` for that of others.
+    pub cached_input_token_price: Option<Wei>,
+    /// Price of a request that is answered.
+    pub request_price: Wei,
+    /// Price of an image that is made.
+    pub image_price: Wei,
+    /// Price of a second of sound.
+    pub second_price: Wei,
 }
 
 impl OfferConfig {

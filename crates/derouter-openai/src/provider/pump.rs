@@ -11,7 +11,7 @@
 //! - A finished answer is completed even if the consumer leaves before it has read all of it.
 
 mod answer;
-mod ending;
+pub(super) mod ending;
 mod record;
 
 use std::sync::Arc;

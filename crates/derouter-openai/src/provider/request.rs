@@ -43,6 +43,11 @@ impl Request {
         let Value::Object(request) = value else {
             return Err("the request is not a JSON object".to_owned());
         };
+        Self::of(request, offer)
+    }
+
+    /// Checks a request's fields.
+    pub(super) fn of(request: Map<String, Value>, offer: &OfferConfig) -> Result<Self, String> {
         check_model(&request, offer)?;
         check_prompt(&request)?;
         window::check(&request, offer.context_size)?;

@@ -19,7 +19,8 @@ use super::counters::Counters;
 use super::pump::{Offer, Shared};
 use super::registry::Registry;
 use super::service::Service;
-use crate::protocol::protocol_id;
+use super::v0_2::{self, Sold};
+use crate::protocol::{self, protocol_id};
 
 /// How often finished answers are looked through for too old ones.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -81,20 +82,20 @@ pub async fn start(
     let stop = CancellationToken::new();
     let (jobs, background) = (TaskTracker::new(), TaskTracker::new());
     let counters = Arc::new(Counters::default());
-    let mut offers = HashMap::new();
+    let (mut offers, mut sold) = (HashMap::new(), HashMap::new());
     let mut specs = Vec::new();
     let mut probes = Vec::new();
     for backend_config in &config.backends {
         let backend = backend(backend_config, &config)?;
         for (offer_id, offer) in &backend_config.offers {
             let (spec, offer) = offer_of(offer_id, offer, &backend)?;
-            if offers
-                .insert(spec.offer_id.clone(), Arc::new(offer))
-                .is_some()
-            {
+            let offer = Arc::new(offer);
+            let (spec_0_2, of_0_2) = sold_0_2(&spec.offer_id, &offer)?;
+            sold.insert(spec.offer_id.clone(), Arc::new(of_0_2));
+            if offers.insert(spec.offer_id.clone(), offer).is_some() {
                 return Err(StartError::DuplicateOffer(offer_id.clone()));
             }
-            specs.push(spec);
+            specs.extend([spec, spec_0_2]);
         }
         probes.push((backend, models_of(backend_config)));
     }
@@ -111,12 +112,14 @@ pub async fn start(
         stop: stop.clone(),
         tasks: jobs.clone(),
     });
-    let count = specs.len();
+    let count = offers.len();
     let options = ProvideOptions {
         max_unsigned: config.max_unsigned,
     };
     let service = Arc::new(Service {
         offers,
+        sold,
+        jobs: Arc::default(),
         shared: Arc::clone(&shared),
         connections: TaskTracker::new(),
     });
@@ -220,6 +223,32 @@ fn offer_of(
         lane: Arc::new(Lane::new(places, queue_time)),
     };
     Ok((spec, offer))
+}
+
+/// The same offer, as `openai:0.2` sells it.
+fn sold_0_2(offer_id: &OfferId, offer: &Arc<Offer>) -> Result<(OfferSpec, Sold), StartError> {
+    let refuse = |reason: &str| StartError::Offer {
+        offer_id: offer_id.to_string(),
+        reason: reason.to_owned(),
+    };
+    let payload = v0_2::payload(&offer.config);
+    let protocol_payload = payload.to_json();
+    if protocol_payload.len() > limits::OFFER_PAYLOAD_BYTES {
+        return Err(refuse("what it says is too long"));
+    }
+    // Read back as consumers read it.
+    let read = protocol::v0_2::OfferPayload::parse(&protocol_payload);
+    let read = read.ok_or_else(|| refuse("a name in it is empty or too long"))?;
+    let spec = OfferSpec {
+        protocol_id: protocol::v0_2::protocol_id(),
+        offer_id: offer_id.clone(),
+        protocol_payload,
+    };
+    let sold = Sold {
+        offer: Arc::clone(offer),
+        terms: read.terms(),
+    };
+    Ok((spec, sold))
 }
 
 fn models_of(config: &BackendConfig) -> Vec<String> {

@@ -17,11 +17,15 @@ use super::job::Job;
 use super::pump::{Offer, Pump, Recorder, Shared};
 use super::registry::Added;
 use super::request::Request;
-use crate::protocol::PROTOCOL;
+use super::v0_2::{self, Sold};
+use crate::protocol::{self, PROTOCOL};
 
 /// The provider's service.
 pub(super) struct Service {
     pub(super) offers: HashMap<OfferId, Arc<Offer>>,
+    /// The same, as `openai:0.2` sells them.
+    pub(super) sold: HashMap<OfferId, Arc<Sold>>,
+    pub(super) jobs: Arc<v0_2::Jobs>,
     pub(super) shared: Arc<Shared>,
     /// Connections that are served.
     pub(super) connections: TaskTracker,
@@ -36,7 +40,10 @@ impl fmt::Debug for Service {
 #[async_trait]
 impl ProviderService for Service {
     async fn accept(&self, job: ProviderJob) -> Result<(), JobRefusal> {
-        let taken = self.take(job).await;
+        let taken = match job.protocol_id.as_str() {
+            protocol::v0_2::PROTOCOL => self.take_0_2(job).await,
+            _ => self.take(job).await,
+        };
         let counters = &self.shared.counters;
         match &taken {
             Ok(()) => counters.jobs_accepted.increment(),
@@ -47,6 +54,9 @@ impl ProviderService for Service {
     }
 
     async fn prepare(&self, key: &JobKey) -> Result<(), ConnectionRefusal> {
+        if self.jobs.waits(&key.job_id) {
+            return Ok(());
+        }
         let job = self.shared.registry.get(&key.job_id);
         let job = job.ok_or(ConnectionRefusal::JobNotFound)?;
         if !job.log.replays() {
@@ -61,6 +71,10 @@ impl ProviderService for Service {
     }
 
     async fn serve(&self, key: JobKey, desk: Arc<dyn ProviderDesk>, stream: JobStream) {
+        if self.jobs.waits(&key.job_id) {
+            let _served = self.connections.token();
+            return self.jobs.serve(&self.shared, key, desk, stream).await;
+        }
         let Some(job) = self.shared.registry.get(&key.job_id) else {
             return;
         };
@@ -83,15 +97,24 @@ impl ProviderService for Service {
 }
 
 impl Service {
+    async fn take_0_2(&self, job: ProviderJob) -> Result<(), JobRefusal> {
+        let Some(sold) = self.sold.get(&job.offer_id) else {
+            return Err(JobRefusal::InvalidJobArgs(not_served(&job)));
+        };
+        let new = v0_2::NewJob {
+            args: job.job_args.as_deref().unwrap_or_default(),
+            consumer: job.consumer,
+            sold: Arc::clone(sold),
+            key: job.key,
+        };
+        self.jobs.take(&self.shared, new).await
+    }
+
     async fn take(&self, job: ProviderJob) -> Result<(), JobRefusal> {
         let offer = self.offers.get(&job.offer_id);
         let offer = offer.filter(|_| job.protocol_id.as_str() == PROTOCOL);
         let Some(offer) = offer else {
-            let unknown = format!(
-                "no offer {} of {} is served here",
-                job.offer_id, job.protocol_id
-            );
-            return Err(JobRefusal::InvalidJobArgs(unknown));
+            return Err(JobRefusal::InvalidJobArgs(not_served(&job)));
         };
         if self.shared.stop.is_cancelled() {
             return Err(JobRefusal::Busy);
@@ -131,4 +154,11 @@ impl Service {
         self.shared.tasks.spawn(pump.run(slot));
         Ok(())
     }
+}
+
+fn not_served(job: &ProviderJob) -> String {
+    format!(
+        "no offer {} of {} is served here",
+        job.offer_id, job.protocol_id
+    )
 }

@@ -20,6 +20,10 @@ Usage: soak_ledger --node <derouter binary> [--minutes N]
 /// What passes before it counts: caches and pools fill.
 const WARM_UP: f64 = 0.25;
 
+/// Buyers at once: so many that the bounded memories of a node, of a few thousand jobs each, are full well
+/// before it counts.
+const CLIENTS: u64 = 64;
+
 /// A shorter run judges nothing: the log grows to 4 MiB before it is used anew, and caches fill.
 const SHORTEST_MINUTES: u64 = 10;
 
@@ -97,7 +101,7 @@ async fn soak(node: PathBuf, minutes: u64) -> bool {
     let begin = Instant::now();
     let longest = Duration::from_secs(minutes * 60);
     let pause = (longest / SAMPLES / 2).min(Duration::from_secs(10));
-    trading.trade(&offer, minutes);
+    trading.trade(&offer, minutes, CLIENTS);
     let mut samples: [Samples; 2] = Default::default();
     while begin.elapsed() < longest {
         sleep(pause).await;

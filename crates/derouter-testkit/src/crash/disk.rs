@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::node::{CrashNode, own_port};
 use super::points::Side;
-use super::run::{Ran, Trading, finish};
+use super::run::{CLIENTS, Ran, Trading, finish};
 use crate::home::NodeConfig;
 
 /// The errors that the points of the store can return.
@@ -233,7 +233,7 @@ async fn fail(trading: &mut Trading, plan: &DiskPlan, disk: Option<&SmallDisk>) 
             trading.open().await.expect("nothing ends a node any more")
         }
     };
-    trading.trade(&offer, plan.seed);
+    trading.trade(&offer, plan.seed, CLIENTS);
     sleep(Duration::from_millis(800)).await;
     let mut failed = true;
     match (plan.trouble, disk) {

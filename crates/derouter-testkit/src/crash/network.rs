@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::node::CrashNode;
 use super::points::Side;
-use super::run::{Ran, Trading, finish};
+use super::run::{CLIENTS, Ran, Trading, finish};
 use crate::home::NodeConfig;
 use crate::lab::Namespace;
 use crate::link::{End, Link, Shape};
@@ -286,7 +286,7 @@ pub async fn run(binary: &Path, plan: &NetworkPlan, keep: &Path) -> Ran {
     let begin = Instant::now();
     let mut ground = Ground::new(binary, plan).await;
     let offer = ground.trading.open().await.expect("nothing ends a node");
-    ground.trading.trade(&offer, plan.seed);
+    ground.trading.trade(&offer, plan.seed, CLIENTS);
     sleep(TRADE).await;
     if let Some(side) = plan.ahead() {
         ground.set_ahead(side);

@@ -22,7 +22,7 @@ use super::trade::{self, Client, Course, Order, Told};
 use crate::home::NodeConfig;
 
 /// Clients that buy at once.
-const CLIENTS: u64 = 4;
+pub const CLIENTS: u64 = 4;
 
 /// How long a node is given to come to its point.
 const POINT_DEADLINE: Duration = Duration::from_secs(8);
@@ -153,12 +153,12 @@ impl Trading {
         }
     }
 
-    /// Lets clients buy until [`Trading::close`].
-    pub fn trade(&mut self, offer: &OfferSnapshot, seed: u64) {
-        for number in 0..CLIENTS {
+    /// Lets so many clients buy until [`Trading::close`].
+    pub fn trade(&mut self, offer: &OfferSnapshot, seed: u64, clients: u64) {
+        for number in 0..clients {
             let (client, offer) = (self.client.clone(), offer.clone());
             let stop = Arc::clone(&self.stop);
-            let mut random = StdRng::seed_from_u64(seed.wrapping_mul(CLIENTS).wrapping_add(number));
+            let mut random = StdRng::seed_from_u64(seed.wrapping_mul(clients).wrapping_add(number));
             self.clients.spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
                     client.buy(&offer, order(&mut random)).await;
@@ -317,7 +317,7 @@ async fn crash(trading: &mut Trading, plan: &Plan) -> bool {
     let Some(offer) = trading.open().await else {
         return after_no_trade(trading, plan).await;
     };
-    trading.trade(&offer, plan.seed);
+    trading.trade(&offer, plan.seed, CLIENTS);
     let mut reached = match &plan.how {
         How::Point { .. } => trading.node(plan.side).ends_within(POINT_DEADLINE).await,
         How::Start(_) => {
@@ -357,7 +357,7 @@ async fn after_no_trade(trading: &mut Trading, plan: &Plan) -> bool {
     let reached = !trading.node(plan.side).lives();
     trading.revive().await;
     let offer = trading.open().await.expect("nothing ends a node any more");
-    trading.trade(&offer, plan.seed);
+    trading.trade(&offer, plan.seed, CLIENTS);
     sleep(Duration::from_millis(500)).await;
     reached
 }

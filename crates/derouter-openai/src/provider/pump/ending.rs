@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use derouter_sdk::wire::cbor;
 use derouter_sdk::{
-    FailJobError, FailureReason, NodeDesk, ProviderCompleteError, ProviderCompletion, ProviderDesk,
-    UnixSeconds, Wei,
+    FailJobError, FailureReason, JobKey, NodeDesk, ProviderCompleteError, ProviderCompletion,
+    ProviderDesk, UnixSeconds, Wei,
 };
 use rand::Rng;
 use tokio::time::{Instant, sleep};
@@ -38,7 +38,7 @@ impl Pump {
             public_payload: self.request.public_payload(&answered.usage.json),
             private_payload: answered.recorder.map(super::Recorder::payload),
         };
-        let recorded = self.record_completion(&completion).await;
+        let recorded = record_completion(self.desk().as_ref(), &self.job.key, &completion).await;
         // Before the epilogue: who has read that may come with the next job.
         drop(slot);
         match recorded {
@@ -92,27 +92,6 @@ impl Pump {
         );
     }
 
-    async fn record_completion(
-        &self,
-        completion: &ProviderCompletion,
-    ) -> Result<UnixSeconds, ProviderCompleteError> {
-        let desk = self.desk();
-        let mut pauses = pauses();
-        loop {
-            match desk.complete(&self.job.key, completion.clone()).await {
-                // A first attempt whose answer was lost.
-                Err(ProviderCompleteError::AlreadyCompleted { completed_at_sync }) => {
-                    return Ok(completed_at_sync);
-                }
-                Err(ProviderCompleteError::Node(error)) => match pauses.next() {
-                    Some(pause) => sleep(pause).await,
-                    None => return Err(error.into()),
-                },
-                ended => return ended,
-            }
-        }
-    }
-
     /// Fails the job. The consumer is told first, so that it can go on to the next provider.
     pub(super) async fn fail(&self, unanswered: &Unanswered, begin: Instant) {
         let (said, reason) = words(unanswered);
@@ -129,18 +108,7 @@ impl Pump {
             reason,
             reason_class: Some(REASON_SERVICE_ERROR),
         };
-        let desk = self.desk();
-        for pause in pauses() {
-            match desk.fail(&self.job.key, failure.clone()).await {
-                Err(FailJobError::Node(_)) => sleep(pause).await,
-                Ok(()) | Err(FailJobError::AlreadyFailed(_)) => return,
-                Err(error) => {
-                    tracing::warn!(job = %self.job.key.job_id, %error, "a job could not be failed");
-                    return;
-                }
-            }
-        }
-        tracing::warn!(job = %self.job.key.job_id, "the node could not be told that a job failed");
+        record_failure(self.desk().as_ref(), &self.job.key, failure).await;
     }
 
     fn failed(&self, unanswered: &Unanswered, begin: Instant) {
@@ -171,6 +139,47 @@ impl Pump {
         let own = || -> Arc<dyn ProviderDesk> { Arc::new(NodeDesk(Arc::clone(&self.shared.node))) };
         self.job.desk().unwrap_or_else(own)
     }
+}
+
+/// Completes a job with the node, which may be restarting. Returns when it was completed.
+pub(in crate::provider) async fn record_completion(
+    desk: &dyn ProviderDesk,
+    job: &JobKey,
+    completion: &ProviderCompletion,
+) -> Result<UnixSeconds, ProviderCompleteError> {
+    let mut pauses = pauses();
+    loop {
+        match desk.complete(job, completion.clone()).await {
+            // A first attempt whose answer was lost.
+            Err(ProviderCompleteError::AlreadyCompleted { completed_at_sync }) => {
+                return Ok(completed_at_sync);
+            }
+            Err(ProviderCompleteError::Node(error)) => match pauses.next() {
+                Some(pause) => sleep(pause).await,
+                None => return Err(error.into()),
+            },
+            ended => return ended,
+        }
+    }
+}
+
+/// Fails a job with the node, which may be restarting.
+pub(in crate::provider) async fn record_failure(
+    desk: &dyn ProviderDesk,
+    job: &JobKey,
+    failure: FailureReason,
+) {
+    for pause in pauses() {
+        match desk.fail(job, failure.clone()).await {
+            Err(FailJobError::Node(_)) => sleep(pause).await,
+            Ok(()) | Err(FailJobError::AlreadyFailed(_)) => return,
+            Err(error) => {
+                tracing::warn!(job = %job.job_id, %error, "a job could not be failed");
+                return;
+            }
+        }
+    }
+    tracing::warn!(job = %job.job_id, "the node could not be told that a job failed");
 }
 
 /// What the consumer is told, and the reason in the job's record.

@@ -1,0 +1,666 @@
+//! Serves a job's pipe: the backend's answer as it comes, then the bill.
+//!
+//! Nothing is sent before the answer says something, so that whatever fails before is no answer and
+//! the consumer can go to the next provider. What fails behind that costs nothing. A consumer that
+//! closes its direction, or whose pipe breaks, has what it was sent billed to it: the backend's own
+//! counts come last and are not there then, so they are estimated to the consumer's side.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use derouter_sdk::{FailureReason, JobKey, JobStream, ProviderCompletion, ProviderDesk, Wei};
+use reqwest::Response;
+use reqwest::header::CONTENT_TYPE;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use super::ask::Ask;
+use super::{Requested, Taken};
+use crate::meter::Meter;
+use crate::protocol::REASON_SERVICE_ERROR;
+use crate::protocol::v0_2::frames::Frame;
+use crate::protocol::v0_2::{
+    ANSWER_HEADERS, AnswerHead, Epilogue, Failed, MAX_HEADER_BYTES, PublicPayload,
+};
+use crate::provider::backend::{Failure, describe};
+use crate::provider::normalize::error_message;
+use crate::provider::pump::Shared;
+use crate::provider::pump::ending::{record_completion, record_failure};
+use crate::sse::{Event, Splitter};
+use crate::terms::{Endpoint, Metered};
+
+/// The longest answer in one piece: images in base64 are the largest.
+const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
+
+/// The longest whole answer. A stream ends by time before it gets there.
+const MAX_ANSWER_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// How long to wait for `[DONE]` or the end of the body once the answer and its usage are there.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long closing our direction may take.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Bytes of events that are held back until one says something.
+const MAX_HELD_BYTES: usize = 64 * 1024;
+
+/// One job's service.
+pub(super) struct Serving {
+    pub(super) shared: Arc<Shared>,
+    pub(super) bodies: Arc<Semaphore>,
+    pub(super) key: JobKey,
+    pub(super) desk: Arc<dyn ProviderDesk>,
+    pub(super) taken: Taken,
+}
+
+/// How an answer ended.
+enum Ended {
+    /// It is complete.
+    Complete,
+    /// The consumer wants no more, or its pipe broke.
+    Cancelled,
+    /// The backend failed.
+    Failed(Failure),
+    /// The provider stops.
+    Stopped,
+}
+
+/// What was sent of an answer.
+#[derive(Default)]
+struct Sent {
+    meter: Meter,
+    bytes: u64,
+    /// The head is out.
+    begun: bool,
+}
+
+impl Serving {
+    pub(super) async fn run(self, pipe: JobStream) {
+        let begin = Instant::now();
+        let (mut reader, mut writer) = tokio::io::split(pipe);
+        let Self {
+            shared,
+            bodies,
+            key,
+            desk,
+            taken,
+        } = self;
+        let Taken {
+            sold,
+            consumer,
+            slot,
+            request,
+        } = taken;
+        let asked = match request {
+            Requested::Asked { ask, answering } => Ok((ask, Answering::Asked(answering))),
+            Requested::OnPipe(head) => {
+                let read = read_body(&mut reader, head.body_bytes, &bodies, shared.limits.write);
+                match read.await {
+                    Ok(body) => Ask::new(&head, body, &sold)
+                        .map(|ask| (ask, Answering::NotYet))
+                        .map_err(|reason| refused(&reason)),
+                    Err(reason) => Err(refused(reason)),
+                }
+            }
+        };
+        let mut sent = Sent::default();
+        let job = Job {
+            shared: &shared,
+            sold: &sold,
+            desk: desk.as_ref(),
+            key: &key,
+            begin,
+        };
+        let (ask, answering) = match asked {
+            Ok(asked) => asked,
+            Err(failure) => {
+                drop(slot);
+                return job.fail(&mut writer, &Ended::Failed(failure), &sent).await;
+            }
+        };
+        let ended = {
+            let answer = job.answer(&ask, answering, &mut writer, &mut sent);
+            tokio::select! {
+                biased;
+                ended = timeout(shared.limits.total, answer) => match ended {
+                    Ok(Ok(())) => Ended::Complete,
+                    Ok(Err(Broken::Backend(failure))) => Ended::Failed(failure),
+                    Ok(Err(Broken::Pipe)) => Ended::Cancelled,
+                    Err(_) => Ended::Failed(Failure::plain("the backend takes too long for its answer")),
+                },
+                () = consumer_left(&mut reader) => Ended::Cancelled,
+                () = shared.stop.cancelled() => Ended::Stopped,
+            }
+        };
+        // Nothing runs at the backend any more.
+        drop(slot);
+        let tokens = match ended {
+            Ended::Complete => job.complete(&ask, &sent, false, &mut writer).await,
+            Ended::Cancelled if sent.meter.has_begun() => {
+                job.complete(&ask, &sent, true, &mut writer).await
+            }
+            unanswered => {
+                job.fail(&mut writer, &unanswered, &sent).await;
+                0
+            }
+        };
+        shared.admission.served(consumer, tokens);
+        // All is said: whether the end arrives too is of no more importance.
+        let _ = timeout(SHUTDOWN_LIMIT, writer.shutdown()).await;
+    }
+}
+
+fn refused(reason: &str) -> Failure {
+    Failure {
+        told: Some(reason.to_owned()),
+        status: Some(400),
+        ..Failure::plain("the request makes no sense")
+    }
+}
+
+enum Answering {
+    Asked(tokio_util::task::AbortOnDropHandle<Result<Response, Failure>>),
+    NotYet,
+}
+
+/// Why an answer broke off.
+enum Broken {
+    Backend(Failure),
+    Pipe,
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Self {
+        Self::Backend(failure)
+    }
+}
+
+/// Reads a body that comes on the pipe.
+async fn read_body(
+    reader: &mut ReadHalf<JobStream>,
+    length: u64,
+    bodies: &Arc<Semaphore>,
+    between: Duration,
+) -> Result<Bytes, &'static str> {
+    const ENDED: &str = "the request ended early";
+    let kib = u32::try_from(length / 1024 + 1).unwrap_or(u32::MAX);
+    let room = timeout(between, Arc::clone(bodies).acquire_many_owned(kib)).await;
+    let Ok(Ok(_room)) = room else {
+        return Err("there is no room for so large a request now");
+    };
+    let mut body = BytesMut::new();
+    let mut rest = reader.take(length);
+    while rest.limit() > 0 {
+        match timeout(between, rest.read_buf(&mut body)).await {
+            Ok(Ok(0)) | Ok(Err(_)) => return Err(ENDED),
+            Ok(Ok(_)) => {}
+            Err(_) => return Err("the request came too slowly"),
+        }
+    }
+    Ok(body.freeze())
+}
+
+/// Returns when the consumer closes its direction. It has nothing more to say.
+async fn consumer_left(reader: &mut (impl AsyncRead + Unpin)) {
+    let mut said = [0; 64];
+    // More than was announced is no request of this protocol.
+    let _ = reader.read(&mut said).await;
+}
+
+/// What ending and answering need.
+struct Job<'a> {
+    shared: &'a Arc<Shared>,
+    sold: &'a super::Sold,
+    desk: &'a dyn ProviderDesk,
+    key: &'a JobKey,
+    begin: Instant,
+}
+
+type Writer = WriteHalf<JobStream>;
+
+impl Job<'_> {
+    async fn answer(
+        &self,
+        ask: &Ask,
+        answering: Answering,
+        writer: &mut Writer,
+        sent: &mut Sent,
+    ) -> Result<(), Broken> {
+        let response = match answering {
+            Answering::Asked(answering) => answering.await,
+            Answering::NotYet => Ok(ask.clone().send(Arc::clone(&self.sold.offer.backend)).await),
+        };
+        let response =
+            response.unwrap_or_else(|_| Err(Failure::plain("the backend's client broke")))?;
+        let head = head(&response);
+        if head.is_event_stream() {
+            self.events(ask, head, response, writer, sent).await
+        } else if head.is_json() {
+            self.json(ask, head, response, writer, sent).await
+        } else {
+            self.opaque(ask, head, response, writer, sent).await
+        }
+    }
+
+    /// An answer in one piece of JSON. It is read to its end before anything is sent.
+    async fn json(
+        &self,
+        ask: &Ask,
+        head: AnswerHead,
+        mut response: Response,
+        writer: &mut Writer,
+        sent: &mut Sent,
+    ) -> Result<(), Broken> {
+        let mut body = BytesMut::new();
+        let mut limit = self.shared.limits.first_byte;
+        while let Some(bytes) = self.read(&mut response, limit).await? {
+            if body.len().saturating_add(bytes.len()) > MAX_BODY_BYTES {
+                return Err(Failure::plain("the backend's answer is too large").into());
+            }
+            body.extend_from_slice(&bytes);
+            limit = self.shared.limits.between_chunks;
+        }
+        let mut value = parse(&body)?;
+        self.check_no_error(&value)?;
+        let mut meter = Meter::default();
+        meter.body(ask.endpoint, &value);
+        if !meter.says_something() {
+            return Err(Failure::plain("the backend's answer is empty").into());
+        }
+        let renamed = self.rename(ask, &mut value);
+        sent.meter = meter;
+        let body = match renamed {
+            true => value.to_string().into_bytes(),
+            false => body.to_vec(),
+        };
+        let mut frames = BytesMut::from(&Frame::head(&head)[..]);
+        Frame::put_data(&body, &mut frames);
+        sent.note(body.len());
+        self.write(writer, &frames).await
+    }
+
+    /// An answer that is neither JSON nor events: passed on as it comes.
+    async fn opaque(
+        &self,
+        ask: &Ask,
+        head: AnswerHead,
+        mut response: Response,
+        writer: &mut Writer,
+        sent: &mut Sent,
+    ) -> Result<(), Broken> {
+        if matches!(
+            ask.endpoint,
+            Endpoint::Chat | Endpoint::Completions | Endpoint::Embeddings | Endpoint::Responses
+        ) {
+            return Err(Failure::plain("the backend sent something that is no answer").into());
+        }
+        let mut limit = self.shared.limits.first_byte;
+        while let Some(bytes) = self.read(&mut response, limit).await? {
+            let mut frames = BytesMut::new();
+            if !sent.begun {
+                frames.extend_from_slice(&Frame::head(&head));
+            }
+            Frame::put_data(&bytes, &mut frames);
+            sent.meter.opaque(bytes.len());
+            sent.note(bytes.len());
+            self.write(writer, &frames).await?;
+            if sent.bytes > MAX_ANSWER_BYTES {
+                return Err(Failure::plain("the backend's answer is too large").into());
+            }
+            limit = self.shared.limits.between_chunks;
+        }
+        if !sent.begun {
+            return Err(Failure::plain("the backend's answer is empty").into());
+        }
+        Ok(())
+    }
+
+    /// A stream of events. Each is looked at and passed on as it is.
+    async fn events(
+        &self,
+        ask: &Ask,
+        head: AnswerHead,
+        mut response: Response,
+        writer: &mut Writer,
+        sent: &mut Sent,
+    ) -> Result<(), Broken> {
+        let mut events = Splitter::default();
+        let mut out = BytesMut::new();
+        let mut heard = false;
+        loop {
+            let mut done = false;
+            while let Some(event) = events.next().map_err(|_| too_long())? {
+                heard = true;
+                done = event.is_done();
+                if done {
+                    break;
+                }
+                self.event(ask, &event, sent, &mut out)?;
+            }
+            self.flush(&head, &mut out, writer, sent).await?;
+            if done {
+                break;
+            }
+            let limit = match (heard, sent.meter.is_ended()) {
+                (_, true) => LAST_WORDS_LIMIT,
+                (true, false) => self.shared.limits.between_chunks,
+                (false, false) => self.shared.limits.first_byte,
+            };
+            match self.read(&mut response, limit).await {
+                Ok(Some(bytes)) => events.push(&bytes),
+                // The answer is there, whatever became of the words behind it.
+                Err(_) if sent.meter.is_ended() => break,
+                Err(failure) => return Err(failure.into()),
+                Ok(None) => {
+                    if let Some(event) = events.finish()
+                        && !event.is_done()
+                    {
+                        self.event(ask, &event, sent, &mut out)?;
+                        self.flush(&head, &mut out, writer, sent).await?;
+                    }
+                    break;
+                }
+            }
+        }
+        if !sent.meter.is_ended() {
+            return Err(Failure::plain("the backend ended its answer early").into());
+        }
+        if !sent.meter.says_something() && !sent.begun {
+            return Err(Failure::plain("the backend's answer is empty").into());
+        }
+        Ok(())
+    }
+
+    fn event(
+        &self,
+        ask: &Ask,
+        event: &Event,
+        sent: &mut Sent,
+        out: &mut BytesMut,
+    ) -> Result<(), Failure> {
+        let data = event.data();
+        let mut value = match parse(&data) {
+            Ok(value) => value,
+            Err(_) if event.is_error() => return Err(self.error(None)),
+            Err(failure) => return Err(failure),
+        };
+        if event.is_error() {
+            return Err(self.error(value.as_object().and_then(error_message)));
+        }
+        self.check_no_error(&value)?;
+        sent.meter.event(&value);
+        if self.rename(ask, &mut value) {
+            out.extend_from_slice(b"data: ");
+            out.extend_from_slice(value.to_string().as_bytes());
+            out.extend_from_slice(b"\n\n");
+        } else {
+            out.extend_from_slice(&event.raw);
+            if !event.raw.ends_with(b"\n\n") && !event.raw.ends_with(b"\n\r\n") {
+                out.extend_from_slice(b"\n\n");
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is there, once it says something.
+    async fn flush(
+        &self,
+        head: &AnswerHead,
+        out: &mut BytesMut,
+        writer: &mut Writer,
+        sent: &mut Sent,
+    ) -> Result<(), Broken> {
+        let says_nothing = !sent.begun && !sent.meter.has_begun();
+        if out.is_empty() || says_nothing && out.len() < MAX_HELD_BYTES {
+            return Ok(());
+        }
+        let mut frames = BytesMut::with_capacity(out.len() + 64);
+        if !sent.begun {
+            frames.extend_from_slice(&Frame::head(head));
+        }
+        Frame::put_data(out, &mut frames);
+        sent.note(out.len());
+        out.clear();
+        self.write(writer, &frames).await?;
+        if sent.bytes > MAX_ANSWER_BYTES {
+            return Err(Failure::plain("the backend's answer is too large").into());
+        }
+        Ok(())
+    }
+
+    async fn read(
+        &self,
+        response: &mut Response,
+        limit: Duration,
+    ) -> Result<Option<Bytes>, Failure> {
+        match timeout(limit, response.chunk()).await {
+            Ok(Ok(bytes)) => Ok(bytes),
+            Ok(Err(error)) => {
+                let detail = describe(error);
+                Err(Failure::new("the backend broke off its answer", detail))
+            }
+            Err(_) => Err(Failure::plain(
+                "the backend stopped in the middle of its answer",
+            )),
+        }
+    }
+
+    async fn write(&self, writer: &mut Writer, frames: &[u8]) -> Result<(), Broken> {
+        let writing = async {
+            writer.write_all(frames).await?;
+            writer.flush().await
+        };
+        match timeout(self.shared.limits.write, writing).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(Broken::Pipe),
+        }
+    }
+
+    /// Puts the market's name of the model in place of the backend's; true when that changed something.
+    fn rename(&self, ask: &Ask, value: &mut Value) -> bool {
+        if self.sold.offer.config.backend_model() == ask.model {
+            return false;
+        }
+        let within = match value.get("response").is_some_and(Value::is_object) {
+            true => value.get_mut("response"),
+            false => Some(value),
+        };
+        let model = within.and_then(|value| value.get_mut("model"));
+        let Some(model) = model.filter(|model| model.as_str() != Some(&ask.model)) else {
+            return false;
+        };
+        *model = json!(ask.model);
+        true
+    }
+
+    fn check_no_error(&self, value: &Value) -> Result<(), Failure> {
+        let Some(object) = value.as_object() else {
+            return Err(Failure::plain(
+                "the backend sent something that is no OpenAI answer",
+            ));
+        };
+        if object.get("error").is_some_and(|error| !error.is_null()) {
+            return Err(self.error(error_message(object)));
+        }
+        if object.get("type").and_then(Value::as_str) == Some("response.failed") {
+            return Err(self.error(None));
+        }
+        Ok(())
+    }
+
+    fn error(&self, said: Option<String>) -> Failure {
+        let failure = Failure::plain("the backend answered with an error");
+        let said = said.filter(|said| !self.sold.offer.backend.hides(said));
+        Failure {
+            told: said.map(|said| format!("{}: {said}", failure.message)),
+            ..failure
+        }
+    }
+
+    /// Completes the job and sends the bill. Gives the tokens that were used.
+    async fn complete(&self, ask: &Ask, sent: &Sent, cancelled: bool, writer: &mut Writer) -> u64 {
+        let (used, estimated) = settle(&sent.meter, ask);
+        let Some(cost) = self.sold.terms.prices.cost(&used) else {
+            let failure = Failure::plain("the answer's price is too large");
+            self.fail(writer, &Ended::Failed(failure), sent).await;
+            return 0;
+        };
+        let public = PublicPayload {
+            path: ask.endpoint.path().to_owned(),
+            model: ask.model.clone(),
+            request_sha256: ask.sha256.clone(),
+            cancelled,
+            usage: used.into(),
+        };
+        let completion = ProviderCompletion {
+            balance_delta: (!cost.is_zero()).then_some(cost),
+            // Plain data, which JSON can always hold.
+            public_payload: serde_json::to_string(&public).unwrap_or_default(),
+            private_payload: None,
+        };
+        match record_completion(self.desk, self.key, &completion).await {
+            Ok(completed_at) => {
+                let epilogue = Epilogue {
+                    public_payload: completion.public_payload,
+                    balance_delta: completion.balance_delta,
+                    completed_at,
+                };
+                let told = self.write(writer, &Frame::epilogue(&epilogue)).await;
+                if told.is_err() {
+                    tracing::debug!(job = %self.key.job_id, "the consumer did not take its bill; it can ask for it");
+                }
+                self.completed(&used, cost, estimated, cancelled);
+            }
+            Err(error) => {
+                self.shared.counters.jobs_failed.increment();
+                tracing::error!(
+                    job = %self.key.job_id, %error,
+                    "an answered job could not be completed, so nothing is owed for it"
+                );
+            }
+        }
+        used.input.saturating_add(used.output)
+    }
+
+    fn completed(&self, used: &Metered, cost: Wei, estimated: bool, cancelled: bool) {
+        let counters = &self.shared.counters;
+        counters.jobs_completed.increment();
+        counters.prompt_tokens.add(used.input);
+        counters.completion_tokens.add(used.output);
+        if estimated {
+            counters.usage_estimated.increment();
+        }
+        tracing::info!(
+            job = %self.key.job_id,
+            model = %self.sold.terms.model(),
+            input_tokens = used.input,
+            output_tokens = used.output,
+            estimated,
+            cancelled,
+            pol = %cost.to_pol_text(),
+            ms = milliseconds(self.begin),
+            "job completed"
+        );
+    }
+
+    /// Fails the job. The consumer is told first, so that it can go on to the next provider.
+    async fn fail(&self, writer: &mut Writer, ended: &Ended, sent: &Sent) {
+        let (job, ms) = (&self.key.job_id, milliseconds(self.begin));
+        let stopping = Failure::plain("the provider is shutting down");
+        let gone = Failure::plain("the consumer went away");
+        let failure = match ended {
+            Ended::Failed(failure) => {
+                self.shared.counters.jobs_failed.increment();
+                tracing::warn!(
+                    %job, ms, begun = sent.begun, backend = %self.sold.offer.backend.shown(),
+                    reason = %failure.message, detail = %failure.detail, "job failed by its backend"
+                );
+                failure
+            }
+            Ended::Stopped => {
+                self.shared.counters.jobs_failed.increment();
+                &stopping
+            }
+            Ended::Complete | Ended::Cancelled => {
+                self.shared.counters.jobs_abandoned.increment();
+                tracing::info!(%job, ms, "job abandoned by its consumer");
+                &gone
+            }
+        };
+        let failed = Failed {
+            message: failure.told().to_owned(),
+            status: failure.status,
+        };
+        // A consumer that is gone needs no word.
+        let _ = self.write(writer, &Frame::failed(&failed)).await;
+        let reason = FailureReason {
+            reason: failure.message.clone(),
+            reason_class: Some(REASON_SERVICE_ERROR),
+        };
+        record_failure(self.desk, self.key, reason).await;
+    }
+}
+
+impl Sent {
+    fn note(&mut self, bytes: usize) {
+        self.begun = true;
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+}
+
+/// What is billed, and whether a count was estimated.
+fn settle(meter: &Meter, ask: &Ask) -> (Metered, bool) {
+    let reported = meter.reported();
+    let estimated = reported.is_none();
+    let used = reported.unwrap_or_else(|| Metered {
+        input: ask.prompt_bytes.div_ceil(4),
+        cached_input: 0,
+        output: meter.estimated_output(),
+        images: meter.images(),
+        seconds: meter.seconds(),
+    });
+    let used = Metered {
+        input: used.input.min(ask.most.input),
+        cached_input: used.cached_input.min(ask.most.input),
+        output: used.output.min(ask.most.output),
+        images: meter.images().min(ask.most.images),
+        seconds: used.seconds.min(ask.most.seconds),
+    };
+    (used, estimated)
+}
+
+fn head(response: &Response) -> AnswerHead {
+    let text = |name: &str| {
+        let value = response.headers().get(name)?.to_str().ok()?;
+        (value.len() <= MAX_HEADER_BYTES).then(|| value.to_owned())
+    };
+    AnswerHead {
+        status: response.status().as_u16(),
+        content_type: text(CONTENT_TYPE.as_str())
+            .unwrap_or_else(|| "application/octet-stream".to_owned()),
+        headers: ANSWER_HEADERS
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), text(name)?)))
+            .collect(),
+    }
+}
+
+fn too_long() -> Failure {
+    Failure::plain("the backend sent an event that is too long")
+}
+
+fn parse(bytes: &[u8]) -> Result<Value, Failure> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        // Only what kind of error and where: the text itself would hold what was answered.
+        let place = format!("column {}: {:?}", error.column(), error.classify());
+        Failure::new("the backend's answer is not JSON", place)
+    })
+}
+
+fn milliseconds(begin: Instant) -> u64 {
+    u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
