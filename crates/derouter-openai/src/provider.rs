@@ -19,7 +19,7 @@ mod registry;
 mod request;
 mod running;
 mod service;
-mod sse;
+pub(crate) mod sse;
 mod usage;
 mod window;
 

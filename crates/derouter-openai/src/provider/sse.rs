@@ -9,21 +9,21 @@ pub(super) const MAX_EVENT_BYTES: usize = 1024 * 1024;
 
 /// An event that carries data.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Event {
+pub(crate) struct Event {
     /// Its data lines, joined.
-    pub(super) data: Vec<u8>,
+    pub(crate) data: Vec<u8>,
     /// Whether its type is `error`.
-    pub(super) is_error: bool,
+    pub(crate) is_error: bool,
 }
 
 /// An event or a line is over [`MAX_EVENT_BYTES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an event is over {MAX_EVENT_BYTES} bytes")]
-pub(super) struct EventTooLong;
+pub(crate) struct EventTooLong;
 
 /// The bytes not looked at yet, and the event that they continue.
 #[derive(Debug, Default)]
-pub(super) struct Parser {
+pub(crate) struct Parser {
     buffer: Vec<u8>,
     /// Where the current line begins in the buffer.
     line_start: usize,
@@ -36,7 +36,7 @@ pub(super) struct Parser {
 impl Parser {
     /// Takes bytes as they came. Call [`Parser::next`] until it has nothing more before the next
     /// push, so that the buffer holds one unfinished line at most.
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.line_start);
         self.searched = self.searched.saturating_sub(self.line_start);
         self.line_start = 0;
@@ -44,7 +44,7 @@ impl Parser {
     }
 
     /// The next complete event.
-    pub(super) fn next(&mut self) -> Result<Option<Event>, EventTooLong> {
+    pub(crate) fn next(&mut self) -> Result<Option<Event>, EventTooLong> {
         while let Some((start, end)) = self.next_line() {
             let line = self.buffer.get(start..end).unwrap_or_default();
             let line = line.strip_suffix(b"\r").unwrap_or(line);
