@@ -1,14 +1,18 @@
-"""The openai Python package as a client of the gateway.
+"""The openai and anthropic Python packages as clients of the gateway.
 
 Usage: client.py BASE_URL
 
 Reads one JSON step per line from standard input, and answers each with one JSON line:
 
-    {"op": "models" | "chat" | "completion" | "helper", "request": {...},
+    {"op": "models" | "chat" | "completion" | "helper"
+         | "messages" | "messages_helper" | "count_tokens", "request": {...},
      "abort_after"?: chunks, "timeout"?: seconds, "times"?: how many at once}
 
     {"ok": true, "answer": {...}} or {"ok": true, "chunks": [...], "aborted"?: true}
     {"ok": false, "error": {"class", "status", "message", "type", "code"}, "chunks": [...]}
+
+The last three operations are those of the anthropic package; its helper joins the stream's events
+to a message.
 
 With `times` the answer is {"ok": true, "answers": [...]}, one of the above for each.
 """
@@ -17,12 +21,16 @@ import asyncio
 import json
 import sys
 
+import anthropic
 import openai
 
 
 def error_of(error, chunks):
     body = getattr(error, "body", None)
     body = body if isinstance(body, dict) else {}
+    # The openai package unwraps the error, the anthropic one does not.
+    if isinstance(body.get("error"), dict):
+        body = body["error"]
     return {
         "ok": False,
         "chunks": chunks,
@@ -49,7 +57,20 @@ async def streamed(stream, abort_after, chunks):
     return {"ok": True, "chunks": chunks}
 
 
-async def one(client, step):
+async def message(client, step, request, chunks):
+    if step["op"] == "count_tokens":
+        return {"ok": True, "answer": dump(await client.messages.count_tokens(**request))}
+    if step["op"] == "messages_helper":
+        async with client.messages.stream(**request) as stream:
+            return {"ok": True, "answer": dump(await stream.get_final_message())}
+    answer = await client.messages.create(**request)
+    if request.get("stream"):
+        return await streamed(answer, step.get("abort_after"), chunks)
+    return {"ok": True, "answer": dump(answer)}
+
+
+async def one(clients, step):
+    client = clients["openai"]
     chunks = []
     request = dict(step.get("request") or {})
     if "timeout" in step:
@@ -59,6 +80,8 @@ async def one(client, step):
     if known_nowhere:
         request["extra_body"] = known_nowhere
     try:
+        if step["op"] in ("messages", "messages_helper", "count_tokens"):
+            return await message(clients["anthropic"], step, request, chunks)
         if step["op"] == "models":
             return {"ok": True, "answer": dump(await client.models.list())}
         if step["op"] == "helper":
@@ -76,15 +99,19 @@ async def one(client, step):
 
 async def main():
     base_url = sys.argv[1]
-    client = openai.AsyncOpenAI(base_url=base_url, api_key="consumer-secret", max_retries=0)
+    options = {"api_key": "consumer-secret", "max_retries": 0}
+    clients = {
+        "openai": openai.AsyncOpenAI(base_url=base_url, **options),
+        "anthropic": anthropic.AsyncAnthropic(base_url=base_url.removesuffix("/v1"), **options),
+    }
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         step = json.loads(line)
         if "times" in step:
-            answers = await asyncio.gather(*(one(client, step) for _ in range(step["times"])))
+            answers = await asyncio.gather(*(one(clients, step) for _ in range(step["times"])))
             answer = {"ok": True, "answers": answers}
         else:
-            answer = await one(client, step)
+            answer = await one(clients, step)
         print(json.dumps(answer), flush=True)
 
 

@@ -48,7 +48,7 @@ const NEEDS: [Need; 9] = [
         program: "python3",
         arguments: &["-c", "import venv, ensurepip"],
         package: "python3-venv",
-        purpose: "the tests with the openai Python package",
+        purpose: "the tests with the openai and anthropic Python packages",
     },
     Need {
         program: "node",

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 mod answer;
+mod anthropic;
 mod api;
 mod attempt;
 mod config;

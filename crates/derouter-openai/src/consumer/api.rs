@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::answer::Answer;
+use super::anthropic;
 use super::dispatch::dispatch;
 use super::error::ApiError;
 use super::gateway::Gateway;
@@ -42,6 +43,8 @@ pub(crate) fn routes(gateway: Arc<Gateway>, allowed: AllowedHosts) -> Router {
         .route("/v1/models/{*id}", get(get_model))
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(completions))
+        .route("/v1/messages", post(anthropic::messages))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .fallback(async |request: Request| {
             ApiError::unknown_url(request.method(), request.uri().path())
         })
@@ -49,6 +52,7 @@ pub(crate) fn routes(gateway: Arc<Gateway>, allowed: AllowedHosts) -> Router {
             ApiError::method_not_allowed(request.method())
         })
         .layer(middleware::from_fn_with_state(Arc::new(allowed), guard))
+        .layer(middleware::from_fn(anthropic::adapt))
         .with_state(gateway)
 }
 
@@ -94,16 +98,14 @@ async fn completions(
     answer(&gateway, Endpoint::Completions, request).await
 }
 
-async fn answer(
+/// Answers a request of OpenAI's form.
+pub(crate) async fn answer(
     gateway: &Arc<Gateway>,
     endpoint: Endpoint,
     request: Request,
 ) -> Result<Response, ApiError> {
-    check_content_type(request.headers())?;
-    let patience = gateway.config.deadlines.request_body;
-    let body = timeout(patience, read_body(request.into_body()))
-        .await
-        .map_err(|_| ApiError::body_too_slow())??;
+    let (parts, body) = request.into_parts();
+    let body = read_json(gateway, &parts.headers, body).await?;
     let asked = Asked::parse(endpoint, &body)?;
     // Not held any longer: the request lives on in `asked`.
     drop(body);
@@ -114,6 +116,19 @@ async fn answer(
     } else {
         plain(answer, &first)
     })
+}
+
+/// Reads a body that is said to be JSON.
+pub(crate) async fn read_json(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Vec<u8>, ApiError> {
+    check_content_type(headers)?;
+    let patience = gateway.config.deadlines.request_body;
+    timeout(patience, read_body(body))
+        .await
+        .map_err(|_| ApiError::body_too_slow())?
 }
 
 async fn read_body(body: Body) -> Result<Vec<u8>, ApiError> {
@@ -173,7 +188,8 @@ fn name_provider(answer: &Answer, headers: &mut HeaderMap) {
     }
 }
 
-fn json_response(value: &Value) -> Response {
+/// A response with a JSON body.
+pub(crate) fn json_response(value: &Value) -> Response {
     let mut response = Response::new(Body::from(value.to_string()));
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, json);

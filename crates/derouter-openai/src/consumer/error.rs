@@ -86,7 +86,7 @@ impl ApiError {
     pub(crate) fn unknown_url(method: &Method, path: &str) -> Self {
         let path: String = path.chars().take(200).collect();
         let message = format!(
-            "Unknown request URL: {method} {path}. This gateway serves GET /v1/models, POST /v1/chat/completions and POST /v1/completions."
+            "Unknown request URL: {method} {path}. This gateway serves GET /v1/models, POST /v1/chat/completions, POST /v1/completions and POST /v1/messages."
         );
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", message).code("unknown_url")
     }

@@ -7,9 +7,15 @@
     missing_docs
 )]
 
+// The client packages are driven as by the tests of the whole program, which use more of it.
+#[allow(dead_code)]
+#[path = "../../../derouter/tests/it/client.rs"]
+mod client;
 mod consumer_answers;
 mod consumer_failover;
 mod consumer_limits;
+mod consumer_messages;
+mod consumer_messages_client;
 mod consumer_node;
 mod consumer_refusals;
 mod consumer_support;
