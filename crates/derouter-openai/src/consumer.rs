@@ -25,6 +25,7 @@ mod dispatch;
 mod epilogue;
 mod error;
 mod feed;
+mod form;
 mod gateway;
 mod health;
 mod job;
@@ -40,6 +41,7 @@ mod server;
 mod spending;
 mod stall;
 mod tally;
+mod v0_2;
 mod values;
 mod verdict;
 
@@ -194,13 +196,14 @@ pub(crate) fn fuzz_request(data: &[u8]) {
     let Ok(asked) = request::Asked::parse(endpoint, body) else {
         return;
     };
-    assert!(asked.job_args.len() <= request::MAX_JOB_ARGS_BYTES);
+    let Some(args) = asked.args_0_1() else { return };
+    assert!(args.len() <= request::MAX_JOB_ARGS_BYTES);
     let size = asked.size;
     let most = size.most(1 << 20);
     assert!(most.prompt_tokens <= size.prompts.saturating_mul(1 << 20));
     assert!(size.least_prompt_tokens() <= size.body_bytes);
     // What is sent is what was checked.
-    let again = request::Asked::parse(endpoint, asked.job_args.as_bytes());
+    let again = request::Asked::parse(endpoint, args.as_bytes());
     assert_eq!(
         again.as_ref().map(|again| &again.fields).ok(),
         Some(&asked.fields)

@@ -152,6 +152,12 @@ impl Meter {
         self.is_over || each
     }
 
+    /// Whether so many choices have ended: all that a client of a chat waits for.
+    pub(crate) fn has_ended(&self, answers: u64) -> bool {
+        let finished = u64::try_from(self.finished.len()).unwrap_or(u64::MAX);
+        self.is_ended() && finished >= answers.max(1)
+    }
+
     /// Whether anything of a streamed answer came: also a reason for its end alone.
     pub(crate) fn has_begun(&self) -> bool {
         self.says_something() || !self.finished.is_empty()

@@ -130,9 +130,12 @@ impl Answer {
     }
 
     fn settle_with(self, epilogue: Epilogue) {
+        let Some(offer) = &self.offer.of_0_1 else {
+            return self.refuse("the offer is of another version");
+        };
         let expected = Expected {
             asked: &self.asked,
-            offer: &self.offer.payload,
+            offer,
             tally: &self.tally,
             reserved: self.job.reserved(),
             now: unix_now(),

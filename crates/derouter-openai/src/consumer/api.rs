@@ -9,6 +9,7 @@ use axum::extract::{Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use derouter_sdk::JobKey;
 use futures::StreamExt;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
@@ -16,13 +17,16 @@ use tokio::time::timeout;
 
 use super::answer::Answer;
 use super::anthropic;
+use super::attempt::Begun;
 use super::dispatch::dispatch;
 use super::error::ApiError;
 use super::gateway::Gateway;
+use super::offers::Offer;
 use super::request::{Asked, MAX_BODY_BYTES, too_large};
 use super::security::{AllowedHosts, check_content_type};
-use super::{models, relay};
+use super::{form, models, relay, v0_2};
 use crate::protocol::Endpoint;
+use crate::terms::Endpoint as Endpoint0_2;
 
 /// Who answered, for those who want to know.
 const PROVIDER: HeaderName = HeaderName::from_static("x-derouter-provider");
@@ -43,6 +47,15 @@ pub(crate) fn routes(gateway: Arc<Gateway>, allowed: AllowedHosts) -> Router {
         .route("/v1/models/{*id}", get(get_model))
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(completions))
+        .route("/v1/embeddings", post(other))
+        .route("/v1/responses", post(other))
+        .route("/v1/images/generations", post(other))
+        .route("/v1/images/edits", post(other))
+        .route("/v1/audio/speech", post(other))
+        .route("/v1/audio/transcriptions", post(other))
+        .route("/v1/audio/translations", post(other))
+        .route("/v1/rerank", post(other))
+        .route("/v1/moderations", post(other))
         .route("/v1/messages", post(anthropic::messages))
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .fallback(async |request: Request| {
@@ -109,13 +122,54 @@ pub(crate) async fn answer(
     let asked = Asked::parse(endpoint, &body)?;
     // Not held any longer: the request lives on in `asked`.
     drop(body);
+    begin(gateway, asked).await
+}
+
+async fn begin(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response, ApiError> {
     // On the heap: this future is large, and many handlers hold one.
-    let (answer, first) = Box::pin(dispatch(gateway, asked)).await?;
-    Ok(if answer.asked.stream {
-        streamed(answer, first)
-    } else {
-        plain(answer, &first)
+    let begun = Box::pin(dispatch(gateway, asked)).await?;
+    Ok(match begun {
+        Begun::Values(answer, first) if answer.asked.stream => streamed(answer, first),
+        Begun::Values(answer, first) => plain(answer, &first),
+        Begun::Http(answer) => http(answer),
     })
+}
+
+/// Answers a request to an endpoint that only offers of `openai:0.2` have.
+async fn other(
+    State(gateway): State<Arc<Gateway>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let path = request.uri().path();
+    let endpoint = path.strip_prefix("/v1/").and_then(Endpoint0_2::of_path);
+    let Some(endpoint) = endpoint else {
+        return Err(ApiError::unknown_url(request.method(), path));
+    };
+    let (parts, body) = request.into_parts();
+    let asked = match form::boundary(&parts.headers) {
+        Some(boundary) => {
+            let body = read_in_time(&gateway, body).await?;
+            form::read(endpoint, &parts.headers, boundary, body).await?
+        }
+        None => {
+            let body = read_json(&gateway, &parts.headers, body).await?;
+            Asked::parse_other(endpoint, &body)?
+        }
+    };
+    begin(&gateway, asked).await
+}
+
+fn http(answer: v0_2::Answer) -> Response {
+    let mut response = Response::default();
+    let headers = response.headers_mut();
+    name_job(&answer.offer, &answer.job.key, headers);
+    answer.describe(headers);
+    if answer.is_event_stream() {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    }
+    *response.body_mut() = v0_2::body(answer);
+    response
 }
 
 /// Reads a body that is said to be JSON.
@@ -125,6 +179,10 @@ pub(crate) async fn read_json(
     body: Body,
 ) -> Result<Vec<u8>, ApiError> {
     check_content_type(headers)?;
+    read_in_time(gateway, body).await
+}
+
+async fn read_in_time(gateway: &Gateway, body: Body) -> Result<Vec<u8>, ApiError> {
     let patience = gateway.config.deadlines.request_body;
     timeout(patience, read_body(body))
         .await
@@ -175,10 +233,14 @@ fn streamed(answer: Answer, first: Value) -> Response {
 }
 
 fn name_provider(answer: &Answer, headers: &mut HeaderMap) {
+    name_job(&answer.offer, &answer.job.key, headers);
+}
+
+fn name_job(offer: &Offer, job: &JobKey, headers: &mut HeaderMap) {
     let values = [
-        (PROVIDER, answer.offer.provider.to_string()),
-        (OFFER, answer.offer.offer_id.to_string()),
-        (JOB, answer.job.key.job_id.to_string()),
+        (PROVIDER, offer.provider.to_string()),
+        (OFFER, offer.offer_id.to_string()),
+        (JOB, job.job_id.to_string()),
     ];
     for (name, value) in values {
         // An id that no header can hold is left out.

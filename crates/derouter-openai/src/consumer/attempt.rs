@@ -17,6 +17,7 @@ use super::ledger::Reservation;
 use super::offers::Offer;
 use super::request::Asked;
 use super::tally::Tally;
+use super::v0_2;
 use super::values::ValueReader;
 use crate::frames::ReadValueError;
 use crate::protocol::{Prologue, REASON_PROTOCOL_VIOLATION, REASON_SERVICE_ERROR};
@@ -67,10 +68,16 @@ impl Failure {
         }
     }
 
-    fn service(message: Option<String>) -> Self {
+    pub(super) fn service(message: Option<String>) -> Self {
         let mut message = message.unwrap_or_else(|| "The provider reported an error.".into());
         truncate_to_char(&mut message, MESSAGE_BYTES);
         Self::Failed(message)
+    }
+
+    /// The provider refuses what is asked; another may not.
+    pub(super) fn refused(mut message: String) -> Self {
+        truncate_to_char(&mut message, MESSAGE_BYTES);
+        Self::Refused(message)
     }
 
     fn violation(what: &str) -> Self {
@@ -85,10 +92,7 @@ impl From<CreateJobError> for Failure {
             CreateJobError::LocalOfferNotFound
             | CreateJobError::ProviderOfferNotFound
             | CreateJobError::ProviderOfferPayloadMismatch => Self::Gone,
-            CreateJobError::InvalidJobArgs(mut message) => {
-                truncate_to_char(&mut message, MESSAGE_BYTES);
-                Self::Refused(message)
-            }
+            CreateJobError::InvalidJobArgs(message) => Self::refused(message),
             CreateJobError::ProviderBusy => Self::Busy,
             CreateJobError::Node(error) => error.into(),
             other => Self::service(Some(other.to_string())),
@@ -118,6 +122,14 @@ impl From<NodeError> for Failure {
     }
 }
 
+/// An answer that has begun.
+pub(crate) enum Begun {
+    /// One of `openai:0.1`, with its first value.
+    Values(Answer, Value),
+    /// One of `openai:0.2`.
+    Http(v0_2::Answer),
+}
+
 /// One attempt.
 pub(crate) struct Attempt {
     pub(crate) gateway: Arc<Gateway>,
@@ -130,11 +142,18 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    /// Creates the job and reads up to the first value of the answer, which is returned with the
+    /// Creates the job and reads up to the first part of the answer, which is returned with the
     /// rest of it. Dropping this gives the job up.
-    pub(crate) async fn run(mut self) -> Result<(Answer, Value), Failure> {
+    pub(crate) async fn run(mut self) -> Result<Begun, Failure> {
         let began = StdInstant::now();
-        let job = self.create_job().await?;
+        if self.offer.of_0_1.is_none() {
+            return self.run_0_2(began).await.map(Begun::Http);
+        }
+        let Some(args) = self.asked.args_0_1() else {
+            let message = "The request is too large for this provider, or of another kind.";
+            return Err(Failure::Refused(message.to_owned()));
+        };
+        let job = self.create_job(args).await?;
         match self.begin(&job).await {
             Ok((reader, first)) => {
                 let mut answer = Answer {
@@ -148,7 +167,7 @@ impl Attempt {
                     began,
                 };
                 answer.count(&first);
-                Ok((answer, first))
+                Ok(Begun::Values(answer, first))
             }
             Err((failure, class)) => {
                 job.fail(reason(&failure, class), class);
@@ -157,15 +176,52 @@ impl Attempt {
         }
     }
 
-    fn by(&self, patience: Duration) -> Instant {
+    async fn run_0_2(mut self, began: StdInstant) -> Result<v0_2::Answer, Failure> {
+        let head = v0_2::head(&self.asked);
+        let job = self.create_job(head.to_args(&self.asked.body)).await?;
+        match self.begin_0_2(&job).await {
+            Ok(begun) => Ok(v0_2::Answer {
+                gateway: self.gateway,
+                asked: self.asked,
+                offer: self.offer,
+                job,
+                began,
+                begun,
+            }),
+            Err((failure, class)) => {
+                job.fail(reason(&failure, class), class);
+                Err(failure)
+            }
+        }
+    }
+
+    async fn begin_0_2(&self, job: &OpenJob) -> Result<v0_2::Begun, (Failure, i64)> {
+        let service = |failure| (failure, REASON_SERVICE_ERROR);
+        let deadlines = &self.gateway.config.deadlines;
+        let opening = self.gateway.node.open_job(&job.key);
+        let stream = timeout_at(self.by(deadlines.open), opening)
+            .await
+            .map_err(|_| service(Failure::TimedOut("the job's connection")))?
+            .map_err(|error| service(error.into()))?;
+        let patience = match self.asked.stream {
+            true => deadlines.first_value,
+            false => deadlines.plain_answer,
+        };
+        let beginning = v0_2::begin(stream, &self.asked);
+        timeout_at(self.by(patience), beginning)
+            .await
+            .map_err(|_| service(Failure::TimedOut("the answer")))?
+    }
+
+    pub(super) fn by(&self, patience: Duration) -> Instant {
         self.deadline.min(Instant::now() + patience)
     }
 
     /// Creates the job in a task of its own: if this call is given up meanwhile, the job that
     /// comes of it is given up too, in place of staying open with the provider.
-    async fn create_job(&mut self) -> Result<OpenJob, Failure> {
+    async fn create_job(&mut self, job_args: String) -> Result<OpenJob, Failure> {
         let gateway = Arc::clone(&self.gateway);
-        let (snapshot, job_args) = (self.offer.snapshot_id, self.asked.job_args.clone());
+        let snapshot = self.offer.snapshot_id;
         let (reservation, place) = (self.reservation.take(), Arc::clone(&self.place));
         let creating = self.gateway.tasks.spawn(async move {
             let created = gateway.node.create_job(snapshot, Some(job_args)).await;
@@ -234,7 +290,7 @@ fn read_failure(error: ReadValueError) -> (Failure, i64) {
     }
 }
 
-fn violation(what: &str) -> (Failure, i64) {
+pub(super) fn violation(what: &str) -> (Failure, i64) {
     (Failure::violation(what), REASON_PROTOCOL_VIOLATION)
 }
 

@@ -5,12 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use derouter_sdk::{PeerId, Wei};
-use serde_json::Value;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::answer::Answer;
-use super::attempt::{Attempt, Failure};
+use super::attempt::{Attempt, Begun, Failure};
 use super::error::ApiError;
 use super::gateway::{Gateway, count};
 use super::ledger::{Reservation, over_limit};
@@ -41,11 +39,8 @@ struct Dispatch {
     spending_deadline: Instant,
 }
 
-/// Gets a request answered. Returns the answer's first value and the rest of it.
-pub(crate) async fn dispatch(
-    gateway: &Arc<Gateway>,
-    asked: Asked,
-) -> Result<(Answer, Value), ApiError> {
+/// Gets a request answered, up to where the answer begins.
+pub(crate) async fn dispatch(gateway: &Arc<Gateway>, asked: Asked) -> Result<Begun, ApiError> {
     count(&gateway.counters.requests);
     if gateway.is_draining() {
         let message = "The gateway's node is shutting down and takes no new requests.";
@@ -165,7 +160,7 @@ impl Tried {
 }
 
 impl Dispatch {
-    async fn try_each(&self, offers: &[Arc<Offer>]) -> Result<(Answer, Value), ApiError> {
+    async fn try_each(&self, offers: &[Arc<Offer>]) -> Result<Begun, ApiError> {
         let mut tried = Tried::default();
         let (answer, mut held) = self.try_affordable(offers, &mut tried, false).await;
         if let Some(answer) = answer {
@@ -173,7 +168,7 @@ impl Dispatch {
         }
         if !held.is_empty() && !tried.is_over() {
             // What costs least needs the least to be given back.
-            held.sort_by_cached_key(|offer| self.asked.size.most_cost(&offer.payload));
+            held.sort_by_cached_key(|offer| self.asked.size.most_cost(&offer.terms));
             tried.over = None;
             if let (Some(answer), _) = self.try_affordable(&held, &mut tried, true).await {
                 return Ok(answer);
@@ -190,7 +185,7 @@ impl Dispatch {
         offers: &[Arc<Offer>],
         tried: &mut Tried,
         wait: bool,
-    ) -> (Option<(Answer, Value)>, Vec<Arc<Offer>>) {
+    ) -> (Option<Begun>, Vec<Arc<Offer>>) {
         let mut held = Vec::new();
         for (index, offer) in offers.iter().enumerate() {
             if tried.is_over() || Instant::now() >= self.deadline {
@@ -231,7 +226,7 @@ impl Dispatch {
         if offer.provider == self.own {
             return Ok(None);
         }
-        let needed = self.asked.size.most_cost(&offer.payload);
+        let needed = self.asked.size.most_cost(&offer.terms);
         let patience = if wait {
             self.spending_deadline
                 .saturating_duration_since(Instant::now())
@@ -247,7 +242,7 @@ impl Dispatch {
         offer: &Arc<Offer>,
         reservation: Option<Reservation>,
         deadline: Instant,
-    ) -> Result<(Answer, Value), Failure> {
+    ) -> Result<Begun, Failure> {
         let attempt = Attempt {
             gateway: Arc::clone(&self.gateway),
             asked: Arc::clone(&self.asked),

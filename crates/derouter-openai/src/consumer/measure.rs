@@ -2,11 +2,15 @@
 
 use serde_json::{Map, Value};
 
+use crate::estimate;
+
 /// What a prompt consists of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Extent {
     /// Bytes of text.
     pub(crate) text_bytes: u64,
+    /// The most tokens that it can be, names of fields included: tools are shown to a model as JSON.
+    pub(crate) most_tokens: u64,
     /// Parts whose tokens have nothing to do with their bytes: images, sound, files.
     pub(crate) opaque_parts: u64,
 }
@@ -15,7 +19,20 @@ pub(crate) struct Extent {
 const TOKEN_ID_BYTES: u64 = 4;
 
 /// Fields of the request that the model reads.
-const PROMPT_FIELDS: [&str; 5] = ["messages", "prompt", "suffix", "tools", "functions"];
+const PROMPT_FIELDS: [&str; 9] = [
+    "messages",
+    "prompt",
+    "suffix",
+    "tools",
+    "functions",
+    "input",
+    "instructions",
+    "query",
+    "documents",
+];
+
+/// Signs around a value in JSON.
+const JSON_SIGNS: u64 = 6;
 
 /// Parts of a message that are not text.
 const OPAQUE_PARTS: [&str; 7] = [
@@ -49,16 +66,30 @@ pub(crate) fn prompt_extent(fields: &Map<String, Value>) -> Extent {
             measure_prompt(value, &mut extent);
         }
     }
+    // Some servers show the model what form its answer must have.
+    if let Some(format) = fields.get("response_format") {
+        let mut shown = Extent::default();
+        measure_prompt(format, &mut shown);
+        add(&mut extent.most_tokens, shown.most_tokens);
+    }
     extent
 }
 
 fn measure_prompt(value: &Value, extent: &mut Extent) {
     match value {
-        Value::String(text) => add(&mut extent.text_bytes, byte_count(text)),
-        Value::Number(_) => add(&mut extent.text_bytes, TOKEN_ID_BYTES),
+        Value::String(text) => {
+            add(&mut extent.text_bytes, byte_count(text));
+            add(&mut extent.most_tokens, estimate::most_tokens(text));
+        }
+        Value::Number(number) => {
+            add(&mut extent.text_bytes, TOKEN_ID_BYTES);
+            add(&mut extent.most_tokens, byte_count(&number.to_string()));
+        }
         Value::Array(items) => items.iter().for_each(|item| measure_prompt(item, extent)),
         Value::Object(object) => {
             for (name, inner) in object {
+                let named = estimate::most_tokens(name).saturating_add(JSON_SIGNS);
+                add(&mut extent.most_tokens, named);
                 if OPAQUE_PARTS.contains(&name.as_str()) {
                     add(&mut extent.opaque_parts, 1);
                 } else {

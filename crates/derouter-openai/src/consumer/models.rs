@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::gateway::Gateway;
 use super::offers::Offer;
-use crate::protocol::OfferPayload;
+use crate::protocol::PolAmount;
+use crate::terms::Rate;
 
 /// The list, as `GET /v1/models` answers it.
 pub(crate) fn list(gateway: &Gateway) -> Value {
@@ -30,19 +31,22 @@ fn entry(gateway: &Gateway, model: &str, offers: &[Arc<Offer>]) -> Option<Value>
     }
     let terms = gateway.terms(model);
     let allowed = || offers.iter().filter(|offer| terms.allow(offer));
-    let price = |offer: &OfferPayload| {
-        let input = offer.input_token_price.wei;
-        input.saturating_add(offer.output_token_price.wei)
+    let price = |terms: &crate::terms::Terms| {
+        let input = terms.prices.input.of_million();
+        input.saturating_add(terms.prices.output.of_million())
     };
-    let cheapest = allowed().min_by_key(|offer| price(&offer.payload))?;
+    let cheapest = allowed().min_by_key(|offer| price(&offer.terms))?;
+    let pol = |rate: Rate| PolAmount {
+        wei: rate.of_million(),
+    };
     Some(json!({
         "id": model,
         "object": "model",
         "created": gateway.started_at,
         "owned_by": "derouter",
-        "context_size": cheapest.payload.context_size,
-        "input_token_price": cheapest.payload.input_token_price,
-        "output_token_price": cheapest.payload.output_token_price,
+        "context_size": cheapest.terms.context,
+        "input_token_price": pol(cheapest.terms.prices.input),
+        "output_token_price": pol(cheapest.terms.prices.output),
         "offers": allowed().count(),
     }))
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use derouter_sdk::{OfferEvent, OfferId, OfferSnapshot, PeerId, SnapshotId};
 
-use crate::protocol::{OfferPayload, PROTOCOL};
+use crate::protocol::{OfferPayload, PROTOCOL, v0_2};
+use crate::terms::Terms;
 
 /// Offers that are kept, of all models. A market of that size is far off; past it new offers are
 /// left out, and those that are known stay usable.
@@ -21,18 +22,63 @@ pub(crate) struct Offer {
     pub(crate) snapshot_id: SnapshotId,
     pub(crate) provider: PeerId,
     pub(crate) offer_id: OfferId,
-    pub(crate) payload: OfferPayload,
+    pub(crate) terms: Terms,
+    /// Its payload, when it is one of `openai:0.1`.
+    pub(crate) of_0_1: Option<OfferPayload>,
+}
+
+impl Offer {
+    fn read(snapshot: OfferSnapshot) -> Option<Self> {
+        let payload = &snapshot.protocol_payload;
+        let (terms, of_0_1) = match snapshot.protocol_id.as_str() {
+            PROTOCOL => {
+                let payload = OfferPayload::parse(payload)?;
+                (Terms::of_0_1(&payload), Some(payload))
+            }
+            v0_2::PROTOCOL => (v0_2::OfferPayload::parse(payload)?.terms(), None),
+            _ => return None,
+        };
+        (terms.context <= MAX_CONTEXT_SIZE).then_some(Self {
+            snapshot_id: snapshot.snapshot_id,
+            provider: snapshot.provider_peer_id,
+            offer_id: snapshot.offer_id,
+            terms,
+            of_0_1,
+        })
+    }
 }
 
 type Key = (PeerId, OfferId);
+
+/// What a provider offers under one name: with `openai:0.1`, with `openai:0.2`, or with both.
+#[derive(Debug, Default)]
+struct Versions {
+    v0_1: Option<Arc<Offer>>,
+    v0_2: Option<Arc<Offer>>,
+}
+
+impl Versions {
+    /// The one that is used.
+    fn best(&self) -> Option<&Arc<Offer>> {
+        self.v0_2.as_ref().or(self.v0_1.as_ref())
+    }
+
+    fn of(&mut self, protocol: &str) -> Option<&mut Option<Arc<Offer>>> {
+        match protocol {
+            PROTOCOL => Some(&mut self.v0_1),
+            v0_2::PROTOCOL => Some(&mut self.v0_2),
+            _ => None,
+        }
+    }
+}
 
 /// The offers on the market.
 #[derive(Debug, Default)]
 pub(crate) struct OfferIndex {
     /// Whether the node has told its offers once.
     known: bool,
-    models: HashMap<Key, String>,
-    /// Sorted, so that lists of models are.
+    offers: HashMap<Key, Versions>,
+    /// By each of their models' names. Sorted, so that lists of models are.
     by_model: BTreeMap<String, Vec<Arc<Offer>>>,
     /// Offers left out for want of room since the last full state.
     left_out: u64,
@@ -53,7 +99,8 @@ impl OfferIndex {
             }
             OfferEvent::Updated(snapshot) => self.put(snapshot),
             OfferEvent::Removed(removed) => {
-                self.remove(&(removed.provider_peer_id, removed.offer_id));
+                let key = (removed.provider_peer_id, removed.offer_id);
+                self.set(key, removed.protocol_id.as_str(), None);
             }
         }
     }
@@ -81,48 +128,60 @@ impl OfferIndex {
     }
 
     fn put(&mut self, snapshot: OfferSnapshot) {
-        if snapshot.protocol_id.as_str() != PROTOCOL {
-            return;
-        }
         let key = (snapshot.provider_peer_id, snapshot.offer_id.clone());
-        self.remove(&key);
-        if !snapshot.active {
-            return;
-        }
-        let Some(payload) = OfferPayload::parse(&snapshot.protocol_payload) else {
-            return;
+        let protocol = snapshot.protocol_id.clone();
+        let offer = match snapshot.active {
+            true => Offer::read(snapshot).map(Arc::new),
+            false => None,
         };
-        if payload.context_size > MAX_CONTEXT_SIZE {
-            return;
-        }
-        if self.models.len() >= MAX_OFFERS {
+        self.set(key, protocol.as_str(), offer);
+    }
+
+    fn set(&mut self, key: Key, protocol: &str, offer: Option<Arc<Offer>>) {
+        let known = self.offers.contains_key(&key);
+        if offer.is_some() && !known && self.offers.len() >= MAX_OFFERS {
             self.left_out = self.left_out.saturating_add(1);
             return;
         }
-        let model = payload.model_id.clone();
-        let offer = Offer {
-            snapshot_id: snapshot.snapshot_id,
-            provider: snapshot.provider_peer_id,
-            offer_id: snapshot.offer_id,
-            payload,
-        };
-        self.models.insert(key, model.clone());
-        self.by_model
-            .entry(model)
-            .or_default()
-            .push(Arc::new(offer));
+        if offer.is_none() && !known {
+            return;
+        }
+        let versions = self.offers.entry(key.clone()).or_default();
+        let before = versions.best().cloned();
+        if let Some(place) = versions.of(protocol) {
+            *place = offer;
+        }
+        let now = versions.best().cloned();
+        if now.is_none() {
+            self.offers.remove(&key);
+        }
+        if let Some(before) = before {
+            self.unlist(&before);
+        }
+        if let Some(now) = now {
+            self.list(&now);
+        }
     }
 
-    fn remove(&mut self, key: &Key) {
-        let Some(model) = self.models.remove(key) else {
-            return;
-        };
-        let Some(offers) = self.by_model.get_mut(&model) else {
-            return;
-        };
-        offers.retain(|offer| offer.provider != key.0 || offer.offer_id != key.1);
-        if offers.is_empty() {
-            self.by_model.remove(&model);
+    fn list(&mut self, offer: &Arc<Offer>) {
+        for model in &offer.terms.models {
+            let offers = self.by_model.entry(model.clone()).or_default();
+            // An offer may name a model twice.
+            if !offers.iter().any(|listed| Arc::ptr_eq(listed, offer)) {
+                offers.push(Arc::clone(offer));
+            }
+        }
+    }
+
+    fn unlist(&mut self, offer: &Arc<Offer>) {
+        for model in &offer.terms.models {
+            let Some(offers) = self.by_model.get_mut(model) else {
+                continue;
+            };
+            offers.retain(|listed| !Arc::ptr_eq(listed, offer));
+            if offers.is_empty() {
+                self.by_model.remove(model);
+            }
         }
     }
 }
@@ -194,7 +253,7 @@ mod tests {
             offer_id: OfferId::new("a").unwrap(),
         }));
         assert_eq!(names(&index), [""; 0]);
-        assert!(index.models.is_empty());
+        assert!(index.offers.is_empty());
     }
 
     #[test]
@@ -205,5 +264,30 @@ mod tests {
         index.apply(OfferEvent::Reset(flood.collect()));
         assert_eq!(index.of_model("m").len(), MAX_OFFERS);
         assert_eq!(index.left_out(), 1);
+    }
+
+    #[test]
+    fn of_an_offer_in_both_versions_the_newer_is_used() {
+        let mut index = OfferIndex::default();
+        let provider = PeerId::random();
+        let old = snapshot(provider, "a", "one");
+        let mut new = snapshot(provider, "a", "");
+        new.protocol_id = ProtocolId::new(v0_2::PROTOCOL).unwrap();
+        new.protocol_payload = r#"{"models":["one","alias"],"endpoints":["chat/completions"],"context":1,"prices":{}}"#.into();
+        index.apply(OfferEvent::Reset(vec![new.clone(), old.clone()]));
+        let is_old = |index: &OfferIndex| {
+            let offers = index.of_model("one");
+            assert_eq!(offers.len(), 1);
+            offers[0].of_0_1.is_some()
+        };
+        assert!(!is_old(&index));
+        assert_eq!(names(&index), ["alias", "one"]);
+        new.active = false;
+        index.apply(OfferEvent::Updated(new.clone()));
+        assert!(is_old(&index));
+        assert_eq!(names(&index), ["one"]);
+        new.active = true;
+        index.apply(OfferEvent::Updated(new));
+        assert!(!is_old(&index));
     }
 }

@@ -12,10 +12,10 @@ use super::tally::is_usage_chunk;
 use crate::frames::ReadValueError;
 
 /// The end of a complete stream.
-const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
+pub(super) const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
 
 /// What keeps proxies and clients from giving up: a comment.
-const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
+pub(super) const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
 
 /// A chunk's usual size as an event.
 const EVENT_BYTES: usize = 512;
@@ -39,11 +39,12 @@ struct Relay {
 /// providers repeat it; OpenAI says it once, and client libraries that join deltas would read
 /// "assistantassistant".
 #[derive(Default)]
-struct Roles(u128);
+pub(super) struct Roles(u128);
 
 impl Roles {
-    /// Takes the role out of deltas whose choice has had one.
-    fn say_once(&mut self, chunk: &mut Value) {
+    /// Takes the role out of deltas whose choice has had one. True when there was one to take.
+    pub(super) fn say_once(&mut self, chunk: &mut Value) -> bool {
+        let mut taken = false;
         let choices = chunk.get_mut("choices").and_then(Value::as_array_mut);
         for choice in choices.into_iter().flatten() {
             let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
@@ -62,9 +63,11 @@ impl Roles {
             }
             if self.0 & bit != 0 {
                 delta.shift_remove("role");
+                taken = true;
             }
             self.0 |= bit;
         }
+        taken
     }
 }
 
@@ -213,7 +216,7 @@ fn event(mut chunk: Value, include_usage: bool) -> Option<Bytes> {
     Some(data(&chunk))
 }
 
-fn data(value: &Value) -> Bytes {
+pub(super) fn data(value: &Value) -> Bytes {
     let mut text = Vec::with_capacity(EVENT_BYTES);
     text.extend_from_slice(b"data: ");
     // Values from the wire have text keys only, so this can't fail; and if it did, the client
@@ -224,7 +227,7 @@ fn data(value: &Value) -> Bytes {
 }
 
 /// An error after the first byte, as OpenAI's own server sends it.
-fn error_event(why: &str) -> Bytes {
+pub(super) fn error_event(why: &str) -> Bytes {
     data(&json!({"error": {
         "message": format!("The answer broke off: {why}."),
         "type": "server_error",

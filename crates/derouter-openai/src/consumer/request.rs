@@ -1,13 +1,24 @@
 //! A client's request: what is checked of it, and what can be said of its size. Everything else
 //! in it is the provider's business and passes through.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
 use derouter_sdk::Wei;
 use derouter_sdk::wire::limits::REQRES_REQUEST_BYTES;
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::measure::{Extent, prompt_extent};
-use crate::protocol::{Endpoint, OfferPayload, Usage};
+use crate::estimate;
+use crate::protocol::{Endpoint, Usage};
+use crate::terms::{self, Metered, Terms};
+
+/// The media type of most requests.
+const JSON: &str = "application/json";
+
+/// Fewer bytes hold no second of sound: codecs for speech begin at some 2 kbit/s.
+const LEAST_SOUND_BYTES: u64 = 250;
 
 /// What a `CreateJob` request holds besides `job_args`: the offer's payload (64,000 bytes at
 /// most), ids and CBOR around them.
@@ -16,9 +27,8 @@ const CREATE_JOB_OVERHEAD: usize = 68 * 1024;
 /// The largest `job_args` that fits a `CreateJob` of wire 0.1.
 pub(crate) const MAX_JOB_ARGS_BYTES: usize = REQRES_REQUEST_BYTES - CREATE_JOB_OVERHEAD;
 
-/// The largest body that is read: over [`MAX_JOB_ARGS_BYTES`] because white space and escapes may
-/// go away when it is written anew.
-pub(crate) const MAX_BODY_BYTES: usize = 4 * REQRES_REQUEST_BYTES;
+/// The largest body that is read: what `openai:0.2` carries.
+pub(crate) const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 
 /// Prompt tokens that the client did not write: the chat template, a default system prompt, the
 /// preamble that models are given for tools.
@@ -40,10 +50,14 @@ const TYPICAL_OUTPUT_TOKENS: u64 = 512;
 /// A request that may be sent to a provider.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    /// The request's fields.
+    pub(crate) endpoint: terms::Endpoint,
+    /// The request's fields; none when it is not JSON.
     pub(crate) fields: Map<String, Value>,
-    /// The request as it is sent.
-    pub(crate) job_args: String,
+    /// The request as the client wrote it.
+    pub(crate) body: Bytes,
+    pub(crate) content_type: String,
+    /// Headers that pass to the backend.
+    pub(crate) headers: BTreeMap<String, String>,
     pub(crate) model: String,
     /// Whether the answer is streamed.
     pub(crate) stream: bool,
@@ -94,15 +108,88 @@ impl Asked {
             .and_then(|options| options.get("include_usage"))
             .and_then(Value::as_bool)
             .unwrap_or(false);
-        let size = Size::of(endpoint, &fields, body.len());
+        let endpoint_0_1 = endpoint;
+        let endpoint = match endpoint {
+            Endpoint::Chat => terms::Endpoint::Chat,
+            Endpoint::Completions => terms::Endpoint::Completions,
+        };
         Ok(Self {
-            job_args: job_args(text, &fields)?,
+            size: Size::of(endpoint_0_1, &fields, body.len()),
+            endpoint,
+            body: Bytes::copy_from_slice(body),
+            content_type: JSON.to_owned(),
+            headers: BTreeMap::new(),
             model,
             stream,
             include_usage,
-            size,
             fields,
         })
+    }
+
+    /// Reads a body in JSON that was sent to an endpoint which only `openai:0.2` has.
+    pub(crate) fn parse_other(endpoint: terms::Endpoint, body: &[u8]) -> Result<Self, ApiError> {
+        let fields: Map<String, Value> = serde_json::from_slice(body).map_err(|error| {
+            ApiError::invalid(format!("The body is not a JSON object: {error}."))
+        })?;
+        let model = match fields.get("model") {
+            Some(Value::String(model)) if !model.is_empty() => model.clone(),
+            _ => {
+                return Err(ApiError::invalid_param(
+                    "model",
+                    "You must provide a model.",
+                ));
+            }
+        };
+        let stream = flag(&fields, "stream")
+            .ok_or_else(|| ApiError::invalid_param("stream", "stream must be true or false."))?;
+        Ok(Self {
+            size: Size::of_other(&fields, body.len()),
+            endpoint,
+            body: Bytes::copy_from_slice(body),
+            content_type: JSON.to_owned(),
+            headers: BTreeMap::new(),
+            model,
+            stream,
+            include_usage: true,
+            fields,
+        })
+    }
+
+    /// A request that is not JSON: a form with files.
+    pub(crate) fn form(
+        endpoint: terms::Endpoint,
+        content_type: String,
+        model: String,
+        body: Bytes,
+    ) -> Self {
+        Self {
+            size: Size::of_other(&Map::new(), body.len()),
+            endpoint,
+            fields: Map::new(),
+            body,
+            content_type,
+            headers: BTreeMap::new(),
+            model,
+            stream: false,
+            include_usage: true,
+        }
+    }
+
+    /// The arguments of a job of `openai:0.1`: the client's own text, or, if that is too large, the same
+    /// without white space and escapes. `None` when that wire can't carry the request.
+    pub(crate) fn args_0_1(&self) -> Option<String> {
+        let has_0_1 = matches!(
+            self.endpoint,
+            terms::Endpoint::Chat | terms::Endpoint::Completions
+        );
+        if !has_0_1 {
+            return None;
+        }
+        if self.body.len() <= MAX_JOB_ARGS_BYTES {
+            return String::from_utf8(self.body.to_vec()).ok();
+        }
+        let compact = serde_json::to_string(&self.fields).ok()?;
+        (compact.len() <= MAX_JOB_ARGS_BYTES).then_some(compact)
     }
 }
 
@@ -131,22 +218,10 @@ fn flag(fields: &Map<String, Value>, name: &str) -> Option<bool> {
     }
 }
 
-/// The client's own text, or, if that is too large, the same without white space and escapes.
-fn job_args(text: &str, fields: &Map<String, Value>) -> Result<String, ApiError> {
-    if text.len() <= MAX_JOB_ARGS_BYTES {
-        return Ok(text.to_owned());
-    }
-    let compact = serde_json::to_string(fields).unwrap_or_default();
-    if (1..=MAX_JOB_ARGS_BYTES).contains(&compact.len()) {
-        return Ok(compact);
-    }
-    Err(too_large())
-}
-
 /// The answer to a body that no provider could be sent.
 pub(crate) fn too_large() -> ApiError {
     ApiError::too_large(format!(
-        "The request is too large: at most {MAX_JOB_ARGS_BYTES} bytes of JSON fit a job. Shorten the conversation, or make images smaller or give them as URLs."
+        "The request is too large: at most {MAX_BODY_BYTES} bytes are taken. Shorten the conversation, or make images smaller or give them as URLs."
     ))
 }
 
@@ -176,13 +251,56 @@ impl Size {
         }
     }
 
-    /// The most tokens that can be owed for on an offer. Prompt tokens have at least one byte
-    /// each, except what stands for images and the like, which have a cap of their own: the
-    /// context size is the provider's word, and must not be the only bound.
+    /// The size of a request to an endpoint that only `openai:0.2` has.
+    fn of_other(fields: &Map<String, Value>, body_bytes: usize) -> Self {
+        let count = |name: &str| fields.get(name).and_then(Value::as_u64);
+        let prompts = match fields.get("input").or_else(|| fields.get("documents")) {
+            Some(Value::Array(prompts)) if prompts.iter().all(Value::is_string) => {
+                u64::try_from(prompts.len()).unwrap_or(u64::MAX).max(1)
+            }
+            _ => 1,
+        };
+        let body_bytes = u64::try_from(body_bytes).unwrap_or(u64::MAX);
+        let mut prompt = prompt_extent(fields);
+        if fields.is_empty() {
+            // A form with a file: of what it holds nothing is known.
+            prompt.most_tokens = body_bytes;
+        }
+        Self {
+            body_bytes,
+            prompt,
+            prompts,
+            answers: count("n").unwrap_or(1).max(1),
+            max_output_tokens: count("max_output_tokens"),
+            hidden_reasoning: fields.get("reasoning").is_some_and(|v| !v.is_null()),
+        }
+    }
+
+    /// The most that can be owed for on an offer.
+    pub(crate) fn most_metered(&self, terms: &Terms) -> Metered {
+        let Usage {
+            prompt_tokens,
+            completion_tokens,
+        } = self.most(terms.context);
+        let longest = terms.max_output.unwrap_or(terms.context);
+        Metered {
+            input: prompt_tokens,
+            cached_input: 0,
+            output: completion_tokens.min(longest.saturating_mul(self.answers)),
+            images: self.answers,
+            seconds: (self.body_bytes / LEAST_SOUND_BYTES).saturating_add(1),
+        }
+    }
+
+    /// The most prompt and completion tokens that can be owed for. The context size is the provider's
+    /// word, and must not be the only bound: text is counted by [`estimate`], and what stands for images
+    /// and the like has a cap of its own.
     pub(crate) fn most(&self, context_size: u64) -> Usage {
         let window = context_size.saturating_mul(self.prompts);
+        let text = estimate::with_tolerance(self.prompt.most_tokens);
         let written = self
             .body_bytes
+            .min(text)
             .saturating_add(TEMPLATE_TOKENS.saturating_mul(self.prompts))
             .saturating_add(OPAQUE_PART_TOKENS.saturating_mul(self.prompt.opaque_parts));
         let longest = self.max_output_tokens.unwrap_or(context_size);
@@ -193,22 +311,24 @@ impl Size {
     }
 
     /// The most that can be owed on an offer; more than there is when it has no number.
-    pub(crate) fn most_cost(&self, offer: &OfferPayload) -> Wei {
-        offer
-            .cost(&self.most(offer.context_size))
+    pub(crate) fn most_cost(&self, terms: &Terms) -> Wei {
+        terms
+            .prices
+            .cost(&self.most_metered(terms))
             .unwrap_or(Wei::MAX)
     }
 
     /// What the request will probably cost: for comparing offers only.
-    pub(crate) fn typical_cost(&self, offer: &OfferPayload) -> Wei {
+    pub(crate) fn typical_cost(&self, terms: &Terms) -> Wei {
         let output = self.max_output_tokens.unwrap_or(u64::MAX);
-        let usage = Usage {
-            prompt_tokens: self.prompt.text_bytes / BYTES_PER_TOKEN,
-            completion_tokens: TYPICAL_OUTPUT_TOKENS
+        let used = Metered {
+            input: self.prompt.text_bytes / BYTES_PER_TOKEN,
+            output: TYPICAL_OUTPUT_TOKENS
                 .min(output)
                 .saturating_mul(self.answers),
+            ..Metered::default()
         };
-        offer.cost(&usage).unwrap_or(Wei::MAX)
+        terms.prices.cost(&used).unwrap_or(Wei::MAX)
     }
 
     /// The fewest tokens that the prompt can be.
@@ -230,7 +350,7 @@ mod tests {
     fn a_request_is_sent_as_the_client_wrote_it() {
         let body = r#"{ "model": "m", "messages": [], "temperature": 0.10000000000000001, "new_field": {"x": [1e3]} }"#;
         let asked = Asked::parse(Endpoint::Chat, body.as_bytes()).unwrap();
-        assert_eq!(asked.job_args, body);
+        assert_eq!(asked.args_0_1().unwrap(), body);
         assert!(!asked.stream && !asked.include_usage);
     }
 
@@ -255,26 +375,29 @@ mod tests {
     }
 
     #[test]
-    fn a_request_over_the_cap_is_written_compactly_or_refused() {
+    fn a_request_over_the_cap_of_0_1_is_written_compactly_or_not_sent_to_it() {
         let text = "é".repeat(MAX_JOB_ARGS_BYTES / 4);
         let escaped = text.replace('é', "\\u00e9");
         let body =
             format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{escaped}"}}]}}"#);
         let asked = Asked::parse(Endpoint::Chat, body.as_bytes()).unwrap();
-        assert!(asked.job_args.len() <= MAX_JOB_ARGS_BYTES);
-        assert!(asked.job_args.contains(&text));
+        let args = asked.args_0_1().unwrap();
+        assert!(args.len() <= MAX_JOB_ARGS_BYTES);
+        assert!(args.contains(&text));
+        assert_eq!(asked.body, body, "openai:0.2 takes it as it is");
         let body = json!({"model": "m", "messages": ["x".repeat(MAX_JOB_ARGS_BYTES)]});
-        assert_eq!(chat(&body).unwrap_err().status, 413);
+        assert_eq!(chat(&body).unwrap().args_0_1(), None);
     }
 
     #[test]
-    fn the_most_that_can_be_owed_counts_every_answer_and_byte() {
+    fn the_most_that_can_be_owed_counts_every_answer_and_token() {
         let body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 10, "n": 3});
         let asked = chat(&body).unwrap();
-        let bytes = u64::try_from(body.to_string().len()).unwrap();
         let most = asked.size.most(8192);
         assert_eq!(most.completion_tokens, 30);
-        assert_eq!(most.prompt_tokens, bytes + TEMPLATE_TOKENS);
+        let text = estimate::with_tolerance(asked.size.prompt.most_tokens);
+        assert!(text < u64::try_from(body.to_string().len()).unwrap());
+        assert_eq!(most.prompt_tokens, text + TEMPLATE_TOKENS);
         assert_eq!(asked.size.most(100).prompt_tokens, 100);
         let unlimited = chat(&json!({"model": "m", "messages": []})).unwrap();
         assert_eq!(unlimited.size.most(8192).completion_tokens, 8192);
@@ -282,8 +405,8 @@ mod tests {
             {"type": "image_url", "image_url": {"url": "https://example.com/x.png"}}]}]});
         let size = chat(&picture).unwrap().size;
         assert_eq!(size.most(8192).prompt_tokens, 8192);
-        let bytes = u64::try_from(picture.to_string().len()).unwrap();
-        let written = bytes + TEMPLATE_TOKENS + OPAQUE_PART_TOKENS;
+        let text = estimate::with_tolerance(size.prompt.most_tokens);
+        let written = text + TEMPLATE_TOKENS + OPAQUE_PART_TOKENS;
         assert_eq!(size.most(90_000_000_000).prompt_tokens, written);
     }
 
@@ -301,13 +424,14 @@ mod tests {
     #[test]
     fn a_price_beyond_all_numbers_is_the_highest() {
         let asked = chat(&json!({"model": "m", "messages": []})).unwrap();
-        let offer = OfferPayload::parse(
+        let offer = crate::protocol::OfferPayload::parse(
             &json!({"model_id": "m", "context_size": 1_000_000,
             "input_token_price": {"$pol": Wei::MAX.to_string()},
             "output_token_price": {"$pol": Wei::MAX.to_string()}})
             .to_string(),
         )
         .unwrap();
+        let offer = Terms::of_0_1(&offer);
         assert_eq!(asked.size.most_cost(&offer), Wei::MAX);
         assert_eq!(asked.size.typical_cost(&offer), Wei::MAX);
     }

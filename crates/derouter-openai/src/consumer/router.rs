@@ -32,14 +32,14 @@ enum Exclusion {
 
 impl Terms {
     fn excludes(&self, offer: &Offer) -> Option<Exclusion> {
-        let payload = &offer.payload;
-        if payload.context_size < self.min_context_size.unwrap_or(0) {
+        let terms = &offer.terms;
+        if terms.context < self.min_context_size.unwrap_or(0) {
             return Some(Exclusion::SmallContext);
         }
-        if payload.input_token_price.wei > self.cap.input {
+        if terms.prices.input.of_million() > self.cap.input {
             return Some(Exclusion::InputPrice);
         }
-        if payload.output_token_price.wei > self.cap.output {
+        if terms.prices.output.of_million() > self.cap.output {
             return Some(Exclusion::OutputPrice);
         }
         None
@@ -52,8 +52,7 @@ impl Terms {
 
     fn excludes_for(&self, offer: &Offer, size: &Size) -> Option<Exclusion> {
         self.excludes(offer).or_else(|| {
-            (size.least_prompt_tokens() > offer.payload.context_size)
-                .then_some(Exclusion::LongPrompt)
+            (size.least_prompt_tokens() > offer.terms.context).then_some(Exclusion::LongPrompt)
         })
     }
 }
@@ -74,7 +73,7 @@ pub(crate) fn rank(
     ranked.shuffle(random);
     ranked.sort_by_cached_key(|offer| {
         let standing = standing(&offer.provider);
-        let cost = size.typical_cost(&offer.payload);
+        let cost = size.typical_cost(&offer.terms);
         (standing.cooling, cost, standing.failures)
     });
     ranked
@@ -91,14 +90,14 @@ pub(crate) fn explain(model: &str, offers: &[Arc<Offer>], size: &Size, terms: &T
         "{model} is on offer ({}), but",
         plural(offers.len(), "offer")
     );
-    let longest = with(Exclusion::LongPrompt).map(|offer| offer.payload.context_size);
+    let longest = with(Exclusion::LongPrompt).map(|offer| offer.terms.context);
     if let Some(longest) = longest.max() {
         return ApiError::context_too_long(format!(
             "{on_offer} the prompt is at least {} tokens long and the largest context window that the rules allow has {longest}.",
             size.least_prompt_tokens()
         ));
     }
-    let outputs = with(Exclusion::OutputPrice).map(|offer| offer.payload.output_token_price.wei);
+    let outputs = with(Exclusion::OutputPrice).map(|offer| offer.terms.prices.output.of_million());
     if let Some(cheapest) = outputs.min() {
         return price_error(
             &on_offer,
@@ -107,7 +106,7 @@ pub(crate) fn explain(model: &str, offers: &[Arc<Offer>], size: &Size, terms: &T
             terms.cap.output,
         );
     }
-    let inputs = with(Exclusion::InputPrice).map(|offer| offer.payload.input_token_price.wei);
+    let inputs = with(Exclusion::InputPrice).map(|offer| offer.terms.prices.input.of_million());
     if let Some(cheapest) = inputs.min() {
         return price_error(
             &on_offer,
@@ -116,7 +115,7 @@ pub(crate) fn explain(model: &str, offers: &[Arc<Offer>], size: &Size, terms: &T
             terms.cap.input,
         );
     }
-    let largest = offers.iter().map(|offer| offer.payload.context_size).max();
+    let largest = offers.iter().map(|offer| offer.terms.context).max();
     ApiError::model_not_found(format!(
         "{on_offer} the largest context window has {} tokens and minContextSize asks for {}.",
         largest.unwrap_or(0),
@@ -162,14 +161,15 @@ mod tests {
             snapshot_id: SnapshotId(0),
             provider: PeerId::random(),
             offer_id: OfferId::new("o").unwrap(),
-            payload: OfferPayload {
+            terms: crate::terms::Terms::of_0_1(&OfferPayload {
                 model_id: "m".into(),
                 context_size,
                 input_token_price: price(input),
                 output_token_price: price(output),
                 trial: None,
                 description: None,
-            },
+            }),
+            of_0_1: None,
         })
     }
 
@@ -188,6 +188,7 @@ mod tests {
             body_bytes: text_bytes,
             prompt: Extent {
                 text_bytes,
+                most_tokens: text_bytes,
                 opaque_parts: 0,
             },
             prompts: 1,

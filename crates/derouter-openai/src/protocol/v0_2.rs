@@ -248,14 +248,26 @@ pub enum BadRequest {
 impl RequestHead {
     /// The arguments of a job. The body is left for the pipe when it does not fit or is no text.
     pub fn to_args(&self, body: &[u8]) -> String {
-        // Plain data, which JSON can always hold.
-        let mut args = serde_json::to_string(self).unwrap_or_default();
-        args.push('\n');
-        let fits = args.len().saturating_add(body.len()) <= JOB_ARGS_BYTES;
-        match std::str::from_utf8(body) {
-            Ok(text) if fits => args + text,
-            _ => args,
+        let args = self.line();
+        match self.fitting(&args, body) {
+            Some(text) => args + text,
+            None => args,
         }
+    }
+
+    /// Whether the arguments hold the body.
+    pub fn holds(&self, body: &[u8]) -> bool {
+        self.fitting(&self.line(), body).is_some()
+    }
+
+    fn line(&self) -> String {
+        // Plain data, which JSON can always hold.
+        serde_json::to_string(self).unwrap_or_default() + "\n"
+    }
+
+    fn fitting<'a>(&self, line: &str, body: &'a [u8]) -> Option<&'a str> {
+        let fits = line.len().saturating_add(body.len()) <= JOB_ARGS_BYTES;
+        std::str::from_utf8(body).ok().filter(|_| fits)
     }
 
     /// Reads arguments.
@@ -289,6 +301,9 @@ pub struct AnswerHead {
     pub status: u16,
     /// The body's media type.
     pub content_type: String,
+    /// Bytes of the whole body, where they are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_bytes: Option<u64>,
     /// Further headers of [`ANSWER_HEADERS`], in lower case.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,

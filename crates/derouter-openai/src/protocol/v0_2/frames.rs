@@ -182,6 +182,7 @@ mod tests {
             Frame::Head(AnswerHead {
                 status: 200,
                 content_type: "text/event-stream".into(),
+                body_bytes: Some(10),
                 headers: BTreeMap::new(),
             }),
             Frame::Data(Bytes::from_static(b"data: {}\n\n")),

@@ -249,7 +249,7 @@ impl Job<'_> {
     async fn json(
         &self,
         ask: &Ask,
-        head: AnswerHead,
+        mut head: AnswerHead,
         mut response: Response,
         writer: &mut Writer,
         sent: &mut Sent,
@@ -276,6 +276,7 @@ impl Job<'_> {
             true => value.to_string().into_bytes(),
             false => body.to_vec(),
         };
+        head.body_bytes = u64::try_from(body.len()).ok();
         let mut frames = BytesMut::from(&Frame::head(&head)[..]);
         Frame::put_data(&body, &mut frames);
         sent.note(body.len());
@@ -642,6 +643,7 @@ fn head(response: &Response) -> AnswerHead {
         status: response.status().as_u16(),
         content_type: text(CONTENT_TYPE.as_str())
             .unwrap_or_else(|| "application/octet-stream".to_owned()),
+        body_bytes: None,
         headers: ANSWER_HEADERS
             .iter()
             .filter_map(|name| Some(((*name).to_owned(), text(name)?)))

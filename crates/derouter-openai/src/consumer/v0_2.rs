@@ -1,0 +1,255 @@
+//! Answers of `openai:0.2`: the bytes of the provider's backend pass to the client as they are, and are
+//! counted on the way.
+
+pub(crate) mod bill;
+mod pass;
+mod settle;
+
+use std::sync::Arc;
+use std::time::Instant as StdInstant;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use derouter_sdk::JobStream;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+
+use super::attempt::{Failure, error_message, violation};
+use super::gateway::Gateway;
+use super::job::OpenJob;
+use super::offers::Offer;
+use super::request::Asked;
+use crate::meter::Meter;
+use crate::protocol::REASON_SERVICE_ERROR;
+use crate::protocol::v0_2::frames::{Frame, FrameReader, ReadFrameError};
+use crate::protocol::v0_2::{
+    ANSWER_HEADERS, AnswerHead, Epilogue, Failed, RequestHead, media_type,
+};
+use pass::Passing;
+
+/// The longest answer in one piece that is read before it is passed on.
+const MAX_PLAIN_BYTES: usize = 64 * 1024 * 1024;
+
+/// An answer that has begun.
+pub(crate) struct Answer {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) asked: Arc<Asked>,
+    pub(crate) offer: Arc<Offer>,
+    pub(crate) job: OpenJob,
+    pub(crate) began: StdInstant,
+    pub(crate) begun: Begun,
+}
+
+/// What there is of an answer.
+pub(crate) struct Begun {
+    frames: FrameReader<JobStream>,
+    head: AnswerHead,
+    meter: Meter,
+    passing: Passing,
+    /// Bytes for the client that have come.
+    first: Bytes,
+    epilogue: Option<Epilogue>,
+    /// All of the body has come.
+    whole: bool,
+}
+
+/// What a request begins with.
+pub(crate) fn head(asked: &Asked) -> RequestHead {
+    RequestHead {
+        path: asked.endpoint.path().to_owned(),
+        model: asked.model.clone(),
+        content_type: asked.content_type.clone(),
+        body_bytes: u64::try_from(asked.body.len()).unwrap_or(u64::MAX),
+        headers: asked.headers.clone(),
+    }
+}
+
+/// Sends what of the request did not fit the job's arguments, and reads up to where the answer says
+/// something.
+pub(crate) async fn begin(stream: JobStream, asked: &Asked) -> Result<Begun, (Failure, i64)> {
+    let mut frames = FrameReader::new(stream);
+    if !head(asked).holds(&asked.body) {
+        let pipe = frames.stream();
+        let sent = async {
+            pipe.write_all(&asked.body).await?;
+            pipe.flush().await
+        };
+        // A provider that wants none of it says why, and reads no further.
+        if let Err(error) = sent.await {
+            tracing::debug!(%error, "a request was not read to its end");
+        }
+    }
+    let head = match frames.next().await.map_err(read_failure)? {
+        Frame::Head(head) => head,
+        Frame::Failed(failed) => return Err(failure(failed)),
+        Frame::Data(_) | Frame::Epilogue(_) => return Err(violation("an answer without a head")),
+    };
+    if !(200..300).contains(&head.status) {
+        return Err(violation("an answer whose status is an error"));
+    }
+    let mut begun = Begun {
+        passing: Passing::new(asked, head.is_event_stream()),
+        frames,
+        head,
+        meter: Meter::default(),
+        first: Bytes::new(),
+        epilogue: None,
+        whole: false,
+    };
+    if begun.head.is_event_stream() != asked.stream && begun.is_structured(asked) {
+        return Err(violation("an answer in another form than was asked for"));
+    }
+    match begun.head.is_event_stream() {
+        true => begun.first_event().await?,
+        false if begun.head.is_json() => begun.plain(asked).await?,
+        false => begun.first_bytes().await?,
+    }
+    Ok(begun)
+}
+
+impl Begun {
+    /// Whether the endpoint's answers are always JSON or events.
+    fn is_structured(&self, asked: &Asked) -> bool {
+        use crate::terms::Endpoint;
+        matches!(
+            asked.endpoint,
+            Endpoint::Chat | Endpoint::Completions | Endpoint::Responses | Endpoint::Embeddings
+        )
+    }
+
+    async fn first_event(&mut self) -> Result<(), (Failure, i64)> {
+        let mut out = BytesMut::new();
+        loop {
+            match self.frames.next().await.map_err(read_failure)? {
+                Frame::Data(data) => {
+                    let passed = self.passing.events(&data, &mut self.meter, &mut out);
+                    passed.map_err(|why| match why {
+                        pass::Unfit::Error(message) => {
+                            (Failure::service(Some(message)), REASON_SERVICE_ERROR)
+                        }
+                        pass::Unfit::Invalid(what) => violation(what),
+                    })?;
+                    if self.meter.has_begun() {
+                        self.first = out.freeze();
+                        return Ok(());
+                    }
+                }
+                Frame::Failed(failed) => return Err(failure(failed)),
+                Frame::Epilogue(_) => return Err(violation("an epilogue without an answer")),
+                Frame::Head(_) => return Err(violation("a second head")),
+            }
+        }
+    }
+
+    /// Reads an answer in JSON to its end: what is no answer is found out while others can be asked.
+    async fn plain(&mut self, asked: &Asked) -> Result<(), (Failure, i64)> {
+        let mut body = BytesMut::new();
+        let length = self.head.body_bytes;
+        while length.is_none_or(|length| u64::try_from(body.len()).is_ok_and(|read| read < length))
+        {
+            match self.frames.next().await.map_err(read_failure)? {
+                Frame::Data(data) if body.len() + data.len() > MAX_PLAIN_BYTES => {
+                    return Err(violation("an answer that is too long"));
+                }
+                Frame::Data(data) => body.extend_from_slice(&data),
+                Frame::Epilogue(epilogue) => {
+                    self.epilogue = Some(epilogue);
+                    break;
+                }
+                Frame::Failed(failed) => return Err(failure(failed)),
+                Frame::Head(_) => return Err(violation("a second head")),
+            }
+        }
+        let value: Value =
+            serde_json::from_slice(&body).map_err(|_| violation("an answer that is not JSON"))?;
+        if let Some(message) = error_message(&value) {
+            return Err((Failure::service(Some(message)), REASON_SERVICE_ERROR));
+        }
+        self.meter.body(asked.endpoint, &value);
+        if !self.meter.says_something() {
+            return Err((
+                Failure::service(Some("The provider's answer is empty.".into())),
+                REASON_SERVICE_ERROR,
+            ));
+        }
+        self.first = body.freeze();
+        self.whole = true;
+        Ok(())
+    }
+
+    async fn first_bytes(&mut self) -> Result<(), (Failure, i64)> {
+        match self.frames.next().await.map_err(read_failure)? {
+            Frame::Data(data) => {
+                self.meter.opaque(data.len());
+                self.first = data;
+                Ok(())
+            }
+            Frame::Failed(failed) => Err(failure(failed)),
+            Frame::Epilogue(_) => Err(violation("an epilogue without an answer")),
+            Frame::Head(_) => Err(violation("a second head")),
+        }
+    }
+}
+
+fn failure(failed: Failed) -> (Failure, i64) {
+    let failure = match failed.status {
+        Some(400 | 404 | 413 | 422) => Failure::refused(failed.message),
+        _ => Failure::service(Some(failed.message)),
+    };
+    (failure, REASON_SERVICE_ERROR)
+}
+
+fn read_failure(error: ReadFrameError) -> (Failure, i64) {
+    match error {
+        ReadFrameError::Ended | ReadFrameError::Broken(_) => {
+            let failure = Failure::Failed("The provider closed the connection.".into());
+            (failure, REASON_SERVICE_ERROR)
+        }
+        other => violation(&other.to_string()),
+    }
+}
+
+impl Answer {
+    /// Whether the body is a stream of events.
+    pub(crate) fn is_event_stream(&self) -> bool {
+        self.begun.head.is_event_stream()
+    }
+
+    /// Puts the provider's headers where the client reads them.
+    pub(crate) fn describe(&self, headers: &mut HeaderMap) {
+        let head = &self.begun.head;
+        let plain = media_type(&head.content_type);
+        // Nothing that a browser would run.
+        let harmless = [
+            "application/json",
+            "text/",
+            "audio/",
+            "image/",
+            "application/octet-stream",
+        ];
+        let is_harmless = harmless.iter().any(|kind| plain.starts_with(kind));
+        let content_type = match plain.as_str() {
+            "text/html" | "image/svg+xml" | "text/xml" | "text/javascript" => None,
+            _ => HeaderValue::from_str(&head.content_type)
+                .ok()
+                .filter(|_| is_harmless),
+        };
+        let binary = HeaderValue::from_static("application/octet-stream");
+        headers.insert(CONTENT_TYPE, content_type.unwrap_or(binary));
+        for name in ANSWER_HEADERS {
+            let value = head
+                .headers
+                .get(name)
+                .map(|text| HeaderValue::from_str(text));
+            if let Some(Ok(value)) = value {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        }
+    }
+}
+
+/// The body of an answer. When it is dropped before its end, the provider is told that no more is wanted.
+pub(crate) fn body(answer: Answer) -> Body {
+    pass::body(answer)
+}

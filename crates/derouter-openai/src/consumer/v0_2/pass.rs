@@ -1,0 +1,320 @@
+//! The answer's bytes on their way to the client.
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
+
+use super::Answer;
+use crate::consumer::attempt::error_message;
+use crate::consumer::relay::{DONE, KEEP_ALIVE, Roles, data, error_event};
+use crate::consumer::request::Asked;
+use crate::consumer::tally::is_usage_chunk;
+use crate::meter::Meter;
+use crate::protocol::v0_2::frames::{Frame, ReadFrameError};
+use crate::sse::{Event, Splitter};
+use crate::terms::Endpoint;
+
+/// What of a stream of events passes. Events pass as they are, unless a client could not read them, or
+/// did not ask for them.
+pub(super) struct Passing {
+    events: Splitter,
+    /// Chunks of `chat/completions` and `completions`, whose form is known.
+    chunks: bool,
+    include_usage: bool,
+    roles: Roles,
+}
+
+/// Why an event does not pass.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unfit {
+    /// The provider's backend says that it failed.
+    Error(String),
+    /// It is nothing that a client could read.
+    Invalid(&'static str),
+}
+
+impl Passing {
+    pub(super) fn new(asked: &Asked, is_event_stream: bool) -> Self {
+        Self {
+            events: Splitter::default(),
+            chunks: is_event_stream
+                && matches!(asked.endpoint, Endpoint::Chat | Endpoint::Completions),
+            include_usage: asked.include_usage,
+            roles: Roles::default(),
+        }
+    }
+
+    /// Takes bytes of a stream, counts the events that are whole, and appends those that pass.
+    pub(super) fn events(
+        &mut self,
+        bytes: &[u8],
+        meter: &mut Meter,
+        out: &mut BytesMut,
+    ) -> Result<(), Unfit> {
+        self.events.push(bytes);
+        loop {
+            match self.events.next() {
+                Ok(None) => return Ok(()),
+                Ok(Some(event)) => self.event(&event, meter, out)?,
+                Err(_) => return Err(Unfit::Invalid("an event that is too long")),
+            }
+        }
+    }
+
+    fn event(&mut self, event: &Event, meter: &mut Meter, out: &mut BytesMut) -> Result<(), Unfit> {
+        if event.is_done() {
+            return Ok(());
+        }
+        let mut value: Value = serde_json::from_slice(&event.data())
+            .map_err(|_| Unfit::Invalid("an event that is not JSON"))?;
+        if !value.is_object() {
+            return Err(Unfit::Invalid("an event that is no object"));
+        }
+        if let Some(message) = error_message(&value) {
+            return Err(Unfit::Error(message));
+        }
+        if event.is_error() {
+            return Err(Unfit::Error("The provider reported an error.".to_owned()));
+        }
+        meter.event(&value);
+        if !self.chunks {
+            out.extend_from_slice(&event.raw);
+            return Ok(());
+        }
+        match self.correct(&mut value) {
+            Corrected::As => out.extend_from_slice(&event.raw),
+            Corrected::Changed => out.extend_from_slice(&data(&value)),
+            Corrected::Nothing => {}
+        }
+        Ok(())
+    }
+
+    /// Makes a chunk what OpenAI's own would be, where it is not.
+    fn correct(&mut self, chunk: &mut Value) -> Corrected {
+        let is_usage = is_usage_chunk(chunk);
+        if is_usage && !self.include_usage {
+            return Corrected::Nothing;
+        }
+        let mut changed = self.roles.say_once(chunk);
+        let Some(fields) = chunk.as_object_mut() else {
+            return Corrected::Nothing;
+        };
+        if is_usage && !fields.contains_key("choices") {
+            // Clients look into the choices of every chunk; some servers leave them out here.
+            fields.insert("choices".to_owned(), json!([]));
+            changed = true;
+        }
+        if !self.include_usage {
+            changed |= fields.swap_remove("usage").is_some();
+        }
+        let Some(choices) = fields.get_mut("choices").and_then(Value::as_array_mut) else {
+            return Corrected::Nothing;
+        };
+        for choice in choices.iter_mut().filter_map(Value::as_object_mut) {
+            if !choice.contains_key("finish_reason") {
+                choice.insert("finish_reason".to_owned(), Value::Null);
+                changed = true;
+            }
+        }
+        match changed {
+            true => Corrected::Changed,
+            false => Corrected::As,
+        }
+    }
+}
+
+enum Corrected {
+    /// It passes as it is.
+    As,
+    /// It passes as it is now.
+    Changed,
+    /// There is nothing in it for the client.
+    Nothing,
+}
+
+/// An answer on its way.
+struct Pass {
+    /// `None` once it has ended.
+    answer: Option<Answer>,
+    /// When the whole answer must have come.
+    ends_at: Instant,
+    /// Since when the provider is waited for.
+    waiting_since: Option<Instant>,
+    /// When the client was last sent something.
+    said_at: Instant,
+}
+
+/// What waiting for the provider led to.
+enum Waited {
+    Frame(Frame),
+    /// Nothing yet: the client is owed a sign of life.
+    Quiet,
+    /// Nothing will come any more.
+    Over(&'static str),
+}
+
+/// The body of an answer.
+pub(super) fn body(mut answer: Answer) -> Body {
+    if answer.begun.whole {
+        let body = std::mem::take(&mut answer.begun.first);
+        answer.settle_later(false);
+        return Body::from(body);
+    }
+    let total = answer.gateway.config.deadlines.streamed_answer;
+    let pass = Pass {
+        answer: Some(answer),
+        ends_at: Instant::now() + total,
+        waiting_since: None,
+        said_at: Instant::now(),
+    };
+    let bytes = futures::stream::unfold(pass, |mut pass| async {
+        let bytes = pass.next().await?;
+        Some((bytes, pass))
+    });
+    Body::from_stream(bytes)
+}
+
+impl Pass {
+    /// The next bytes for the client; `None` at the end.
+    async fn next(&mut self) -> Option<Result<Bytes, std::io::Error>> {
+        let first = std::mem::take(&mut self.answer.as_mut()?.begun.first);
+        if !first.is_empty() {
+            self.said_at = Instant::now();
+            return Some(Ok(first));
+        }
+        loop {
+            if self.answer.as_ref()?.client_has_all() {
+                self.answer.take()?.settle_later(false);
+                return Some(Ok(DONE));
+            }
+            let frame = match self.wait().await? {
+                Waited::Frame(frame) => frame,
+                Waited::Quiet => {
+                    self.said_at = Instant::now();
+                    return Some(Ok(KEEP_ALIVE));
+                }
+                Waited::Over(why) => return self.over(why),
+            };
+            match frame {
+                Frame::Data(bytes) => match self.take(bytes) {
+                    Ok(bytes) if bytes.is_empty() => {}
+                    Ok(bytes) => {
+                        self.waiting_since = None;
+                        self.said_at = Instant::now();
+                        return Some(Ok(bytes));
+                    }
+                    Err(why) => return self.over(why),
+                },
+                Frame::Epilogue(epilogue) => {
+                    let answer = self.answer.take()?;
+                    let chunks = answer.begun.passing.chunks;
+                    if answer.is_event_stream() && !answer.begun.meter.is_ended() {
+                        let why = "the provider billed it before its end";
+                        answer.break_off(why);
+                        return Some(broken(why, true));
+                    }
+                    answer.settle(&epilogue, false);
+                    return chunks.then_some(Ok(DONE));
+                }
+                Frame::Failed(_) => {
+                    return self.over("the provider reported an error in the middle of the answer");
+                }
+                Frame::Head(_) => return self.over("the provider broke the protocol"),
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: Bytes) -> Result<Bytes, &'static str> {
+        let Some(answer) = &mut self.answer else {
+            return Ok(Bytes::new());
+        };
+        let begun = &mut answer.begun;
+        if !begun.head.is_event_stream() {
+            begun.meter.opaque(bytes.len());
+            return Ok(bytes);
+        }
+        let mut out = BytesMut::with_capacity(bytes.len());
+        let passed = begun.passing.events(&bytes, &mut begun.meter, &mut out);
+        match passed {
+            Ok(()) => Ok(out.freeze()),
+            Err(Unfit::Error(_)) => {
+                Err("the provider reported an error in the middle of the answer")
+            }
+            Err(Unfit::Invalid(_)) => Err("the provider sent something that can't be read"),
+        }
+    }
+
+    /// Waits for the provider, but not longer than the client wants to hear something.
+    async fn wait(&mut self) -> Option<Waited> {
+        let answer = self.answer.as_mut()?;
+        let deadlines = answer.gateway.config.deadlines;
+        let patience = match answer.begun.meter.is_ended() {
+            true => deadlines.done,
+            false => deadlines.next_value,
+        };
+        let now = Instant::now();
+        let since = *self.waiting_since.get_or_insert(now);
+        let over_at = (since + patience).min(self.ends_at);
+        let comments = answer.is_event_stream();
+        let wake_at = match comments {
+            true => over_at.min(self.said_at + deadlines.keep_alive),
+            false => over_at,
+        };
+        let waited = match timeout_at(wake_at, answer.begun.frames.next()).await {
+            Ok(Ok(frame)) => Waited::Frame(frame),
+            Ok(Err(ReadFrameError::Ended)) => Waited::Over("the provider ended the stream early"),
+            Ok(Err(ReadFrameError::Broken(_))) => {
+                Waited::Over("the connection to the provider broke")
+            }
+            Ok(Err(_)) => Waited::Over("the provider broke the protocol"),
+            Err(_) if wake_at < over_at => Waited::Quiet,
+            Err(_) => Waited::Over("the provider went silent"),
+        };
+        Some(waited)
+    }
+
+    /// Nothing more comes from the provider's side in time. That is the end of a complete stream,
+    /// whose bill may still come, and an error otherwise.
+    fn over(&mut self, why: &'static str) -> Option<Result<Bytes, std::io::Error>> {
+        let answer = self.answer.take()?;
+        let (events, chunks) = (answer.is_event_stream(), answer.begun.passing.chunks);
+        if events && answer.begun.meter.is_ended() {
+            answer.settle_later(false);
+            return chunks.then_some(Ok(DONE));
+        }
+        answer.break_off(why);
+        Some(broken(why, events))
+    }
+}
+
+/// An error after the first byte: an event where there are events, else a body that breaks off, so that
+/// no client takes it for whole.
+fn broken(why: &str, events: bool) -> Result<Bytes, std::io::Error> {
+    match events {
+        true => Ok(error_event(why)),
+        false => Err(std::io::Error::other(why.to_owned())),
+    }
+}
+
+impl Answer {
+    /// Whether the client has all of a stream that it reads: what comes behind is the bill.
+    fn client_has_all(&self) -> bool {
+        let begun = &self.begun;
+        let wants_usage = begun.passing.include_usage && begun.meter.reported().is_none();
+        begun.passing.chunks
+            && begun.first.is_empty()
+            && !wants_usage
+            && begun.meter.has_ended(self.asked.size.answers)
+    }
+}
+
+impl Drop for Pass {
+    /// The client went away. If it has read its answer, which some do without waiting for `[DONE]`, the
+    /// provider gets its due; else the provider is told to stop, and gets its due for what it sent.
+    fn drop(&mut self) {
+        if let Some(answer) = self.answer.take() {
+            answer.client_left();
+        }
+    }
+}
