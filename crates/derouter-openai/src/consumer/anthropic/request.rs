@@ -137,7 +137,10 @@ pub(crate) fn translate(
     {
         fields.insert("user".into(), user.into());
     }
-    let output = Output::read(take("output_config"), take("output_format"))?;
+    let output = Output::read(
+        take("output_config").as_ref(),
+        take("output_format").as_ref(),
+    )?;
     let thinking = Thinking::read(take("thinking").as_ref(), output.effort)?;
     if let Some(effort) = thinking.effort {
         fields.insert("reasoning_effort".into(), effort.into());
@@ -293,8 +296,8 @@ struct Output {
 
 impl Output {
     /// `format` had a field of its own at first.
-    fn read(config: Option<Value>, format: Option<Value>) -> Result<Self, Refusal> {
-        let config = config.unwrap_or(Value::Null);
+    fn read(config: Option<&Value>, format: Option<&Value>) -> Result<Self, Refusal> {
+        let config = config.unwrap_or(&Value::Null);
         let effort = match config.get("effort").and_then(Value::as_str) {
             None => None,
             Some("low") => Some("low"),
@@ -303,7 +306,7 @@ impl Output {
             Some("high" | "xhigh" | "max") => Some("high"),
             Some(_) => return refuse("output_config.effort", "is not a known effort"),
         };
-        let format = config.get("format").or(format.as_ref());
+        let format = config.get("format").or(format);
         let response_format = match format.filter(|format| !format.is_null()) {
             None => None,
             Some(format) => Some(response_format(format)?),

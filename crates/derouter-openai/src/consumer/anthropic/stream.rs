@@ -298,7 +298,7 @@ impl Translation {
             self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes);
             // A call that never got a name can't be made.
             if ready {
-                self.open(next);
+                self.open(&next);
             }
         }
     }
@@ -318,7 +318,7 @@ impl Translation {
         }
     }
 
-    fn open(&mut self, block: Waiting) {
+    fn open(&mut self, block: &Waiting) {
         let content = match block.kind {
             Kind::Thinking => json!({"type": "thinking", "thinking": "", "signature": ""}),
             Kind::Text => json!({"type": "text", "text": ""}),

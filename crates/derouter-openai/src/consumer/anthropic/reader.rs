@@ -1,0 +1,126 @@
+//! The bytes of a streamed OpenAI answer as Anthropic's events. Pure.
+
+use super::Context;
+use super::stream::{Event, Translation};
+use crate::provider::sse::Parser;
+
+/// What a client is told when the answer ends before its end.
+const BROKE_OFF: &str = "The answer broke off.";
+
+/// What a client is told when the answer makes no sense.
+const UNREADABLE: &str = "The provider's answer can't be read.";
+
+/// Reads an answer, however its bytes are split.
+pub(crate) struct Reader {
+    parser: Parser,
+    translation: Translation,
+    /// Nothing more can be read.
+    broken: bool,
+}
+
+impl Reader {
+    pub(crate) fn new(context: Context) -> Self {
+        Self {
+            parser: Parser::default(),
+            translation: Translation::new(context),
+            broken: false,
+        }
+    }
+
+    /// Whether the last event was given.
+    pub(crate) fn ended(&self) -> bool {
+        self.translation.ended()
+    }
+
+    /// Whether what follows can't be read.
+    pub(crate) fn broken(&self) -> bool {
+        self.broken
+    }
+
+    /// The events for more bytes.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Vec<Event> {
+        let mut events = Vec::new();
+        if self.broken {
+            return events;
+        }
+        self.parser.push(bytes);
+        loop {
+            match self.parser.next() {
+                Ok(Some(event)) => events.extend(self.read(&event.data)),
+                Ok(None) => return events,
+                Err(_) => {
+                    self.broken = true;
+                    events.extend(self.translation.fail(UNREADABLE));
+                    return events;
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, data: &[u8]) -> Vec<Event> {
+        if self.translation.ended() {
+            return Vec::new();
+        }
+        if data == b"[DONE]" {
+            return self.translation.end();
+        }
+        match serde_json::from_slice(data) {
+            Ok(chunk) => self.translation.chunk(&chunk),
+            Err(_) => self.translation.fail(UNREADABLE),
+        }
+    }
+
+    /// The events for the end of the bytes. A whole answer has had its last event before.
+    pub(crate) fn finish(&mut self) -> Vec<Event> {
+        self.broken = true;
+        self.translation.fail(BROKE_OFF)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8], size: usize) -> String {
+        let mut reader = Reader::new(Context::default());
+        let mut out = Vec::new();
+        let pieces = bytes.chunks(size);
+        let mut events: Vec<Event> = pieces.flat_map(|piece| reader.push(piece)).collect();
+        events.extend(reader.finish());
+        assert!(reader.ended());
+        events.iter().for_each(|event| event.write(&mut out));
+        String::from_utf8(out).unwrap()
+    }
+
+    const CHUNK: &str =
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"h\u{e9}\"}}]}\n\n";
+
+    #[test]
+    fn an_answer_is_the_same_however_it_is_split() {
+        let text = format!(": keep-alive\n\n{CHUNK}{CHUNK}data: [DONE]\n\n{CHUNK}");
+        let whole = read(text.as_bytes(), text.len());
+        assert!(whole.ends_with("event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"));
+        assert_eq!(whole.matches("text_delta").count(), 2);
+        for size in 1..text.len() {
+            assert_eq!(read(text.as_bytes(), size), whole);
+        }
+    }
+
+    #[test]
+    fn what_ends_early_or_makes_no_sense_is_an_error() {
+        let endless = format!("data: {}", "x".repeat(3 << 20));
+        for (text, message) in [
+            (CHUNK, BROKE_OFF),
+            ("", BROKE_OFF),
+            ("data: {\n\n", UNREADABLE),
+            (endless.as_str(), UNREADABLE),
+        ] {
+            let read = read(text.as_bytes(), 1 << 16);
+            let (_, last) = read.rsplit_once("event: ").unwrap();
+            assert!(
+                last.starts_with("error\n") && last.contains(message),
+                "{last}"
+            );
+        }
+    }
+}
