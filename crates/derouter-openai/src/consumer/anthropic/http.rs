@@ -186,7 +186,7 @@ impl Relay {
     /// The next bytes for the client; `None` at the end. The body within is read to its end even
     /// when the client has all, because the bill comes with it.
     async fn next_bytes(&mut self) -> Option<Bytes> {
-        while !self.reader.broken() {
+        while !self.reader.over() {
             let events = match self.body.next().await {
                 Some(Ok(bytes)) => self.reader.push(&bytes),
                 Some(Err(_)) | None => self.reader.finish(),

@@ -14,8 +14,8 @@ const UNREADABLE: &str = "The provider's answer can't be read.";
 pub(crate) struct Reader {
     parser: Parser,
     translation: Translation,
-    /// Nothing more can be read.
-    broken: bool,
+    /// There is nothing more to read.
+    over: bool,
 }
 
 impl Reader {
@@ -23,7 +23,7 @@ impl Reader {
         Self {
             parser: Parser::default(),
             translation: Translation::new(context),
-            broken: false,
+            over: false,
         }
     }
 
@@ -32,29 +32,32 @@ impl Reader {
         self.translation.ended()
     }
 
-    /// Whether what follows can't be read.
-    pub(crate) fn broken(&self) -> bool {
-        self.broken
+    /// Whether there is nothing more to read, or no use in it.
+    pub(crate) fn over(&self) -> bool {
+        self.over
     }
 
     /// The events for more bytes.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Vec<Event> {
         let mut events = Vec::new();
-        if self.broken {
+        if self.over {
             return events;
         }
         self.parser.push(bytes);
-        loop {
+        while !self.over {
             match self.parser.next() {
-                Ok(Some(event)) => events.extend(self.read(&event.data)),
-                Ok(None) => return events,
+                Ok(Some(event)) => {
+                    events.extend(self.read(&event.data));
+                    self.over = self.translation.failed();
+                }
+                Ok(None) => break,
                 Err(_) => {
-                    self.broken = true;
                     events.extend(self.translation.fail(UNREADABLE));
-                    return events;
+                    self.over = true;
                 }
             }
         }
+        events
     }
 
     fn read(&mut self, data: &[u8]) -> Vec<Event> {
@@ -72,7 +75,7 @@ impl Reader {
 
     /// The events for the end of the bytes. A whole answer has had its last event before.
     pub(crate) fn finish(&mut self) -> Vec<Event> {
-        self.broken = true;
+        self.over = true;
         self.translation.fail(BROKE_OFF)
     }
 }
@@ -122,5 +125,15 @@ mod tests {
                 "{last}"
             );
         }
+    }
+
+    #[test]
+    fn nothing_is_read_behind_an_error() {
+        let mut reader = Reader::new(Context::default());
+        reader.push(CHUNK.as_bytes());
+        assert!(!reader.over());
+        assert_eq!(reader.push(b"data: {\n\ndata: [DONE]\n\n").len(), 1);
+        assert!(reader.over());
+        assert!(reader.push(CHUNK.as_bytes()).is_empty());
     }
 }
