@@ -34,7 +34,9 @@ pub(crate) fn install(report: &mut Report) -> Result<Clients, Failure> {
     if works("python3", &["-c", "import venv, ensurepip"]) {
         clients.python = Some(python()?);
     } else {
-        report.skip("the openai and anthropic Python packages: there is no python3 with venv".to_owned());
+        report.skip(
+            "the openai and anthropic Python packages: there is no python3 with venv".to_owned(),
+        );
     }
     if works("npm", &["--version"]) {
         for directory in npm_projects()? {
