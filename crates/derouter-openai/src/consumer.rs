@@ -45,6 +45,9 @@ mod v0_2;
 mod values;
 mod verdict;
 
+pub(crate) use anthropic::{
+    fuzz_answer as fuzz_messages_answer, fuzz_request as fuzz_messages_request,
+};
 pub use config::{ConsumerConfig, Deadlines, Limits, ModelRule, PriceCap};
 pub use gateway::ConsumerCounters;
 

@@ -15,6 +15,8 @@ pub const TARGETS: &[Target] = &[
     ("openai_sse", sse),
     ("openai_job_values", job_values),
     ("openai_http_request", http_request),
+    ("openai_messages_request", messages_request),
+    ("openai_messages_answer", messages_answer),
     ("openai_job_args", job_args),
     ("openai_backend_answer", backend_answer),
     ("openai_offer_payload", offer_payload),
@@ -53,6 +55,17 @@ pub fn job_values(data: &[u8]) {
 /// The body of a client's request to the gateway. The first byte chooses the endpoint.
 pub fn http_request(data: &[u8]) {
     consumer::fuzz_request(data);
+}
+
+/// The body of a request to the Messages API.
+pub fn messages_request(data: &[u8]) {
+    consumer::fuzz_messages_request(data);
+}
+
+/// An answer that becomes one of the Messages API, plain or streamed: the same however it is split.
+pub fn messages_answer(data: &[u8]) {
+    let whole = consumer::fuzz_messages_answer(data, data.len());
+    assert_eq!(consumer::fuzz_messages_answer(data, 7), whole);
 }
 
 /// The arguments of a job, as a consumer sends them, and what is asked of the backend then.

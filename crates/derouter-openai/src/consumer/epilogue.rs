@@ -269,7 +269,11 @@ mod tests {
                 asked: &self.asked,
                 offer: &self.offer,
                 tally: &self.tally,
-                reserved: Some(self.asked.size.most_cost(&crate::terms::Terms::of_0_1(&self.offer))),
+                reserved: Some(
+                    self.asked
+                        .size
+                        .most_cost(&crate::terms::Terms::of_0_1(&self.offer)),
+                ),
                 now: NOW,
             };
             expected.check(&self.epilogue)

@@ -276,6 +276,26 @@ async fn an_answer_that_breaks_off_ends_with_an_error_event() {
 }
 
 #[tokio::test]
+async fn an_answer_that_can_not_be_translated_ends_at_once() {
+    let node = FakeNode::new();
+    let calls: Vec<_> = (0..200)
+        .map(|index| json!({"index": index, "function": {"name": "f", "arguments": "{}"}}))
+        .collect();
+    let many = Step::Value(
+        json!({"id": "c", "object": "chat.completion.chunk", "created": 1,
+        "model": "m", "choices": [{"index": 0, "delta": {"role": "assistant", "content": "",
+        "tool_calls": calls}, "finish_reason": null}]}),
+    );
+    let never = Step::Gate(Arc::default());
+    node.provider(POL, Script::of(vec![prologue(), many, never]));
+    let gateway = Gateway::start(node).await;
+    let events = stream_of(ask(&gateway, &json!({"stream": true})).await).await;
+    assert_eq!(events.last().unwrap()["type"], "error");
+    let ended = until(&gateway.node.ended, 1).await;
+    assert!(matches!(&ended[0].1, Ended::Failed(_)));
+}
+
+#[tokio::test]
 async fn errors_have_anthropics_types() {
     let node = FakeNode::new();
     node.provider(POL, Script::refusing(CreateJobError::ProviderBusy));

@@ -56,6 +56,7 @@ async fn anthropics_package_gets_plain_and_streamed_messages() {
         Script::plain("hello"),
         Script::streamed(&["hel", "lo"]),
         Script::streamed(&["hel", "lo"]),
+        Script::plain("hello"),
     ];
     let Some((gateway, mut client)) = scene(scripts).await else {
         return;
@@ -82,7 +83,10 @@ async fn anthropics_package_gets_plain_and_streamed_messages() {
         )
         .await;
     assert!(count["input_tokens"].as_u64().unwrap() > 0);
-    let ended = until(&gateway.node.ended, 3).await;
+    // The same gateway, by its other name.
+    let chat = client.good("chat", &chat_request(&json!({}))).await;
+    assert_eq!(chat["choices"][0]["message"]["content"], "hello");
+    let ended = until(&gateway.node.ended, 4).await;
     assert!(
         ended
             .iter()

@@ -8,7 +8,7 @@
 )]
 
 // The client packages are driven as by the tests of the whole program, which use more of it.
-#[allow(dead_code)]
+#[allow(dead_code, clippy::print_stderr)]
 #[path = "../../../derouter/tests/it/client.rs"]
 mod client;
 mod consumer_answers;

@@ -1,4 +1,5 @@
-//! The `openai` packages for Python and JavaScript and `anthropic` for Python, driven step by step (tests/clients).
+//! The `openai` packages for Python and JavaScript and `anthropic` for Python, driven step by step
+//! (tests/clients).
 
 use std::path::PathBuf;
 use std::process::Stdio;

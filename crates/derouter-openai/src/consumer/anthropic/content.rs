@@ -277,15 +277,15 @@ fn tool_use(at: &str, block: &Value) -> Result<Value, Refusal> {
 mod tests {
     use super::*;
 
-    fn translated(list: Value) -> Value {
-        messages(None, &list).unwrap().into()
+    fn translated(list: &Value) -> Value {
+        messages(None, list).unwrap().into()
     }
 
-    fn refused(list: Value) -> String {
-        messages(None, &list).unwrap_err().0
+    fn refused(list: &Value) -> String {
+        messages(None, list).unwrap_err().0
     }
 
-    fn user(blocks: Value) -> Value {
+    fn user(blocks: &Value) -> Value {
         json!([{"role": "user", "content": blocks}])
     }
 
@@ -294,7 +294,7 @@ mod tests {
         let list = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
             {"role": "user", "content": [{"type": "text", "text": "c", "cache_control": {"type": "ephemeral"}}, {"type": "text", "text": "d"}]}]);
         assert_eq!(
-            translated(list),
+            translated(&list),
             json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
                 {"role": "user", "content": "c\nd"}])
         );
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn images_become_urls() {
-        let out = translated(user(json!([
+        let out = translated(&user(&json!([
             {"type": "text", "text": "see"},
             {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}},
             {"type": "image", "source": {"type": "url", "url": "https://x.example/a.png"}},
@@ -331,7 +331,7 @@ mod tests {
                 {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}},
             ])
         );
-        let of = |source: Value| refused(user(json!([{"type": "image", "source": source}])));
+        let of = |source: Value| refused(&user(&json!([{"type": "image", "source": source}])));
         assert!(of(json!({"type": "file", "file_id": "f"})).contains("images of type file"));
         assert!(of(json!({"type": "url", "url": "file:///etc/passwd"})).contains("https URL"));
         assert!(
@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn calls_and_their_results_keep_their_ids() {
-        let out = translated(json!([
+        let out = translated(&json!([
             {"role": "assistant", "content": [
                 {"type": "thinking", "thinking": "hm", "signature": "s"},
                 {"type": "redacted_thinking", "data": "x"},
@@ -372,13 +372,13 @@ mod tests {
             ])
         );
         let only_call = json!([{"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "f", "input": {}}]}]);
-        assert_eq!(translated(only_call)[0]["content"], Value::Null);
+        assert_eq!(translated(&only_call)[0]["content"], Value::Null);
     }
 
     #[test]
     fn an_image_that_a_tool_gives_is_shown_by_the_user() {
-        let out = translated(user(
-            json!([{"type": "tool_result", "tool_use_id": "t1", "content": [
+        let out = translated(&user(
+            &json!([{"type": "tool_result", "tool_use_id": "t1", "content": [
                 {"type": "text", "text": "done"},
                 {"type": "image", "source": {"type": "url", "url": "https://x.example/a.png"}},
             ]}]),
@@ -394,13 +394,13 @@ mod tests {
     #[test]
     fn documents_of_text_are_read_and_others_refused() {
         let of =
-            |source: Value| user(json!([{"type": "document", "title": "T", "source": source}]));
+            |source: Value| user(&json!([{"type": "document", "title": "T", "source": source}]));
         let plain = json!({"type": "text", "media_type": "text/plain", "data": "words"});
-        assert_eq!(translated(of(plain))[0]["content"], "T\nwords");
+        assert_eq!(translated(&of(plain))[0]["content"], "T\nwords");
         let blocks = json!({"type": "content", "content": [{"type": "text", "text": "words"}]});
-        assert_eq!(translated(of(blocks))[0]["content"], "T\nwords");
+        assert_eq!(translated(&of(blocks))[0]["content"], "T\nwords");
         let pdf = json!({"type": "base64", "media_type": "application/pdf", "data": "x"});
-        let message = refused(of(pdf));
+        let message = refused(&of(pdf));
         assert!(
             message.starts_with("messages.0.content.0.source: only documents of plain text"),
             "{message}"
@@ -428,15 +428,15 @@ mod tests {
                 "messages.0.content: must be a text or an array of blocks",
             ),
             (
-                user(json!(["x"])),
+                user(&json!(["x"])),
                 "messages.0.content.0: a block must be an object with a type",
             ),
             (
-                user(json!([{"type": "text"}])),
+                user(&json!([{"type": "text"}])),
                 "messages.0.content.0.text: a text is required",
             ),
             (
-                user(json!([{"type": "container_upload"}])),
+                user(&json!([{"type": "container_upload"}])),
                 "messages.0.content.0: blocks of type container_upload are not supported here",
             ),
             (
@@ -444,7 +444,7 @@ mod tests {
                 "messages.0.content.0.input: must be an object",
             ),
         ] {
-            assert_eq!(refused(list), message);
+            assert_eq!(refused(&list), message);
         }
     }
 }

@@ -82,31 +82,31 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn estimated(fields: Value) -> u64 {
+    fn estimated(fields: &Value) -> u64 {
         estimate(fields.as_object().unwrap())
     }
 
-    fn of(content: Value) -> u64 {
-        estimated(json!({"model": "m", "messages": [{"role": "user", "content": content}]}))
+    fn of(content: &Value) -> u64 {
+        estimated(&json!({"model": "m", "messages": [{"role": "user", "content": content}]}))
     }
 
     #[test]
     fn text_counts_by_its_characters() {
-        assert_eq!(of(json!("hello, world")), 3 + TOKENS_AROUND);
-        assert_eq!(of(json!("你好世")), 2 + TOKENS_AROUND);
-        assert_eq!(estimated(json!({})), 1);
+        assert_eq!(of(&json!("hello, world")), 3 + TOKENS_AROUND);
+        assert_eq!(of(&json!("你好世")), 2 + TOKENS_AROUND);
+        assert_eq!(estimated(&json!({})), 1);
     }
 
     #[test]
     fn an_image_does_not_count_by_its_bytes() {
         let url = format!("data:image/png;base64,{}", "A".repeat(100_000));
         let image = json!([{"type": "image_url", "image_url": {"url": url}}]);
-        assert_eq!(of(image), IMAGE_TOKENS + TOKENS_AROUND);
+        assert_eq!(of(&image), IMAGE_TOKENS + TOKENS_AROUND);
     }
 
     #[test]
     fn tools_count_too() {
         let tools = json!([{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]);
-        assert!(estimated(json!({"messages": [], "tools": tools})) > 15);
+        assert!(estimated(&json!({"messages": [], "tools": tools})) > 15);
     }
 }

@@ -16,14 +16,14 @@ use hyper::header::{
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
+use super::reader::Reader;
 use super::request::{Purpose, Translated, translate};
-use super::stream::{Event, Translation};
+use super::stream::Event;
 use super::{Context, answer, count, error};
 use crate::consumer::api;
 use crate::consumer::error::ApiError;
 use crate::consumer::gateway::Gateway;
 use crate::protocol::Endpoint;
-use crate::sse::Splitter;
 
 /// Where the Messages API is.
 const PATH: &str = "/v1/messages";
@@ -159,25 +159,21 @@ async fn error_response(response: Response, request_id: &str) -> Response {
 struct Relay {
     /// What comes of OpenAI's endpoint.
     body: BodyDataStream,
-    events: Splitter,
-    translation: Translation,
+    reader: Reader,
     /// When the client was last sent something.
     said_at: Instant,
     /// How long it may hear nothing. What comes may have nothing for it, such as thinking that it
     /// did not ask for.
     patience: Duration,
-    over: bool,
 }
 
 fn translated_stream(body: Body, context: Context, keep_alive: Duration) -> Body {
     let relay = Relay {
         body: body.into_data_stream(),
-        events: Splitter::default(),
-        translation: Translation::new(context),
+        reader: Reader::new(context),
         said_at: Instant::now(),
-        // Signs of life come from within as well; whoever is a little early must not be missed.
+        // Signs of life come from within as well; one that is a little early must not be missed.
         patience: keep_alive / 2,
-        over: false,
     };
     let events = futures::stream::unfold(relay, |mut relay| async {
         let bytes = relay.next_bytes().await?;
@@ -187,60 +183,47 @@ fn translated_stream(body: Body, context: Context, keep_alive: Duration) -> Body
 }
 
 impl Relay {
-    /// The next bytes for the client; `None` at the end.
+    /// The next bytes for the client; `None` at the end. The body within is read to its end even
+    /// when the client has all, because the bill comes with it.
     async fn next_bytes(&mut self) -> Option<Bytes> {
-        while !self.over {
+        while !self.reader.over() {
             let events = match self.body.next().await {
-                Some(Ok(bytes)) => self.translate(&bytes),
-                // The rest of the body is waited for even when the translation has ended: it
-                // settles the bill.
-                Some(Err(_)) | None => {
-                    self.over = true;
-                    self.translation.fail("The answer broke off.")
-                }
+                Some(Ok(bytes)) => self.reader.push(&bytes),
+                Some(Err(_)) | None => self.reader.finish(),
             };
             if !events.is_empty() {
-                self.said_at = Instant::now();
-                return Some(written(&events));
+                return Some(self.say(&events));
             }
-            if !self.over && !self.translation.ended() && self.said_at.elapsed() >= self.patience {
-                self.said_at = Instant::now();
-                return Some(written(&[Event::ping()]));
+            if !self.reader.ended() && self.said_at.elapsed() >= self.patience {
+                return Some(self.say(&[Event::ping()]));
             }
         }
         None
     }
 
-    fn translate(&mut self, bytes: &[u8]) -> Vec<Event> {
-        self.events.push(bytes);
-        let mut events = Vec::new();
-        loop {
-            let data = match self.events.next() {
-                Ok(Some(event)) => event.data().into_owned(),
-                Ok(None) => return events,
-                Err(_) => {
-                    self.over = true;
-                    events.extend(self.translation.fail("The provider sent too much at once."));
-                    return events;
-                }
-            };
-            events.extend(match data.as_slice() {
-                b"[DONE]" => self.translation.end(),
-                data => match serde_json::from_slice(data) {
-                    Ok(chunk) => self.translation.chunk(&chunk),
-                    Err(_) => self
-                        .translation
-                        .fail("The provider's answer can't be read."),
-                },
-            });
+    fn say(&mut self, events: &[Event]) -> Bytes {
+        self.said_at = Instant::now();
+        let mut bytes = Vec::new();
+        for event in events {
+            event.write(&mut bytes);
         }
+        Bytes::from(bytes)
     }
 }
 
-fn written(events: &[Event]) -> Bytes {
-    let mut bytes = Vec::new();
-    for event in events {
-        event.write(&mut bytes);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_counts_as_a_bearer_token() {
+        let mut headers = HeaderMap::new();
+        headers.insert(API_KEY, HeaderValue::from_static("secret"));
+        take_api_key(&mut headers);
+        assert_eq!(headers[AUTHORIZATION], "Bearer secret");
+        assert!(!headers.contains_key(API_KEY));
+        headers.insert(API_KEY, HeaderValue::from_static("other"));
+        take_api_key(&mut headers);
+        assert_eq!(headers[AUTHORIZATION], "Bearer secret", "it says more");
     }
-    Bytes::from(bytes)
 }

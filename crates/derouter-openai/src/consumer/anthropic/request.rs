@@ -137,7 +137,10 @@ pub(crate) fn translate(
     {
         fields.insert("user".into(), user.into());
     }
-    let output = Output::read(take("output_config"), take("output_format"))?;
+    let output = Output::read(
+        take("output_config").as_ref(),
+        take("output_format").as_ref(),
+    )?;
     let thinking = Thinking::read(take("thinking").as_ref(), output.effort)?;
     if let Some(effort) = thinking.effort {
         fields.insert("reasoning_effort".into(), effort.into());
@@ -293,8 +296,8 @@ struct Output {
 
 impl Output {
     /// `format` had a field of its own at first.
-    fn read(config: Option<Value>, format: Option<Value>) -> Result<Self, Refusal> {
-        let config = config.unwrap_or(Value::Null);
+    fn read(config: Option<&Value>, format: Option<&Value>) -> Result<Self, Refusal> {
+        let config = config.unwrap_or(&Value::Null);
         let effort = match config.get("effort").and_then(Value::as_str) {
             None => None,
             Some("low") => Some("low"),
@@ -303,7 +306,7 @@ impl Output {
             Some("high" | "xhigh" | "max") => Some("high"),
             Some(_) => return refuse("output_config.effort", "is not a known effort"),
         };
-        let format = config.get("format").or(format.as_ref());
+        let format = config.get("format").or(format);
         let response_format = match format.filter(|format| !format.is_null()) {
             None => None,
             Some(format) => Some(response_format(format)?),
@@ -367,7 +370,11 @@ impl Thinking {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::consumer::request::Asked;
+    use crate::protocol::Endpoint;
 
     /// A small request with more fields.
     fn request(more: &Value) -> Map<String, Value> {
@@ -576,5 +583,150 @@ mod tests {
         without.shift_remove("max_tokens");
         assert!(translate(without.clone(), Purpose::Answer).is_err());
         assert!(translate(without, Purpose::Count).is_ok());
+    }
+
+    #[test]
+    fn a_request_of_a_coding_agent_is_translated() {
+        let cached = json!({"type": "ephemeral"});
+        let schema = json!({"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object",
+            "properties": {"path": {"type": "string"}}, "required": ["path"], "additionalProperties": false});
+        let more = json!({
+            "system": [
+                {"type": "text", "text": "You are an agent."},
+                {"type": "text", "text": "Be careful.", "cache_control": cached},
+            ],
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "<reminder>x</reminder>"},
+                    {"type": "text", "text": "Read it.", "cache_control": cached}]},
+                {"role": "assistant", "content": [
+                    {"type": "thinking", "thinking": "hm", "signature": ""},
+                    {"type": "tool_use", "id": "call_1", "name": "Read", "input": {"path": "a"}}]},
+                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "call_1",
+                    "content": [{"type": "text", "text": "text of a"}], "cache_control": cached}]},
+            ],
+            "tools": [{"name": "Read", "description": "Reads a file.", "input_schema": schema,
+                "cache_control": cached, "eager_input_streaming": true}],
+            "metadata": {"user_id": "user_1"},
+            "max_tokens": 32_000,
+            "thinking": {"type": "adaptive"},
+            "output_config": {"effort": "medium"},
+            "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+            "betas": ["interleaved-thinking-2025-05-14"],
+            "stream": true,
+        });
+        let out = Value::from(asked(&more).fields);
+        assert_eq!(
+            out,
+            json!({
+                "model": "m",
+                "messages": [
+                    {"role": "system", "content": "You are an agent.\nBe careful."},
+                    {"role": "user", "content": "<reminder>x</reminder>\nRead it."},
+                    {"role": "assistant", "content": null, "tool_calls": [{"id": "call_1", "type": "function",
+                        "function": {"name": "Read", "arguments": "{\"path\":\"a\"}"}}]},
+                    {"role": "tool", "tool_call_id": "call_1", "content": "text of a"},
+                ],
+                "max_tokens": 32_000,
+                "stream": true,
+                "stream_options": {"include_usage": true},
+                "tools": [{"type": "function", "function":
+                    {"name": "Read", "description": "Reads a file.", "parameters": schema}}],
+                "user": "user_1",
+                "reasoning_effort": "medium",
+            })
+        );
+    }
+
+    /// Any JSON of the words that the translation looks for.
+    fn any_value() -> impl Strategy<Value = Value> {
+        let word = prop_oneof![
+            Just("text"),
+            Just("image"),
+            Just("base64"),
+            Just("url"),
+            Just("tool_use"),
+            Just("tool_result"),
+            Just("document"),
+            Just("user"),
+            Just("assistant"),
+            Just("enabled"),
+            Just("auto"),
+            Just("any"),
+            Just("https://x.example"),
+        ];
+        let name = prop_oneof![
+            Just("type"),
+            Just("text"),
+            Just("role"),
+            Just("content"),
+            Just("source"),
+            Just("url"),
+            Just("id"),
+            Just("name"),
+            Just("input"),
+            Just("tool_use_id"),
+            Just("input_schema"),
+            Just("budget_tokens"),
+        ];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            (0_u64..9).prop_map(Value::from),
+            word.prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 40, 5, move |inner| {
+            let fields = proptest::collection::vec((name.clone(), inner.clone()), 0..5);
+            prop_oneof![
+                proptest::collection::vec(inner, 0..4).prop_map(Value::from),
+                fields.prop_map(|fields| {
+                    let fields = fields
+                        .into_iter()
+                        .map(|(name, value)| (name.to_owned(), value));
+                    Value::Object(fields.collect())
+                }),
+            ]
+        })
+    }
+
+    /// Fields of the API with any content.
+    fn any_fields() -> impl Strategy<Value = Vec<(&'static str, Value)>> {
+        let name = prop_oneof![
+            Just("messages"),
+            Just("system"),
+            Just("tools"),
+            Just("tool_choice"),
+            Just("thinking"),
+            Just("stream"),
+            Just("stop_sequences"),
+            Just("metadata"),
+            Just("output_config"),
+            Just("seed"),
+            Just("prompt"),
+        ];
+        proptest::collection::vec((name, any_value()), 0..4)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_translated_is_a_chat_that_the_gateway_takes(more in any_fields()) {
+            let mut fields = request(&json!({}));
+            fields.extend(more.into_iter().map(|(name, value)| (name.to_owned(), value)));
+            if let Ok(out) = translate(fields, Purpose::Answer) {
+                let text = Value::from(out.fields.clone()).to_string();
+                let taken = Asked::parse(Endpoint::Chat, text.as_bytes()).unwrap();
+                prop_assert_eq!(taken.stream, out.stream);
+                prop_assert_eq!(taken.include_usage, out.stream);
+                prop_assert_eq!(taken.fields, out.fields);
+                for message in taken_messages(&text) {
+                    let role = message["role"].as_str().unwrap();
+                    prop_assert!(["system", "user", "assistant", "tool"].contains(&role));
+                }
+            }
+        }
+    }
+
+    fn taken_messages(text: &str) -> Vec<Value> {
+        let fields: Value = serde_json::from_str(text).unwrap();
+        fields["messages"].as_array().unwrap().clone()
     }
 }

@@ -75,6 +75,7 @@ pub(crate) struct Translation {
     context: Context,
     started: bool,
     ended: bool,
+    failed: bool,
     /// The block that is open.
     open: Option<Kind>,
     /// The number of the next block to open.
@@ -93,6 +94,7 @@ impl Translation {
             context,
             started: false,
             ended: false,
+            failed: false,
             open: None,
             next_index: 0,
             waiting: VecDeque::new(),
@@ -107,6 +109,11 @@ impl Translation {
     /// Whether the last event was given.
     pub(crate) fn ended(&self) -> bool {
         self.ended
+    }
+
+    /// Whether the last event was an error.
+    pub(crate) fn failed(&self) -> bool {
+        self.failed
     }
 
     /// The events for a chunk.
@@ -159,6 +166,7 @@ impl Translation {
         }
         self.emit("error", &error::envelope("api_error", message));
         self.ended = true;
+        self.failed = true;
         self.waiting = VecDeque::new();
         std::mem::take(&mut self.events)
     }
@@ -298,7 +306,7 @@ impl Translation {
             self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes);
             // A call that never got a name can't be made.
             if ready {
-                self.open(next);
+                self.open(&next);
             }
         }
     }
@@ -318,7 +326,7 @@ impl Translation {
         }
     }
 
-    fn open(&mut self, block: Waiting) {
+    fn open(&mut self, block: &Waiting) {
         let content = match block.kind {
             Kind::Thinking => json!({"type": "thinking", "thinking": "", "signature": ""}),
             Kind::Text => json!({"type": "text", "text": ""}),
