@@ -13,9 +13,15 @@ mod connection;
 pub mod counters;
 pub mod detect;
 pub mod echo;
+mod health;
 mod job;
+mod keeper;
 mod log;
+mod models;
+mod monitor;
 mod normalize;
+mod outward;
+pub mod prices;
 mod pump;
 mod queue;
 mod rates;
@@ -24,15 +30,20 @@ mod request;
 mod running;
 mod service;
 mod sse;
+mod trial;
 mod usage;
 mod window;
 
 pub use admission::MAX_QUEUE_TIME;
 pub use blocklist::ConsumerLists;
-pub use config::{BackendConfig, Limits, OfferConfig, OfferTerms, ProviderConfig, Secret};
+pub use config::{
+    BackendCheck, BackendConfig, BackendOptions, Discover, Limits, OfferConfig, OfferTerms,
+    ProviderConfig, Secret,
+};
 pub use counters::{Counters, CountersSnapshot};
 pub use detect::{DetectedBackend, detect_backends};
 pub use echo::{EchoBackend, start_echo_backend};
+pub use outward::MediaLinks;
 pub use rates::RateLimits;
 pub use running::{RunningProvider, StartError, start};
 

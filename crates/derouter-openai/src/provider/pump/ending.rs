@@ -16,6 +16,7 @@ use super::{Answered, Pump, Unanswered};
 use crate::protocol::{EPILOGUE_OBJECT, Epilogue, REASON_SERVICE_ERROR, Usage};
 use crate::provider::admission::Slot;
 use crate::provider::job::Absence;
+use crate::provider::trial::Tasting;
 
 /// How often a node that can't be reached is asked again: over the RPC it may be restarting. With
 /// the pauses below that is about 15 s, as long as a consumer waits for an epilogue.
@@ -33,6 +34,7 @@ impl Pump {
             drop(slot);
             return self.fail(&Unanswered::Failed(failure), begin).await;
         };
+        let cost = self.after_trial(cost).await;
         let completion = ProviderCompletion {
             balance_delta: (!cost.is_zero()).then_some(cost),
             public_payload: self.request.public_payload(&answered.usage.json),
@@ -59,6 +61,22 @@ impl Pump {
                 );
             }
         }
+    }
+
+    /// What an answer costs its consumer: nothing within the offer's trial.
+    async fn after_trial(&self, cost: Wei) -> Wei {
+        let (Some(trial), Some(consumer)) = (self.offer.config.terms.trial, self.consumer) else {
+            return cost;
+        };
+        let tasting = Tasting {
+            provider: self.job.key.provider,
+            consumer,
+            offer_id: &self.offer.id,
+            trial,
+            cost,
+        };
+        let node = self.shared.node.as_ref();
+        self.shared.trials.price(node, &tasting).await
     }
 
     fn epilogue(&self, completion: ProviderCompletion, completed_at: UnixSeconds) -> Epilogue {
