@@ -13,9 +13,15 @@ mod connection;
 pub mod counters;
 pub mod detect;
 pub mod echo;
+mod health;
 mod job;
+mod keeper;
 mod log;
+mod models;
+mod monitor;
 mod normalize;
+mod outward;
+pub mod prices;
 mod pump;
 mod queue;
 mod rates;
@@ -23,6 +29,7 @@ mod registry;
 mod request;
 mod running;
 mod service;
+mod trial;
 mod usage;
 mod v0_2;
 mod window;
@@ -30,11 +37,13 @@ mod window;
 pub use admission::MAX_QUEUE_TIME;
 pub use blocklist::ConsumerLists;
 pub use config::{
-    Announced, BackendConfig, Limits, OfferConfig, OfferTerms, ProviderConfig, Secret,
+    Announced, BackendCheck, BackendConfig, BackendOptions, Discover, Limits, OfferConfig,
+    OfferTerms, ProviderConfig, Secret,
 };
 pub use counters::{Counters, CountersSnapshot};
 pub use detect::{DetectedBackend, detect_backends};
 pub use echo::{EchoBackend, start_echo_backend};
+pub use outward::MediaLinks;
 pub use rates::RateLimits;
 pub use running::{RunningProvider, StartError, start};
 

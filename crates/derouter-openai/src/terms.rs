@@ -199,6 +199,8 @@ pub struct Terms {
     pub quantization: Option<String>,
     /// What it costs.
     pub prices: Prices,
+    /// What a new consumer may have for nothing.
+    pub trial: Option<Wei>,
     /// Requests that are served at once.
     pub max_concurrency: Option<u32>,
     /// How busy the provider was when it announced this, in percent of its places.
@@ -232,6 +234,7 @@ impl Terms {
             features: None,
             quantization: None,
             prices: Prices::of_0_1(offer),
+            trial: offer.trial.map(|trial| trial.wei),
             max_concurrency: None,
             load: None,
             region: None,

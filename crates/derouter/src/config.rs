@@ -9,6 +9,7 @@ mod ledger;
 pub(crate) mod module;
 pub(crate) mod network;
 pub(crate) mod node;
+mod offer_terms;
 pub(crate) mod openai;
 pub(crate) mod paths;
 mod peers;

@@ -67,6 +67,9 @@ pub struct OfferPayload {
     pub quantization: Option<String>,
     /// What it costs.
     pub prices: PricePayload,
+    /// Wei that a new consumer may have for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Wei>,
     /// Requests served at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_concurrency: Option<u32>,
@@ -166,6 +169,7 @@ impl OfferPayload {
             features: Some(self.features.clone()),
             quantization: self.quantization.clone(),
             prices: self.prices.into(),
+            trial: self.trial,
             max_concurrency: self.max_concurrency,
             load: self.load.map(|percent| percent.min(100)),
             region: self.region.clone(),

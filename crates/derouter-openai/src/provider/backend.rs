@@ -12,7 +12,10 @@ use serde_json::{Map, Value};
 use tokio::time::timeout;
 
 use super::config::{Limits, Secret};
+use super::health::Verdict;
+use super::models::{self, ModelInfo};
 use super::normalize::error_message;
+use super::outward::{self, Resolver};
 use crate::frames::MAX_VALUE_BYTES;
 use crate::protocol::Endpoint;
 
@@ -70,6 +73,8 @@ pub(super) struct Failure {
     pub(super) told: Option<String>,
     /// The backend's status, where it is about the request.
     pub(super) status: Option<u16>,
+    /// What it says of the backend's health.
+    pub(super) verdict: Verdict,
 }
 
 impl Failure {
@@ -79,7 +84,13 @@ impl Failure {
             detail: detail.into(),
             told: None,
             status: None,
+            verdict: Verdict::Nothing,
         }
+    }
+
+    /// One that says so much of the backend's health.
+    pub(super) fn meaning(self, verdict: Verdict) -> Self {
+        Self { verdict, ..self }
     }
 
     /// What the consumer is told.
@@ -112,14 +123,23 @@ impl Backend {
         api_key: Option<&Secret>,
         limits: Limits,
     ) -> Result<Self, BackendConfigError> {
-        let url = parse_url(base_url)?;
+        Self::new_at(base_url, api_key, limits, false)
+    }
+
+    /// As [`Backend::new`]; `allow_link_local` lets it be at link-local and metadata addresses.
+    pub(super) fn new_at(
+        base_url: &str,
+        api_key: Option<&Secret>,
+        limits: Limits,
+        allow_link_local: bool,
+    ) -> Result<Self, BackendConfigError> {
+        let url = parse_url(base_url, allow_link_local)?;
         // Local servers need no key, and configurations often say so with an empty one.
         let api_key = api_key.filter(|key| !key.expose().is_empty());
-        let client = client(&url, headers(api_key)?, limits)
+        let client = client(&url, headers(api_key)?, limits, allow_link_local)
             .map_err(|error| BackendConfigError::Client(describe(error)))?;
         let mut hidden: Vec<String> = api_key.iter().map(|key| key.expose().to_owned()).collect();
         hidden.extend(url.host_str().map(str::to_owned));
-        hidden.extend(url.password().map(str::to_owned));
         Ok(Self {
             client,
             base_url: url.as_str().trim_end_matches('/').to_owned(),
@@ -151,10 +171,14 @@ impl Backend {
         let url = format!("{}/{path}", self.base_url);
         let request = self.client.post(url).headers(headers).body(body);
         let response = match timeout(self.limits.first_byte, request.send()).await {
-            Err(_) => return Err(Failure::plain("the backend did not answer in time")),
+            Err(_) => {
+                let late = Failure::plain("the backend did not answer in time");
+                return Err(late.meaning(Verdict::Failing));
+            }
             Ok(Err(error)) => {
                 let detail = describe(error);
-                return Err(Failure::new("the backend can't be reached", detail));
+                let failure = Failure::new("the backend can't be reached", detail);
+                return Err(failure.meaning(Verdict::Failing));
             }
             Ok(Ok(response)) => response,
         };
@@ -166,19 +190,81 @@ impl Backend {
 
     /// The models that the backend names.
     pub(super) async fn models(&self) -> Result<Vec<String>, String> {
-        let url = format!("{}/models", self.base_url);
+        match self.probe().await? {
+            Some(models) => Ok(models.into_iter().map(|model| model.id).collect()),
+            None => Err("it names no models at /models".to_owned()),
+        }
+    }
+
+    /// Looks whether the backend is there, and which models it names; `None` when it has no list. The
+    /// error is for the operator.
+    pub(super) async fn probe(&self) -> Result<Option<Vec<ModelInfo>>, String> {
         let ask = async {
+            let url = format!("{}/models", self.base_url);
             let response = self.client.get(url).send().await.map_err(describe)?;
-            if !response.status().is_success() {
-                return Err(format!("it answers {} to /models", response.status()));
+            let status = response.status();
+            if status.is_success() {
+                let body = read_body(response, MAX_MODELS_BYTES).await?;
+                let value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+                if let Some(models) = models::listed(&value) {
+                    return Ok(Some(models));
+                }
+            } else if status == StatusCode::TOO_MANY_REQUESTS {
+                return Ok(None);
+            } else if status.is_server_error() || status == StatusCode::UNAUTHORIZED {
+                return Err(probe_refusal(status));
             }
-            let body = read_body(response, MAX_MODELS_BYTES).await?;
-            let value: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-            Ok(model_ids(&value))
+            self.probe_without_list().await.map(|()| None)
         };
         timeout(PROBE_LIMIT, ask)
             .await
             .unwrap_or_else(|_| Err("it does not answer".to_owned()))
+    }
+
+    /// A request that every server refuses without work, as it asks for nothing. Whatever is said of it,
+    /// somebody is there; only a proxy says that nobody is.
+    async fn probe_without_list(&self) -> Result<(), String> {
+        let url = format!("{}{}", self.base_url, Endpoint::Chat.path());
+        let request = self.client.post(url).body("{}");
+        let status = request.send().await.map_err(describe)?.status();
+        match status {
+            StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+            | StatusCode::UNAUTHORIZED => Err(probe_refusal(status)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The context window with which a model is really served, where the server tells: Ollama and
+    /// llama.cpp beside their OpenAI paths, the others in their list.
+    pub(super) async fn context_of(&self, model: &ModelInfo) -> Option<u64> {
+        let root = self.base_url.strip_suffix("/v1");
+        let root = root.unwrap_or(&self.base_url);
+        let shown = async {
+            if model.is_llama_cpp {
+                let props = self.client.get(format!("{root}/props"));
+                let found = models::context_in_props(&self.read_json(props).await?);
+                return found.or(model.context_size);
+            }
+            if model.context_size.is_some() {
+                return model.context_size;
+            }
+            let body = serde_json::json!({ "model": model.id }).to_string();
+            let show = self.client.post(format!("{root}/api/show")).body(body);
+            models::context_in_show(&self.read_json(show).await?)
+        };
+        let found = timeout(PROBE_LIMIT, shown).await.ok().flatten();
+        found.or(model.context_size)
+    }
+
+    async fn read_json(&self, request: reqwest::RequestBuilder) -> Option<Value> {
+        let response = request.send().await.ok()?;
+        if !response.status().is_success() {
+            return None;
+        }
+        let body = read_body(response, MAX_MODELS_BYTES).await.ok()?;
+        serde_json::from_slice(&body).ok()
     }
 
     async fn refusal(&self, response: Response) -> Failure {
@@ -215,8 +301,13 @@ fn refusal(status: StatusCode, said: Option<String>) -> Failure {
         429 => "the backend has too many requests".to_owned(),
         other => format!("the backend failed ({other})"),
     };
+    let verdict = match number {
+        429 => Verdict::Full,
+        401 | 500.. => Verdict::Failing,
+        _ => Verdict::Nothing,
+    };
     // Its words are about our account, or may repeat the request: nobody gets them.
-    Failure::new(message, format!("status {status}"))
+    Failure::new(message, format!("status {status}")).meaning(verdict)
 }
 
 /// Reads a whole body of at most `limit` bytes.
@@ -272,14 +363,14 @@ pub(super) fn describe(error: reqwest::Error) -> String {
     text
 }
 
-fn model_ids(models: &Value) -> Vec<String> {
-    let data = models.get("data").and_then(Value::as_array);
-    let ids = data.into_iter().flatten();
-    ids.filter_map(|model| Some(model.get("id")?.as_str()?.to_owned()))
-        .collect()
+fn probe_refusal(status: StatusCode) -> String {
+    match status {
+        StatusCode::UNAUTHORIZED => "it does not accept openai_api_key (401)".to_owned(),
+        status => format!("it answers {status}"),
+    }
 }
 
-fn parse_url(text: &str) -> Result<Url, BackendConfigError> {
+fn parse_url(text: &str, allow_link_local: bool) -> Result<Url, BackendConfigError> {
     let refuse = |reason: &str| BackendConfigError::Url {
         url: text.to_owned(),
         reason: reason.to_owned(),
@@ -290,6 +381,19 @@ fn parse_url(text: &str) -> Result<Url, BackendConfigError> {
     }
     if url.query().is_some() || url.fragment().is_some() {
         return Err(refuse("it must have no ? and no #"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        let url = shown(&url);
+        let reason = "it must have no user and no password: give the key as openai_api_key";
+        return Err(BackendConfigError::Url {
+            url,
+            reason: reason.to_owned(),
+        });
+    }
+    if !allow_link_local && outward::names_forbidden(&url) {
+        return Err(refuse(
+            "that is a link-local or metadata address, where clouds hand out credentials. If your server really is there, set allow_link_local: true",
+        ));
     }
     Ok(url)
 }
@@ -315,7 +419,12 @@ fn headers(api_key: Option<&Secret>) -> Result<HeaderMap, BackendConfigError> {
     Ok(headers)
 }
 
-fn client(url: &Url, headers: HeaderMap, limits: Limits) -> reqwest::Result<reqwest::Client> {
+fn client(
+    url: &Url,
+    headers: HeaderMap,
+    limits: Limits,
+    allow_link_local: bool,
+) -> reqwest::Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
         .default_headers(headers)
         .user_agent(concat!("derouter/", env!("CARGO_PKG_VERSION")))
@@ -327,6 +436,9 @@ fn client(url: &Url, headers: HeaderMap, limits: Limits) -> reqwest::Result<reqw
         .pool_idle_timeout(TLS_IDLE_LIMIT);
     if is_local(url) {
         builder = builder.no_proxy();
+    }
+    if !allow_link_local {
+        builder = builder.dns_resolver(Resolver);
     }
     if url.scheme() == "http" {
         // No TLS: spares reading the system's root certificates, which a small machine may lack.
@@ -369,13 +481,29 @@ mod tests {
 
     #[test]
     fn neither_key_nor_address_is_shown() {
-        let backend = backend("http://user:pass@host.example:8000/v1/", "sk-12345").unwrap();
+        let backend = backend("http://host.example:8000/v1/", "sk-12345").unwrap();
         assert_eq!(backend.shown(), "http://host.example:8000/v1");
-        assert_eq!(backend.base_url, "http://user:pass@host.example:8000/v1");
         assert!(backend.hides("bad key sk-12345"));
         assert!(backend.hides("no route to host.example"));
         assert!(!backend.hides("too many tokens"));
         assert!(!format!("{:?}", Secret::new("sk-12345")).contains("sk-"));
+    }
+
+    #[test]
+    fn credentials_in_the_url_are_refused_and_not_repeated() {
+        for url in ["http://user:hunter2@x/v1", "http://hunter2@x/v1"] {
+            let error = backend(url, "").unwrap_err().to_string();
+            assert!(error.contains("openai_api_key"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn link_local_addresses_need_the_operators_word() {
+        let url = "http://169.254.169.254/v1";
+        let error = backend(url, "").unwrap_err().to_string();
+        assert!(error.contains("allow_link_local"), "{error}");
+        assert!(Backend::new_at(url, None, Limits::default(), true).is_ok());
     }
 
     #[test]

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use derouter_sdk::Wei;
+use derouter_sdk::{UnixSeconds, Wei};
 
 use super::blocklist::ConsumerLists;
+use super::outward::MediaLinks;
+use super::prices::{self, PriceWindow, Prices};
 use super::queue::Places;
 use super::rates::RateLimits;
 use crate::protocol::{OfferPayload, PolAmount};
@@ -67,6 +69,8 @@ pub struct BackendConfig {
     pub api_key: Option<Secret>,
     /// The offers by their ids.
     pub offers: BTreeMap<String, OfferConfig>,
+    /// The rest.
+    pub options: BackendOptions,
 }
 
 /// An offer.
@@ -102,6 +106,71 @@ pub struct OfferTerms {
     pub queue_time: Option<Duration>,
     /// What `openai:0.2` says of the offer, and `openai:0.1` can't.
     pub announced: Announced,
+    /// Prices that depend on the time; the first window that holds counts.
+    pub schedule: Vec<PriceWindow>,
+    /// What each new consumer may have for nothing.
+    pub trial: Option<Wei>,
+    /// Which links to media its backend is handed.
+    pub media_links: MediaLinks,
+}
+
+/// What is known of a backend besides its address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackendOptions {
+    /// What it is looked at for.
+    pub check: BackendCheck,
+    /// Offers of whatever models it names.
+    pub discover: Option<Discover>,
+    /// Whether it may be at a link-local or metadata address.
+    pub allow_link_local: bool,
+}
+
+/// What a backend is looked at for, every 15 s.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BackendCheck {
+    /// That it is there and names the offers' models, where it names any.
+    #[default]
+    Models,
+    /// That it is there.
+    Alive,
+    /// Nothing: its offers are always on the market.
+    Off,
+}
+
+/// How many models become offers when the configuration does not say.
+pub const DEFAULT_DISCOVERED: u32 = 32;
+
+/// Offers of whatever models a backend names, all on the same terms. Their ids are the models' names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discover {
+    /// Price of 1,000,000 prompt tokens.
+    pub input_token_price: Wei,
+    /// Price of 1,000,000 completion tokens.
+    pub output_token_price: Wei,
+    /// The context window of models of which the backend does not tell one; `None` leaves those out.
+    pub context_size: Option<u64>,
+    /// Answers of one model at a time.
+    pub max_concurrency: Option<u32>,
+    /// How many models become offers, in the backend's order; `None` for [`DEFAULT_DISCOVERED`].
+    pub max_offers: Option<u32>,
+    /// What else is agreed.
+    pub terms: OfferTerms,
+}
+
+impl Discover {
+    /// The offer of a model.
+    pub(super) fn offer(&self, model: &str, context_size: u64) -> OfferConfig {
+        OfferConfig {
+            model_id: model.to_owned(),
+            context_size,
+            description: None,
+            input_token_price: self.input_token_price,
+            output_token_price: self.output_token_price,
+            max_concurrency: self.max_concurrency,
+            backend_model: None,
+            terms: self.terms.clone(),
+        }
+    }
 }
 
 /// What `openai:0.2` says of an offer, and `openai:0.1` can't.
@@ -136,18 +205,30 @@ pub struct Announced {
 }
 
 impl OfferConfig {
-    /// What is announced.
+    /// What is announced while no window of the schedule holds.
     pub fn payload(&self) -> OfferPayload {
+        self.payload_with(self.prices())
+    }
+
+    /// What is announced at a time.
+    pub fn payload_at(&self, now: UnixSeconds) -> OfferPayload {
+        self.payload_with(prices::at(&self.terms.schedule, self.prices(), now))
+    }
+
+    fn prices(&self) -> Prices {
+        Prices {
+            input: self.input_token_price,
+            output: self.output_token_price,
+        }
+    }
+
+    fn payload_with(&self, prices: Prices) -> OfferPayload {
         OfferPayload {
             model_id: self.model_id.clone(),
             context_size: self.context_size,
-            input_token_price: PolAmount {
-                wei: self.input_token_price,
-            },
-            output_token_price: PolAmount {
-                wei: self.output_token_price,
-            },
-            trial: None,
+            input_token_price: PolAmount { wei: prices.input },
+            output_token_price: PolAmount { wei: prices.output },
+            trial: self.terms.trial.map(|wei| PolAmount { wei }),
             description: self.description.clone(),
         }
     }

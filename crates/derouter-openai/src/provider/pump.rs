@@ -16,7 +16,7 @@ mod record;
 
 use std::sync::Arc;
 
-use derouter_sdk::Node;
+use derouter_sdk::{Node, OfferId};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,18 +25,23 @@ use super::admission::{Admission, Consumer, Lane, Slot};
 use super::backend::{Backend, Failure};
 use super::config::{Limits, OfferConfig};
 use super::counters::Counters;
+use super::health::Verdict;
 use super::job::{Absence, Job};
+use super::monitor::Monitor;
 use super::registry::Registry;
 use super::request::Request;
+use super::trial::Trials;
 use super::usage::SettledUsage;
 use crate::protocol::OfferPayload;
 pub(super) use record::Recorder;
 
 /// An offer as it is served.
 pub(super) struct Offer {
+    pub(super) id: OfferId,
     pub(super) config: OfferConfig,
     pub(super) payload: OfferPayload,
     pub(super) backend: Arc<Backend>,
+    pub(super) monitor: Arc<Monitor>,
     pub(super) lane: Arc<Lane>,
 }
 
@@ -44,8 +49,12 @@ pub(super) struct Offer {
 pub(super) struct Shared {
     pub(super) node: Arc<dyn Node>,
     pub(super) limits: Limits,
+    /// Jobs of `openai:0.1`.
     pub(super) registry: Registry,
+    /// Jobs of `openai:0.2`.
+    pub(super) jobs: Arc<super::v0_2::Jobs>,
     pub(super) admission: Admission,
+    pub(super) trials: Trials,
     pub(super) counters: Arc<Counters>,
     pub(super) store_payloads: bool,
     /// Ends all jobs.
@@ -99,6 +108,11 @@ impl Pump {
             }
             () = self.shared.stop.cancelled() => Err(Unanswered::Stopped),
         };
+        self.offer.monitor.job_ended(match &outcome {
+            Ok(_) => Verdict::Well,
+            Err(Unanswered::Failed(failure)) => failure.verdict,
+            Err(_) => Verdict::Nothing,
+        });
         match outcome {
             Ok(answered) => self.complete(answered, slot, begin).await,
             Err(unanswered) => {

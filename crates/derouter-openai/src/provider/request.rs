@@ -5,7 +5,7 @@ use derouter_sdk::wire::limits;
 use serde_json::{Map, Value, json};
 
 use super::config::OfferConfig;
-use super::{usage, window};
+use super::{outward, usage, window};
 use crate::protocol::{Endpoint, Usage, public_payload};
 
 /// The largest arguments: what one request on the 0.1 wire can carry.
@@ -50,6 +50,7 @@ impl Request {
     pub(super) fn of(request: Map<String, Value>, offer: &OfferConfig) -> Result<Self, String> {
         check_model(&request, offer)?;
         check_prompt(&request)?;
+        check_links(&request, offer)?;
         window::check(&request, offer.context_size)?;
         let stream = read_stream(&request)?;
         let signed = signed_fields(&request);
@@ -93,6 +94,17 @@ fn check_prompt(request: &Map<String, Value>) -> Result<(), String> {
         (None, Some(_)) => Err("messages must be an array".to_owned()),
         (None, None) => Err("messages or prompt is missing".to_owned()),
     }
+}
+
+pub(super) fn check_links(request: &Map<String, Value>, offer: &OfferConfig) -> Result<(), String> {
+    let mut read = ["messages", "input"]
+        .iter()
+        .filter_map(|field| request.get(*field));
+    if read.any(|value| outward::has_forbidden_link(value, offer.terms.media_links)) {
+        let words = "this provider does not fetch that image or file: send it inside the request, as a data: URL";
+        return Err(words.to_owned());
+    }
+    Ok(())
 }
 
 fn read_stream(request: &Map<String, Value>) -> Result<bool, String> {

@@ -25,7 +25,6 @@ pub(super) struct Service {
     pub(super) offers: HashMap<OfferId, Arc<Offer>>,
     /// The same, as `openai:0.2` sells them.
     pub(super) sold: HashMap<OfferId, Arc<Sold>>,
-    pub(super) jobs: Arc<v0_2::Jobs>,
     pub(super) shared: Arc<Shared>,
     /// Connections that are served.
     pub(super) connections: TaskTracker,
@@ -54,7 +53,7 @@ impl ProviderService for Service {
     }
 
     async fn prepare(&self, key: &JobKey) -> Result<(), ConnectionRefusal> {
-        if self.jobs.waits(&key.job_id) {
+        if self.shared.jobs.waits(&key.job_id) {
             return Ok(());
         }
         let job = self.shared.registry.get(&key.job_id);
@@ -71,9 +70,13 @@ impl ProviderService for Service {
     }
 
     async fn serve(&self, key: JobKey, desk: Arc<dyn ProviderDesk>, stream: JobStream) {
-        if self.jobs.waits(&key.job_id) {
+        if self.shared.jobs.waits(&key.job_id) {
             let _served = self.connections.token();
-            return self.jobs.serve(&self.shared, key, desk, stream).await;
+            return self
+                .shared
+                .jobs
+                .serve(&self.shared, key, desk, stream)
+                .await;
         }
         let Some(job) = self.shared.registry.get(&key.job_id) else {
             return;
@@ -107,7 +110,7 @@ impl Service {
             sold: Arc::clone(sold),
             key: job.key,
         };
-        self.jobs.take(&self.shared, new).await
+        self.shared.jobs.take(&self.shared, new).await
     }
 
     async fn take(&self, job: ProviderJob) -> Result<(), JobRefusal> {

@@ -23,4 +23,5 @@ mod golden;
 mod provider_answers;
 mod provider_connections;
 mod provider_faults;
+mod provider_market;
 mod provider_support;

@@ -282,7 +282,12 @@ async fn the_echo_says_that_it_is_one() {
 
 #[tokio::test]
 async fn each_offer_is_served_by_its_own_backend() {
-    let (one, other) = (Backend::start().await, Backend::start().await);
+    let models = vec!["other-model".to_owned()];
+    let other = Backend::start_with(derouter_testkit::BackendOptions {
+        models,
+        ..Default::default()
+    });
+    let (one, other) = (Backend::start().await, other.await);
     let mut config = config(one.url(), offer());
     let mut second = config.backends[0].clone();
     second.base_url = other.url();

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use derouter_openai::frames::{ReadValueError, read_value};
 use derouter_openai::protocol::{Epilogue, Prologue, protocol_id};
 use derouter_openai::provider::{
-    self, BackendConfig, Limits, OfferConfig, OfferTerms, ProviderConfig,
+    self, BackendCheck, BackendConfig, BackendOptions, Limits, OfferConfig, OfferTerms,
+    ProviderConfig,
 };
 use derouter_openai::provider::{RunningProvider, Secret};
 use derouter_sdk::node::ConsumerCompletion;
@@ -41,7 +42,13 @@ pub(crate) enum Outcome {
 /// A node that keeps one provision and the ends of its jobs.
 #[derive(Default)]
 pub(crate) struct TestNode {
-    offered: Mutex<Option<Offered>>,
+    offered: Mutex<BTreeMap<OfferId, Offered>>,
+    /// What was provided, also when it was taken back.
+    services: Mutex<HashMap<OfferId, Weak<dyn ProviderService>>>,
+    /// How often an offer was put on the market.
+    provided: AtomicUsize,
+    /// What the node knows of earlier jobs.
+    records: Mutex<Vec<JobRecord>>,
     outcomes: Mutex<HashMap<JobId, Outcome>>,
     /// How many more calls fail as if the node could not be reached.
     unreachable: Mutex<u32>,
@@ -50,16 +57,17 @@ pub(crate) struct TestNode {
 }
 
 struct Offered {
-    offers: Vec<OfferSpec>,
+    offer: OfferSpec,
     options: ProvideOptions,
     service: Arc<dyn ProviderService>,
 }
 
-struct TakesBack(Arc<TestNode>);
+struct TakesBack(Arc<TestNode>, Vec<OfferId>);
 
 impl Drop for TakesBack {
     fn drop(&mut self) {
-        self.0.offered.lock().unwrap().take();
+        let mut offered = self.0.offered.lock().unwrap();
+        offered.retain(|offer_id, _| !self.1.contains(offer_id));
     }
 }
 
@@ -89,12 +97,24 @@ impl Node for Handle {
         options: ProvideOptions,
         service: Arc<dyn ProviderService>,
     ) -> Result<Provision, ProvideError> {
-        *self.0.offered.lock().unwrap() = Some(Offered {
-            offers,
-            options,
-            service,
-        });
-        Ok(Provision::new(TakesBack(Arc::clone(&self.0))))
+        let mut offered = self.0.offered.lock().unwrap();
+        let ids: Vec<OfferId> = offers.iter().map(|offer| offer.offer_id.clone()).collect();
+        for offer in offers {
+            let id = offer.offer_id.clone();
+            assert!(!offered.contains_key(&id), "{id} is there already");
+            self.0.provided.fetch_add(1, Ordering::Relaxed);
+            let weak = Arc::downgrade(&service);
+            self.0.services.lock().unwrap().insert(id.clone(), weak);
+            offered.insert(
+                id,
+                Offered {
+                    offer,
+                    options: options.clone(),
+                    service: Arc::clone(&service),
+                },
+            );
+        }
+        Ok(Provision::new(TakesBack(Arc::clone(&self.0), ids)))
     }
 
     async fn provider_complete_job(
@@ -136,8 +156,11 @@ impl Node for Handle {
     async fn providers(&self, _: &[PeerId]) -> Result<Vec<ProviderRecord>, NodeError> {
         not_here()
     }
-    async fn jobs(&self, _: &JobQuery) -> Result<Vec<JobRecord>, NodeError> {
-        not_here()
+    async fn jobs(&self, query: &JobQuery) -> Result<Vec<JobRecord>, NodeError> {
+        let records = self.0.records.lock().unwrap();
+        let consumers = query.filter.consumer_peer_ids.as_ref().unwrap();
+        let fits = |job: &&JobRecord| consumers.contains(&job.consumer_peer_id);
+        Ok(records.iter().filter(fits).cloned().collect())
     }
     async fn watch_offers(&self, _: OfferFilter) -> Result<Watch<OfferEvent>, NodeError> {
         not_here()
@@ -196,6 +219,7 @@ pub(crate) fn config(base_url: String, offer: OfferConfig) -> ProviderConfig {
             base_url,
             api_key: Some(Secret::new("sk-ours")),
             offers: BTreeMap::from([("offer".to_owned(), offer)]),
+            options: BackendOptions::default(),
         }],
         max_unsigned: Some(Wei::from_wei(7)),
         store_payloads: false,
@@ -218,6 +242,7 @@ impl Market {
     /// A provider in front of a backend that says what the test made up.
     pub(crate) async fn open_before(raw: &RawBackend, limits: Limits) -> Self {
         let mut config = config(raw.url.clone(), offer());
+        config.backends[0].options.check = BackendCheck::Off;
         config.limits = limits;
         Self::open_at(Backend::start().await, config).await
     }
@@ -236,9 +261,31 @@ impl Market {
     /// What is on offer now.
     pub(crate) fn offers(&self) -> Option<(Vec<OfferSpec>, ProvideOptions)> {
         let offered = self.node.offered.lock().unwrap();
-        offered
-            .as_ref()
-            .map(|offered| (offered.offers.clone(), offered.options.clone()))
+        let options = offered.values().next()?.options.clone();
+        let offers = offered.values().map(|offered| offered.offer.clone());
+        Some((offers.collect(), options))
+    }
+
+    /// The ids of what is on offer now.
+    pub(crate) fn offer_ids(&self) -> Vec<String> {
+        let offered = self.node.offered.lock().unwrap();
+        offered.keys().map(ToString::to_string).collect()
+    }
+
+    /// How often an offer was put on the market.
+    pub(crate) fn times_provided(&self) -> usize {
+        self.node.provided.load(Ordering::Relaxed)
+    }
+
+    /// Waits until these are on offer, and no others.
+    pub(crate) async fn wait_offers(&self, ids: &[&str]) {
+        let look = async || (self.offer_ids() == ids).then_some(());
+        eventually(&format!("{ids:?} on offer"), look).await;
+    }
+
+    /// What the node remembers of earlier jobs.
+    pub(crate) fn remember(&self, job: JobRecord) {
+        self.node.records.lock().unwrap().push(job);
     }
 
     /// From now on this consumer asks.
@@ -251,9 +298,16 @@ impl Market {
         *self.node.unreachable.lock().unwrap() = calls;
     }
 
-    fn service(&self) -> Arc<dyn ProviderService> {
+    fn service(&self, offer_id: &OfferId) -> Arc<dyn ProviderService> {
         let offered = self.node.offered.lock().unwrap();
-        Arc::clone(&offered.as_ref().expect("on offer").service)
+        Arc::clone(&offered.get(offer_id).expect("on offer").service)
+    }
+
+    /// Who serves jobs, also after the offers were taken back.
+    fn any_service(&self) -> Arc<dyn ProviderService> {
+        let services = self.node.services.lock().unwrap();
+        let any = services.values().find_map(Weak::upgrade);
+        any.expect("a service that lives")
     }
 
     /// Asks for a job.
@@ -285,12 +339,13 @@ impl Market {
             job_args,
             consumer: *self.node.consumer.lock().unwrap(),
         };
-        self.service().accept(job).await.map(|()| key)
+        let service = self.service(&job.offer_id);
+        service.accept(job).await.map(|()| key)
     }
 
     /// Connects to a job.
     pub(crate) async fn connect(&self, key: &JobKey) -> Result<DuplexStream, ConnectionRefusal> {
-        let service = self.service();
+        let service = self.any_service();
         service.prepare(key).await?;
         let (consumer, provider) = tokio::io::duplex(64 * 1024);
         let desk = Arc::new(NodeDesk(Arc::new(Handle(Arc::clone(&self.node)))));

@@ -6,12 +6,16 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use derouter_openai::consumer::{ConsumerConfig, Limits, ModelRule, PriceCap};
-use derouter_openai::provider::{BackendConfig, OfferConfig, ProviderConfig, Secret};
+use derouter_openai::provider::{
+    BackendCheck, BackendConfig, BackendOptions, ConsumerLists, Discover, MediaLinks, OfferConfig,
+    OfferTerms, ProviderConfig, RateLimits, Secret,
+};
 use derouter_sdk::{OfferId, Wei};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::value::{BaseUrl, Drain, LiteralPath, Named, OneOrMany, Pol, Port, Positive};
+use super::offer_terms::{QueueLength, QueueSeconds, Schedule};
+use super::value::{BaseUrl, Drain, LiteralPath, Named, OneOrMany, Peer, Pol, Port, Positive};
 use super::{ConfigError, LogSection};
 
 /// The port of the OpenAI endpoint when the configuration names none.
@@ -98,7 +102,24 @@ pub(super) struct ProviderSection {
     openai_base_url: BaseUrl,
     #[serde(default)]
     openai_api_key: Option<SecretText>,
+    #[serde(default)]
     offers: Named<OfferSection>,
+    #[serde(default)]
+    discover: Option<DiscoverSection>,
+    #[serde(default)]
+    check_backend: CheckText,
+    #[serde(default)]
+    allow_link_local: bool,
+    #[serde(default)]
+    media_links: MediaText,
+    #[serde(default)]
+    requests_per_minute: Option<Positive<u32>>,
+    #[serde(default)]
+    tokens_per_minute: Option<Positive<u64>>,
+    #[serde(default)]
+    allow_consumers: Vec<Peer>,
+    #[serde(default)]
+    block_consumers: Vec<Peer>,
     #[serde(default)]
     max_unsigned: Option<Pol>,
     #[serde(default)]
@@ -131,7 +152,81 @@ struct OfferSection {
     #[serde(default)]
     max_concurrency: Option<Positive<u32>>,
     #[serde(default)]
+    max_concurrency_per_consumer: Option<Positive<u32>>,
+    #[serde(default)]
+    max_queue: QueueLength,
+    #[serde(default)]
+    queue_seconds: Option<QueueSeconds>,
+    #[serde(default)]
+    schedule: Schedule,
+    #[serde(default)]
+    trial: Option<Pol>,
+    #[serde(default)]
     backend_model: Option<String>,
+}
+
+/// The keys of offers of whatever models a backend names.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DiscoverSection {
+    input_token_price: Pol,
+    output_token_price: Pol,
+    #[serde(default)]
+    context_size: Option<Positive<u64>>,
+    #[serde(default)]
+    max_offers: Option<Positive<u32>>,
+    #[serde(default)]
+    max_concurrency: Option<Positive<u32>>,
+    #[serde(default)]
+    max_concurrency_per_consumer: Option<Positive<u32>>,
+    #[serde(default)]
+    max_queue: QueueLength,
+    #[serde(default)]
+    queue_seconds: Option<QueueSeconds>,
+    #[serde(default)]
+    schedule: Schedule,
+    #[serde(default)]
+    trial: Option<Pol>,
+}
+
+/// `check_backend`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum CheckText {
+    #[default]
+    Models,
+    Alive,
+    Off,
+}
+
+impl From<CheckText> for BackendCheck {
+    fn from(text: CheckText) -> Self {
+        match text {
+            CheckText::Models => Self::Models,
+            CheckText::Alive => Self::Alive,
+            CheckText::Off => Self::Off,
+        }
+    }
+}
+
+/// `media_links`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum MediaText {
+    None,
+    #[default]
+    Public,
+    Any,
+}
+
+impl From<MediaText> for MediaLinks {
+    fn from(text: MediaText) -> Self {
+        match text {
+            MediaText::None => Self::None,
+            MediaText::Public => Self::Public,
+            MediaText::Any => Self::Any,
+        }
+    }
 }
 
 /// A text that is never printed.
@@ -156,13 +251,15 @@ impl ProviderSection {
             "" => "offers".to_owned(),
             prefix => format!("{prefix}.offers"),
         };
-        if self.offers.0.is_empty() {
-            let problem = "there is no offer. Add at least one, as docs/config.md shows";
+        if self.offers.0.is_empty() && self.discover.is_none() {
+            let problem =
+                "there is no offer. Add at least one, or `discover`, as docs/config.md shows";
             return Err(ConfigError::at(path, &key, problem));
         }
+        let media_links = self.media_links.into();
         let mut offers = BTreeMap::new();
         for (id, section) in self.offers.0 {
-            let offer = section.check();
+            let offer = section.check(media_links);
             check_offer(&id, &offer)
                 .map_err(|problem| ConfigError::at(path, &format!("{key}.{id}"), problem))?;
             offers.insert(id, offer);
@@ -173,13 +270,27 @@ impl ProviderSection {
             // Local servers want none, and files have an empty one for them.
             api_key: api_key.filter(|key| !key.expose().is_empty()),
             offers,
+            options: BackendOptions {
+                check: self.check_backend.into(),
+                discover: self.discover.map(|section| section.check(media_links)),
+                allow_link_local: self.allow_link_local,
+            },
         };
         let max_unsigned =
             amount(self.max_unsigned).unwrap_or(Wei::from_wei(DEFAULT_MAX_UNSIGNED_WEI));
+        let peers = |peers: Vec<Peer>| peers.into_iter().map(|peer| peer.0).collect();
         Ok(ProviderConfig {
             backends: vec![backend],
             max_unsigned: Some(max_unsigned),
             store_payloads: self.store_payloads.unwrap_or(store_payloads),
+            consumers: ConsumerLists {
+                allow: peers(self.allow_consumers),
+                block: peers(self.block_consumers),
+            },
+            rates: RateLimits {
+                requests_per_minute: self.requests_per_minute.map(|most| most.0),
+                tokens_per_minute: self.tokens_per_minute.map(|most| most.0),
+            },
             ..ProviderConfig::default()
         })
     }
@@ -202,7 +313,7 @@ fn process_keys(given: [(bool, &'static str); 4]) -> impl Iterator<Item = &'stat
 }
 
 impl OfferSection {
-    fn check(self) -> OfferConfig {
+    fn check(self, media_links: MediaLinks) -> OfferConfig {
         OfferConfig {
             model_id: self.model_id,
             context_size: self.context_size.0,
@@ -211,6 +322,34 @@ impl OfferSection {
             output_token_price: self.output_token_price.0,
             max_concurrency: self.max_concurrency.map(|max| max.0),
             backend_model: self.backend_model,
+            terms: OfferTerms {
+                max_concurrency_per_consumer: self.max_concurrency_per_consumer.map(|max| max.0),
+                max_queue: self.max_queue.0,
+                queue_time: self.queue_seconds.map(|time| time.0),
+                schedule: self.schedule.0,
+                trial: amount(self.trial),
+                media_links,
+            },
+        }
+    }
+}
+
+impl DiscoverSection {
+    fn check(self, media_links: MediaLinks) -> Discover {
+        Discover {
+            input_token_price: self.input_token_price.0,
+            output_token_price: self.output_token_price.0,
+            context_size: self.context_size.map(|size| size.0),
+            max_concurrency: self.max_concurrency.map(|max| max.0),
+            max_offers: self.max_offers.map(|max| max.0),
+            terms: OfferTerms {
+                max_concurrency_per_consumer: self.max_concurrency_per_consumer.map(|max| max.0),
+                max_queue: self.max_queue.0,
+                queue_time: self.queue_seconds.map(|time| time.0),
+                schedule: self.schedule.0,
+                trial: amount(self.trial),
+                media_links,
+            },
         }
     }
 }

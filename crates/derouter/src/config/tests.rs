@@ -506,3 +506,107 @@ fn who_may_use_the_rpc_and_where_it_is() {
     let usual = read_provider(&file(PROVIDER).path).unwrap().rpc;
     assert_eq!(usual.data_dir, paths::default_data_dir());
 }
+
+#[test]
+fn the_terms_of_a_provider_are_read() {
+    use derouter_openai::provider::{BackendCheck, MediaLinks};
+    let peer = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";
+    let text = PROVIDER
+        .replacen(
+            '{',
+            &format!(
+                r#"{{check_backend: "alive", allow_link_local: true, media_links: "none",
+                    requests_per_minute: 60, tokens_per_minute: 100000,
+                    allow_consumers: ["{peer}"], block_consumers: [],
+                    discover: {{input_token_price: {{$pol: "1"}}, output_token_price: {{$pol: "2"}}, max_offers: 3}},"#
+            ),
+            1,
+        )
+        .replacen(
+            "context_size",
+            r#"max_queue: 16, queue_seconds: 5, max_concurrency_per_consumer: 2, trial: {$pol: "0.01"},
+               schedule: [{days: ["sat", "sun"], factor: 0.5}, {from: "22:00", to: "06:00", output_token_price: {$pol: "0.2"}}],
+               context_size"#,
+            1,
+        );
+    let config = load(&format!("{{openai: {{provider: {text}}}}}")).unwrap();
+    let provider = &config.openai.providers[0];
+    assert_eq!(provider.consumers.allow, [peer.parse().unwrap()].into());
+    assert!(provider.consumers.block.is_empty());
+    assert_eq!(provider.rates.requests_per_minute, Some(60));
+    assert_eq!(provider.rates.tokens_per_minute, Some(100_000));
+    let options = &provider.backends[0].options;
+    assert_eq!(options.check, BackendCheck::Alive);
+    assert!(options.allow_link_local);
+    let discover = options.discover.as_ref().unwrap();
+    assert_eq!(
+        (discover.max_offers, discover.context_size),
+        (Some(3), None)
+    );
+    assert_eq!(discover.terms.media_links, MediaLinks::None);
+    let terms = &provider.backends[0].offers["llama"].terms;
+    assert_eq!(
+        (terms.max_queue, terms.max_concurrency_per_consumer),
+        (16, Some(2))
+    );
+    assert_eq!(terms.queue_time, Some(Duration::from_secs(5)));
+    assert_eq!(terms.trial, Some(pol("0.01")));
+    assert_eq!(terms.schedule.len(), 2);
+    assert_eq!(terms.media_links, MediaLinks::None);
+}
+
+#[test]
+fn a_provider_without_offers_sells_what_its_backend_names() {
+    let text = r#"{openai: {provider: {openai_base_url: "http://127.0.0.1:1/v1",
+        discover: {input_token_price: {$pol: "1"}, output_token_price: {$pol: "2"}}}}}"#;
+    let config = load(text).unwrap();
+    let backend = &config.openai.providers[0].backends[0];
+    assert!(backend.offers.is_empty() && backend.options.discover.is_some());
+}
+
+#[test]
+fn terms_that_can_not_be_right_are_named() {
+    let provider = |keys: &str| {
+        let text = PROVIDER.replacen('{', &format!("{{{keys},"), 1);
+        error(&format!("{{openai: {{provider: {text}}}}}"))
+    };
+    let offer = |keys: &str| {
+        let text = PROVIDER.replace("context_size", &format!("{keys}, context_size"));
+        error(&format!("{{openai: {{provider: {text}}}}}"))
+    };
+    for (keys, hint) in [
+        (r#"check_backend: "never""#, "check_backend"),
+        (r#"block_consumers: ["me"]"#, "block_consumers[0]"),
+        ("requests_per_minute: 0", "at least 1"),
+        (r#"media_links: "some""#, "media_links"),
+        ("discover: {}", "input_token_price"),
+    ] {
+        let message = provider(keys);
+        assert!(message.contains(hint), "{keys}: {message}");
+    }
+    for (keys, hint) in [
+        ("max_queue: 5000", "from 0 to 1000"),
+        ("queue_seconds: 7", "from 1 to 6"),
+        ("schedule: [{factor: -1}]", "from 0 to 1000"),
+        ("schedule: [{}]", "either a `factor` or prices"),
+        (
+            r#"schedule: [{factor: 1, from: "25:00"}]"#,
+            "time of the day",
+        ),
+        (
+            r#"schedule: [{factor: 1, days: ["monday"]}]"#,
+            "days are mon",
+        ),
+        (
+            r#"schedule: [{factor: 1, day: ["mon"]}]"#,
+            "did you mean `days`",
+        ),
+    ] {
+        let message = offer(keys);
+        assert!(message.contains(hint), "{keys}: {message}");
+    }
+    let text = PROVIDER.replace("http://", "http://me:hunter2@");
+    let message = error(&format!("{{openai: {{provider: {text}}}}}"));
+    assert!(message.contains("openai_api_key"), "{message}");
+    assert!(!message.contains("hunter2"), "{message}");
+}

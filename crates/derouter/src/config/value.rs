@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use derouter_node::Multiaddr;
-use derouter_sdk::Wei;
+use derouter_sdk::{PeerId, Wei};
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -84,6 +84,21 @@ impl<'de> Deserialize<'de> for Address {
     }
 }
 
+/// A peer id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Peer(pub(super) PeerId);
+
+impl<'de> Deserialize<'de> for Peer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Peer).map_err(|_| {
+            D::Error::custom(format_args!(
+                "{text:?} is not a peer id. `derouter peers` shows them: 12D3KooW..."
+            ))
+        })
+    }
+}
+
 /// An `http://` or `https://` URL without the slash at its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BaseUrl(pub(super) String);
@@ -100,6 +115,12 @@ pub(crate) fn base_url(text: &str) -> Result<String, String> {
     let wrong = || format!("{text:?} is not a base URL. It looks like http://127.0.0.1:11434/v1");
     let url = reqwest::Url::parse(text.trim()).map_err(|_| wrong())?;
     let plain = matches!(url.scheme(), "http" | "https") && url.host_str().is_some();
+    if !url.username().is_empty() || url.password().is_some() {
+        // Not repeated: logs keep it.
+        return Err(
+            "a base URL has no user and no password. Give the key as openai_api_key".into(),
+        );
+    }
     if !plain || url.query().is_some() || url.fragment().is_some() {
         return Err(wrong());
     }

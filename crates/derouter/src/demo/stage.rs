@@ -12,7 +12,8 @@ use derouter_node::{
 };
 use derouter_openai::consumer::{ConsumerConfig, RunningConsumer};
 use derouter_openai::provider::{
-    BackendConfig, EchoBackend, OfferConfig, OfferTerms, ProviderConfig, RunningProvider,
+    BackendConfig, BackendOptions, EchoBackend, OfferConfig, OfferTerms, ProviderConfig,
+    RunningProvider,
 };
 use derouter_sdk::{Node, PeerId, Wei};
 use tempfile::TempDir;
@@ -230,6 +231,7 @@ fn provider_config(backend: &Backend) -> ProviderConfig {
         base_url: backend.base_url.clone(),
         api_key: backend.api_key.clone(),
         offers: BTreeMap::from([("demo".to_owned(), offer)]),
+        options: BackendOptions::default(),
     };
     ProviderConfig {
         backends: vec![config],

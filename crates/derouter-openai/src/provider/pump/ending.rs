@@ -12,10 +12,12 @@ use derouter_sdk::{
 use rand::Rng;
 use tokio::time::{Instant, sleep};
 
-use super::{Answered, Pump, Unanswered};
+use super::{Answered, Offer, Pump, Shared, Unanswered};
 use crate::protocol::{EPILOGUE_OBJECT, Epilogue, REASON_SERVICE_ERROR, Usage};
+use crate::provider::admission::Consumer;
 use crate::provider::admission::Slot;
 use crate::provider::job::Absence;
+use crate::provider::trial::Tasting;
 
 /// How often a node that can't be reached is asked again: over the RPC it may be restarting. With
 /// the pauses below that is about 15 s, as long as a consumer waits for an epilogue.
@@ -33,6 +35,14 @@ impl Pump {
             drop(slot);
             return self.fail(&Unanswered::Failed(failure), begin).await;
         };
+        let cost = after_trial(
+            &self.shared,
+            &self.offer,
+            &self.job.key,
+            self.consumer,
+            cost,
+        )
+        .await;
         let completion = ProviderCompletion {
             balance_delta: (!cost.is_zero()).then_some(cost),
             public_payload: self.request.public_payload(&answered.usage.json),
@@ -139,6 +149,27 @@ impl Pump {
         let own = || -> Arc<dyn ProviderDesk> { Arc::new(NodeDesk(Arc::clone(&self.shared.node))) };
         self.job.desk().unwrap_or_else(own)
     }
+}
+
+/// What an answer costs its consumer: nothing within the offer's trial.
+pub(in crate::provider) async fn after_trial(
+    shared: &Shared,
+    offer: &Offer,
+    job: &JobKey,
+    consumer: Consumer,
+    cost: Wei,
+) -> Wei {
+    let (Some(trial), Some(consumer)) = (offer.config.terms.trial, consumer) else {
+        return cost;
+    };
+    let tasting = Tasting {
+        provider: job.provider,
+        consumer,
+        offer_id: &offer.id,
+        trial,
+        cost,
+    };
+    shared.trials.price(shared.node.as_ref(), &tasting).await
 }
 
 /// Completes a job with the node, which may be restarting. Returns when it was completed.

@@ -11,7 +11,7 @@ use super::Sold;
 use crate::protocol::Usage;
 use crate::protocol::v0_2::{MAX_HEADER_BYTES, REQUEST_HEADERS, RequestHead, media_type};
 use crate::provider::backend::{Backend, Failure};
-use crate::provider::request::Request;
+use crate::provider::request::{Request, check_links};
 use crate::provider::usage::prompt_bytes;
 use crate::terms::{Endpoint, Metered};
 
@@ -121,6 +121,7 @@ impl Ask {
                 self.body = request.body;
             }
             _ => {
+                check_links(&request, config)?;
                 let read = PROMPT_FIELDS.iter().filter_map(|field| request.get(*field));
                 self.prompt_bytes = read.map(prompt_bytes).fold(0, u64::saturating_add);
                 let images = request.get("n").and_then(Value::as_u64).unwrap_or(1);

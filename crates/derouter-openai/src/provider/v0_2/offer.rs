@@ -1,12 +1,16 @@
 //! What is announced of an offer.
 
+use crate::protocol;
 use crate::protocol::v0_2::{OfferPayload, PricePayload};
 use crate::provider::config::OfferConfig;
 use crate::terms::Endpoint;
 use derouter_sdk::Wei;
 
-/// The payload of an offer of `openai:0.2`.
-pub(in crate::provider) fn payload(config: &OfferConfig) -> OfferPayload {
+/// The payload of an offer of `openai:0.2`, at the prices of the one of `openai:0.1`.
+pub(in crate::provider) fn payload(
+    config: &OfferConfig,
+    at: &protocol::OfferPayload,
+) -> OfferPayload {
     let announced = &config.terms.announced;
     let mut models = vec![config.model_id.clone()];
     models.extend(announced.aliases.iter().cloned());
@@ -30,13 +34,14 @@ pub(in crate::provider) fn payload(config: &OfferConfig) -> OfferPayload {
         features: announced.features.clone(),
         quantization: announced.quantization.clone(),
         prices: PricePayload {
-            input: per_token(config.input_token_price),
+            input: per_token(at.input_token_price.wei),
             cached_input: announced.cached_input_token_price.map(per_token),
-            output: per_token(config.output_token_price),
+            output: per_token(at.output_token_price.wei),
             request: announced.request_price,
             image: announced.image_price,
             second: announced.second_price,
         },
+        trial: config.terms.trial,
         max_concurrency: config.max_concurrency,
         load: None,
         region: announced.region.clone(),

@@ -25,10 +25,12 @@ use crate::protocol::v0_2::frames::Frame;
 use crate::protocol::v0_2::{
     ANSWER_HEADERS, AnswerHead, Epilogue, Failed, MAX_HEADER_BYTES, PublicPayload,
 };
+use crate::provider::admission::Consumer;
 use crate::provider::backend::{Failure, describe};
+use crate::provider::health::Verdict;
 use crate::provider::normalize::error_message;
 use crate::provider::pump::Shared;
-use crate::provider::pump::ending::{record_completion, record_failure};
+use crate::provider::pump::ending::{after_trial, record_completion, record_failure};
 use crate::sse::{Event, Splitter};
 use crate::terms::{Endpoint, Metered};
 
@@ -112,6 +114,7 @@ impl Serving {
             sold: &sold,
             desk: desk.as_ref(),
             key: &key,
+            consumer,
             begin,
         };
         let (ask, answering) = match asked {
@@ -135,6 +138,11 @@ impl Serving {
                 () = shared.stop.cancelled() => Ended::Stopped,
             }
         };
+        sold.offer.monitor.job_ended(match &ended {
+            Ended::Complete => Verdict::Well,
+            Ended::Failed(failure) => failure.verdict,
+            Ended::Cancelled | Ended::Stopped => Verdict::Nothing,
+        });
         // Nothing runs at the backend any more.
         drop(slot);
         let tokens = match ended {
@@ -216,6 +224,7 @@ struct Job<'a> {
     sold: &'a super::Sold,
     desk: &'a dyn ProviderDesk,
     key: &'a JobKey,
+    consumer: Consumer,
     begin: Instant,
 }
 
@@ -441,11 +450,13 @@ impl Job<'_> {
             Ok(Ok(bytes)) => Ok(bytes),
             Ok(Err(error)) => {
                 let detail = describe(error);
-                Err(Failure::new("the backend broke off its answer", detail))
+                let failure = Failure::new("the backend broke off its answer", detail);
+                Err(failure.meaning(Verdict::Failing))
             }
-            Err(_) => Err(Failure::plain(
-                "the backend stopped in the middle of its answer",
-            )),
+            Err(_) => {
+                let failure = Failure::plain("the backend stopped in the middle of its answer");
+                Err(failure.meaning(Verdict::Failing))
+            }
         }
     }
 
@@ -509,6 +520,8 @@ impl Job<'_> {
             self.fail(writer, &Ended::Failed(failure), sent).await;
             return 0;
         };
+        let (shared, offer) = (self.shared, &self.sold.offer);
+        let cost = after_trial(shared, offer, self.key, self.consumer, cost).await;
         let public = PublicPayload {
             path: ask.endpoint.path().to_owned(),
             model: ask.model.clone(),

@@ -1,0 +1,170 @@
+//! The keys of an offer that most have no need of: its queue, and its prices by the clock.
+
+use std::fmt;
+use std::time::Duration;
+
+use derouter_openai::provider::MAX_QUEUE_TIME;
+use derouter_openai::provider::prices::{
+    Days, Factor, MAX_WINDOWS, PriceWindow, TimeOfDay, WindowPrice,
+};
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use super::value::{OneOrMany, Pol};
+
+/// Requests that may wait: more would not get a slot in time anyhow.
+const MOST_QUEUE: u64 = 1_000;
+
+/// How many requests wait for a slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct QueueLength(pub(super) u32);
+
+impl<'de> Deserialize<'de> for QueueLength {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = u64::deserialize(deserializer)?;
+        let length = u32::try_from(number).ok().filter(|_| number <= MOST_QUEUE);
+        length.map(Self).ok_or_else(|| {
+            D::Error::custom(format_args!(
+                "{number} is not from 0 to {MOST_QUEUE} requests"
+            ))
+        })
+    }
+}
+
+/// How long they wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct QueueSeconds(pub(super) Duration);
+
+impl<'de> Deserialize<'de> for QueueSeconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = u64::deserialize(deserializer)?;
+        let most = MAX_QUEUE_TIME.as_secs();
+        if !(1..=most).contains(&number) {
+            return Err(D::Error::custom(format_args!(
+                "{number} is not from 1 to {most} seconds: a node has to answer a consumer within 8"
+            )));
+        }
+        Ok(Self(Duration::from_secs(number)))
+    }
+}
+
+/// Prices by the clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Schedule(pub(super) Vec<PriceWindow>);
+
+impl<'de> Deserialize<'de> for Schedule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let windows = OneOrMany::<Window>::deserialize(deserializer)?.0;
+        if windows.len() > MAX_WINDOWS {
+            return Err(D::Error::custom(format_args!(
+                "a schedule has at most {MAX_WINDOWS} windows"
+            )));
+        }
+        Ok(Self(windows.into_iter().map(|window| window.0).collect()))
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Window(PriceWindow);
+
+impl<'de> Deserialize<'de> for Window {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Keys {
+            #[serde(default)]
+            days: DayNames,
+            #[serde(default)]
+            from: Time,
+            #[serde(default)]
+            to: Time,
+            #[serde(default)]
+            factor: Option<PriceFactor>,
+            #[serde(default)]
+            input_token_price: Option<Pol>,
+            #[serde(default)]
+            output_token_price: Option<Pol>,
+        }
+        let keys = Keys::deserialize(deserializer)?;
+        let (input, output) = (keys.input_token_price, keys.output_token_price);
+        let price = match (keys.factor, input.is_some() || output.is_some()) {
+            (Some(factor), false) => WindowPrice::Factor(factor.0),
+            (None, true) => WindowPrice::Prices {
+                input: input.map(|price| price.0),
+                output: output.map(|price| price.0),
+            },
+            _ => {
+                return Err(D::Error::custom(
+                    "a window has either a `factor` or prices: `input_token_price`, `output_token_price`",
+                ));
+            }
+        };
+        Ok(Self(PriceWindow {
+            days: keys.days.0,
+            from: keys.from.0,
+            to: keys.to.0,
+            price,
+        }))
+    }
+}
+
+struct DayNames(Days);
+
+impl Default for DayNames {
+    fn default() -> Self {
+        Self(Days::ALL)
+    }
+}
+
+impl<'de> Deserialize<'de> for DayNames {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ListVisitor;
+        impl<'de> Visitor<'de> for ListVisitor {
+            type Value = Vec<String>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(r#"a list of days such as ["mon", "tue"]"#)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
+                Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(seq))
+            }
+        }
+        let names = deserializer.deserialize_seq(ListVisitor)?;
+        Days::named(names.iter().map(String::as_str))
+            .map(Self)
+            .ok_or_else(|| {
+                D::Error::custom("days are mon, tue, wed, thu, fri, sat and sun, at least one")
+            })
+    }
+}
+
+struct Time(TimeOfDay);
+
+impl Default for Time {
+    fn default() -> Self {
+        Self(TimeOfDay::MIDNIGHT)
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        TimeOfDay::parse(&text).map(Self).ok_or_else(|| {
+            D::Error::custom(format_args!(
+                r#"{text:?} is not a time of the day in UTC, such as "22:30""#
+            ))
+        })
+    }
+}
+
+struct PriceFactor(Factor);
+
+impl<'de> Deserialize<'de> for PriceFactor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = f64::deserialize(deserializer)?;
+        Factor::new(number).map(Self).ok_or_else(|| {
+            D::Error::custom(format_args!("{number} is not a factor from 0 to 1000"))
+        })
+    }
+}
