@@ -5,11 +5,12 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Extension, Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures::StreamExt;
+use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 use tokio::time::timeout;
@@ -18,8 +19,10 @@ use super::answer::Answer;
 use super::dispatch::dispatch;
 use super::error::ApiError;
 use super::gateway::Gateway;
+use super::keys::KeyRecord;
+use super::ledger::unix_now;
 use super::request::{Asked, MAX_BODY_BYTES, too_large};
-use super::security::{AllowedHosts, check_content_type};
+use super::security::{self, Allowed, check_content_type};
 use super::{models, relay};
 use crate::protocol::Endpoint;
 
@@ -35,8 +38,22 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 /// the answer in place of a broken connection. No client means to send more.
 const MAX_DISCARDED_BYTES: usize = 64 * 1024 * 1024;
 
+/// On account of which key a request is; `None` while no key is needed.
+#[derive(Clone, Debug)]
+struct Caller(Option<Arc<KeyRecord>>);
+
+/// Who may call.
+struct Guard {
+    gateway: Arc<Gateway>,
+    allowed: Allowed,
+}
+
 /// All endpoints, behind the check of who calls.
-pub(crate) fn routes(gateway: Arc<Gateway>, allowed: AllowedHosts) -> Router {
+pub(crate) fn routes(gateway: Arc<Gateway>, allowed: Allowed) -> Router {
+    let guarding = Guard {
+        gateway: Arc::clone(&gateway),
+        allowed,
+    };
     Router::new()
         .route("/v1/models", get(list_models))
         .route("/v1/models/{*id}", get(get_model))
@@ -48,34 +65,65 @@ pub(crate) fn routes(gateway: Arc<Gateway>, allowed: AllowedHosts) -> Router {
         .method_not_allowed_fallback(async |request: Request| {
             ApiError::method_not_allowed(request.method())
         })
-        .layer(middleware::from_fn_with_state(Arc::new(allowed), guard))
+        .layer(middleware::from_fn_with_state(Arc::new(guarding), guard))
         .with_state(gateway)
 }
 
-async fn guard(State(allowed): State<Arc<AllowedHosts>>, request: Request, next: Next) -> Response {
+async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     let authority = request
         .uri()
         .authority()
         .map(|authority| authority.as_str());
-    match allowed.check(authority, request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(error) => error.into_response(),
+    let page = match guard.allowed.check(authority, request.headers()) {
+        Ok(page) => page,
+        Err(error) => return error.into_response(),
+    };
+    let Some(origin) = page else {
+        return guard.serve(request, next).await;
+    };
+    // A browser asks without the page's key.
+    let mut response = if security::is_preflight(request.method(), request.headers()) {
+        let mut response = StatusCode::NO_CONTENT.into_response();
+        security::allow_preflight(request.headers(), response.headers_mut());
+        response
+    } else {
+        guard.serve(request, next).await
+    };
+    security::allow_origin(origin, response.headers_mut());
+    response
+}
+
+impl Guard {
+    /// Serves who shows a key, where one is needed.
+    async fn serve(&self, mut request: Request, next: Next) -> Response {
+        let presented = security::presented_key(request.headers());
+        match self.gateway.keys.identify(presented, unix_now()).await {
+            Ok(key) => {
+                request.extensions_mut().insert(Caller(key));
+                next.run(request).await
+            }
+            Err(refusal) => security::refusal(&refusal).into_response(),
+        }
     }
 }
 
-async fn list_models(State(gateway): State<Arc<Gateway>>) -> Response {
-    json_response(&models::list(&gateway))
+async fn list_models(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(Caller(key)): Extension<Caller>,
+) -> Response {
+    json_response(&models::list(&gateway, key.as_deref()))
 }
 
 async fn get_model(
     State(gateway): State<Arc<Gateway>>,
+    Extension(Caller(key)): Extension<Caller>,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let Ok(Path(id)) = path else {
         let message = "The model's name is not UTF-8.";
         return Err(ApiError::model_not_found(message.into()));
     };
-    match models::one(&gateway, &id) {
+    match models::one(&gateway, &id, key.as_deref()) {
         Some(model) => Ok(json_response(&model)),
         None => Err(ApiError::model_not_found(format!(
             "The model {id} can't be bought now."
@@ -83,20 +131,26 @@ async fn get_model(
     }
 }
 
-async fn chat(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, ApiError> {
-    answer(&gateway, Endpoint::Chat, request).await
+async fn chat(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    answer(&gateway, Endpoint::Chat, caller, request).await
 }
 
 async fn completions(
     State(gateway): State<Arc<Gateway>>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    answer(&gateway, Endpoint::Completions, request).await
+    answer(&gateway, Endpoint::Completions, caller, request).await
 }
 
 async fn answer(
     gateway: &Arc<Gateway>,
     endpoint: Endpoint,
+    Caller(key): Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
     check_content_type(request.headers())?;
@@ -108,7 +162,7 @@ async fn answer(
     // Not held any longer: the request lives on in `asked`.
     drop(body);
     // On the heap: this future is large, and many handlers hold one.
-    let (answer, first) = Box::pin(dispatch(gateway, asked)).await?;
+    let (answer, first) = Box::pin(dispatch(gateway, asked, key)).await?;
     Ok(if answer.asked.stream {
         streamed(answer, first)
     } else {

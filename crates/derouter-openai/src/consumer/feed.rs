@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use derouter_sdk::{
-    JobFilter, JobQuery, JobRecord, NodeError, NodeState, OfferFilter, PeerId, RowId, Wei,
+    JobFilter, JobKey, JobQuery, JobRecord, NodeError, NodeState, OfferFilter, PeerId, RowId, Wei,
 };
 use rand::Rng;
 use serde_json::Value;
 
 use super::gateway::Gateway;
+use super::journal::Journal;
+use super::ledger::Ledger;
 use crate::protocol::{OfferPayload, Usage, protocol_id};
 use derouter_sdk::wire::rpc::record::parse_hex_balance;
 
@@ -89,7 +91,10 @@ pub(crate) async fn learn_past(gateway: Arc<Gateway>) {
     let mut after = None;
     loop {
         match read_past(&gateway, &mut after).await {
-            Ok(own) => return gateway.set_ready(own),
+            Ok(own) => {
+                gateway.ledger.remember_keys();
+                return gateway.set_ready(own);
+            }
             Err(error) => tracing::warn!(%error, "can't learn yet what was spent before"),
         }
         backoff.wait().await;
@@ -100,7 +105,9 @@ pub(crate) async fn learn_past(gateway: Arc<Gateway>) {
 async fn read_past(gateway: &Gateway, after: &mut Option<RowId>) -> Result<PeerId, NodeError> {
     let own = gateway.node.peer_id().await?;
     let limits = &gateway.config.limits;
-    if limits.daily.is_none() && limits.total.is_none() {
+    let limits = [limits.daily, limits.provider_daily, limits.total];
+    let journal = gateway.ledger.journal();
+    if limits.iter().all(Option::is_none) && !journal.is_some_and(Journal::has_open) {
         return Ok(own);
     }
     loop {
@@ -123,14 +130,26 @@ async fn read_past(gateway: &Gateway, after: &mut Option<RowId>) -> Result<PeerI
             ));
         }
         for job in page.iter().filter(|job| job.provider_peer_id != own) {
-            if let Some(spent) = spent_on(job) {
-                let at = job.completed_at_local.or(job.completed_at_sync);
-                gateway
-                    .ledger
-                    .remember(spent, at.unwrap_or(job.created_at_local));
-            }
+            remember(&gateway.ledger, job);
         }
         *after = Some(last);
+    }
+}
+
+fn remember(ledger: &Ledger, job: &JobRecord) {
+    if let Some(spent) = spent_on(job) {
+        let at = job.completed_at_local.or(job.completed_at_sync);
+        // The later one: a clock may have been set back between them.
+        let at = at.map_or(job.created_at_local, |at| at.max(job.created_at_local));
+        return ledger.remember(job.provider_peer_id, spent, at);
+    }
+    // An open job of an earlier run may be signed still, in a call that is on its way.
+    let failed = job.reason.is_some() || job.reason_class.is_some();
+    if let Some(journal) = ledger.journal().filter(|_| failed) {
+        journal.was_not_signed(&JobKey {
+            provider: job.provider_peer_id,
+            job_id: job.provider_job_id.clone(),
+        });
     }
 }
 
