@@ -240,7 +240,11 @@ impl Dispatch {
     }
 
     /// Sets aside what the request can cost on an offer. An own offer costs nothing.
-    async fn reserve(&self, offer: &Offer, wait: bool) -> Result<Option<Reservation>, OverLimit> {
+    async fn reserve(
+        &self,
+        offer: &Offer,
+        wait: bool,
+    ) -> Result<Option<Reservation>, Box<OverLimit>> {
         if offer.provider == self.own {
             return Ok(None);
         }

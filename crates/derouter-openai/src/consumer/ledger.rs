@@ -128,7 +128,7 @@ impl Ledger {
         scope: &Scope,
         most: Wei,
         patience: Duration,
-    ) -> Result<Reservation, OverLimit> {
+    ) -> Result<Reservation, Box<OverLimit>> {
         let deadline = Instant::now() + patience;
         let since = loop {
             let released = self.released.notified();
@@ -346,7 +346,7 @@ mod tests {
         }
     }
 
-    async fn reserve(ledger: &Arc<Ledger>, amount: u128) -> Result<Reservation, OverLimit> {
+    async fn reserve(ledger: &Arc<Ledger>, amount: u128) -> Result<Reservation, Box<OverLimit>> {
         let scope = scope(ledger, None).await;
         ledger
             .reserve(&scope, Wei::from_wei(amount), PATIENCE)
@@ -468,7 +468,7 @@ mod tests {
         ledger
     }
 
-    async fn try_key(ledger: &Arc<Ledger>, amount: u128) -> Result<Reservation, OverLimit> {
+    async fn try_key(ledger: &Arc<Ledger>, amount: u128) -> Result<Reservation, Box<OverLimit>> {
         let scope = scope(ledger, Some(key(100))).await;
         ledger
             .reserve(&scope, Wei::from_wei(amount), Duration::ZERO)

@@ -284,7 +284,7 @@ impl Spending {
         place: &Place<'_>,
         amount: Wei,
         now: UnixSeconds,
-    ) -> Result<(), OverLimit> {
+    ) -> Result<(), Box<OverLimit>> {
         // What is free is bought whatever was spent.
         if amount.is_zero() {
             return Ok(());
@@ -361,11 +361,11 @@ impl Spending {
     }
 
     /// The first limit that is broken for good, else the first that running requests hold.
-    fn check(&self, place: &Place<'_>, amount: Wei, today: u64) -> Result<(), OverLimit> {
+    fn check(&self, place: &Place<'_>, amount: Wei, today: u64) -> Result<(), Box<OverLimit>> {
         let checks = self.checks(place, today).into_iter();
         let over = checks.filter_map(|check| check.over(amount, today));
         match over.min_by_key(|over| over.held_by_running) {
-            Some(over) => Err(over),
+            Some(over) => Err(Box::new(over)),
             None => Ok(()),
         }
     }
@@ -451,7 +451,7 @@ mod tests {
             }
         }
 
-        fn reserve(&mut self, amount: u64, now: UnixSeconds) -> Result<(), OverLimit> {
+        fn reserve(&mut self, amount: u64, now: UnixSeconds) -> Result<(), Box<OverLimit>> {
             let place = self.place();
             self.spending.reserve(&place, wei(amount), now)
         }

@@ -9,6 +9,7 @@
 
 mod consumer_answers;
 mod consumer_failover;
+mod consumer_keys;
 mod consumer_limits;
 mod consumer_node;
 mod consumer_refusals;
