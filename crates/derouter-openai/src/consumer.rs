@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ mod form;
 mod gateway;
 mod health;
 mod job;
+mod journal;
+mod keys;
 mod ledger;
 mod measure;
 mod models;
@@ -50,10 +52,15 @@ pub(crate) use anthropic::{
 };
 pub use config::{ConsumerConfig, Deadlines, Limits, ModelRule, PriceCap};
 pub use gateway::ConsumerCounters;
+pub use journal::{JournalError, KeySpending, spent_by_key};
+pub use keys::{KeyError, KeyRecord, KeyRules, KeyStore};
+pub use spending::KeyLimits;
 
 pub(crate) use measure::generated_bytes;
 
 use gateway::{Gateway, Tasks};
+use journal::Journal;
+use keys::Keys;
 use server::Stop;
 
 /// How long running answers may take to finish on a shutdown: people wait for it.
@@ -74,6 +81,18 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// The address can be reached from other machines, and there is no key.
+    #[error(
+        "the OpenAI endpoint would listen on {0}, where other machines can spend your money, and there are no keys. \
+         Make one with `derouter token create NAME`, or listen on 127.0.0.1"
+    )]
+    NoKeys(IpAddr),
+    /// The keys can't be read.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// What was spent with the keys can't be kept.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
 }
 
 fn hint(error: &io::Error) -> String {
@@ -109,12 +128,25 @@ pub async fn start(
     config: ConsumerConfig,
 ) -> Result<RunningConsumer, StartError> {
     let address = SocketAddr::new(config.host, config.port);
+    let data_dir = config.data_dir.as_deref();
+    let keys = Keys::load(data_dir, config.host.is_loopback())?;
+    if !config.host.is_loopback() && !keys.any() {
+        return Err(StartError::NoKeys(config.host));
+    }
+    let journal = match data_dir {
+        Some(data_dir) => Some(Journal::open(data_dir).await?),
+        None => None,
+    };
     let bind_error = |source| StartError::Bind { address, source };
     let listener = TcpListener::bind(address).await.map_err(bind_error)?;
     let local_addr = listener.local_addr().map_err(bind_error)?;
-    let allowed = security::AllowedHosts::new(local_addr, &config.allowed_hosts);
+    let allowed =
+        security::Allowed::new(local_addr, &config.allowed_hosts, &config.allowed_origins);
     let client_stall = config.deadlines.client_stall;
-    let gateway = Arc::new(Gateway::new(node, config));
+    let gateway = Arc::new(Gateway::new(node, config, keys));
+    if let Some(journal) = journal {
+        gateway.ledger.keep(journal);
+    }
     let stop = Stop::default();
     let routes = api::routes(Arc::clone(&gateway), allowed);
     let server = server::serve(listener, routes, client_stall, stop.clone());

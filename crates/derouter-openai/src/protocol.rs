@@ -19,6 +19,11 @@ pub fn protocol_id() -> ProtocolId {
     ProtocolId::new(PROTOCOL).expect("within the limits")
 }
 
+/// All versions of the protocol.
+pub fn protocol_ids() -> Vec<ProtocolId> {
+    vec![protocol_id(), v0_2::protocol_id()]
+}
+
 /// Failure classes of `FailJob`: the service failed.
 pub const REASON_SERVICE_ERROR: i64 = 0;
 

@@ -4,6 +4,7 @@ pub(crate) mod db;
 pub(crate) mod jobs;
 pub(crate) mod network;
 pub(crate) mod relay;
+pub(crate) mod token;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ use db::DbCommand;
 use jobs::JobsCommand;
 use network::{NetcheckArgs, PeersArgs, PingArgs};
 use relay::RelayArgs;
+use token::TokenCommand;
 
 /// Buy and sell digital services, such as OpenAI-compatible inference, from peer to peer.
 #[derive(Debug, Parser)]
@@ -81,6 +83,12 @@ pub(crate) enum Command {
         derouter peers 6vnc6iDEp\n\n\
         Exit codes: 0 told, 1 failed, 2 usage, 3 configuration, 4 no node runs.")]
     Peers(PeersArgs),
+    /// Make, list and revoke the keys that programs need for the OpenAI endpoint
+    Token {
+        /// What to do.
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
     /// Look after the node's database: check, back up, make smaller, export
     Db {
         /// What to do with it.
@@ -220,6 +228,11 @@ mod tests {
             &["db", "backup"],
             &["db", "export", "--since", "soon"],
             &["db", "check", "-c", "x", "--database", "y"],
+            &["token"],
+            &["token", "create"],
+            &["token", "create", "x", "--daily", "much"],
+            &["token", "create", "x", "--expires", "soon"],
+            &["token", "list", "-c", "x", "--data-dir", "y"],
         ] {
             let error = parse(arguments).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{arguments:?}");

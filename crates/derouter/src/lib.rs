@@ -25,6 +25,7 @@ mod run;
 mod signals;
 mod supervisor;
 mod text;
+mod token;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -73,6 +74,7 @@ fn execute(command: Command) -> Result<(), Failure> {
             Command::Peers(args) => Box::pin(peers::peers(args)).await,
             Command::Db { command } => db::db(&command),
             Command::Jobs { command } => jobs::jobs(&command),
+            Command::Token { command } => token::token(&command),
             Command::Relay(args) => Box::pin(relay::relay(*args)).await,
             Command::Version => Ok(()),
         }

@@ -90,14 +90,16 @@ pub(crate) async fn start_consumer(
     if !config.host.is_loopback() {
         tracing::warn!(
             host = %config.host,
-            "the OpenAI endpoint is open to other machines: whoever reaches it spends your money"
+            "the OpenAI endpoint is open to other machines: whoever has a key spends your money, and \
+             what is sent is not encrypted"
         );
     }
     let started = consumer::start(Arc::clone(node), config).await;
-    let running = started.map_err(|error| {
-        Failure::environment(format_args!(
+    let running = started.map_err(|error| match error {
+        consumer::StartError::Bind { .. } => Failure::environment(format_args!(
             "{error} (`server.host` and `server.port` in the consumer's configuration)"
-        ))
+        )),
+        error => Failure::environment(error),
     })?;
     let text = |limit: Option<derouter_sdk::Wei>| {
         limit.map_or_else(
@@ -109,6 +111,9 @@ pub(crate) async fn start_consumer(
         url = openai_url(running.local_addr()),
         daily_limit = text(limits.daily),
         total_limit = text(limits.total),
+        provider_daily_limit = text(limits.provider_daily),
+        request_limit = text(limits.request),
+        job_limit = text(limits.job),
         "the OpenAI endpoint may spend"
     );
     Ok(running)

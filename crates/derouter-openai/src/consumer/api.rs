@@ -5,12 +5,13 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Extension, Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use derouter_sdk::JobKey;
 use futures::StreamExt;
+use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 use tokio::time::timeout;
@@ -21,9 +22,11 @@ use super::attempt::Begun;
 use super::dispatch::dispatch;
 use super::error::ApiError;
 use super::gateway::Gateway;
+use super::keys::KeyRecord;
+use super::ledger::unix_now;
 use super::offers::Offer;
 use super::request::{Asked, MAX_BODY_BYTES, too_large};
-use super::security::{AllowedHosts, check_content_type};
+use super::security::{self, Allowed, check_content_type};
 use super::{form, models, relay, v0_2};
 use crate::protocol::Endpoint;
 use crate::terms::Endpoint as Endpoint0_2;
@@ -40,8 +43,22 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 /// the answer in place of a broken connection. No client means to send more.
 const MAX_DISCARDED_BYTES: usize = 64 * 1024 * 1024;
 
+/// On account of which key a request is; `None` while no key is needed.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller(Option<Arc<KeyRecord>>);
+
+/// Who may call.
+struct Guard {
+    gateway: Arc<Gateway>,
+    allowed: Allowed,
+}
+
 /// All endpoints, behind the check of who calls.
-pub(crate) fn routes(gateway: Arc<Gateway>, allowed: AllowedHosts) -> Router {
+pub(crate) fn routes(gateway: Arc<Gateway>, allowed: Allowed) -> Router {
+    let guarding = Guard {
+        gateway: Arc::clone(&gateway),
+        allowed,
+    };
     Router::new()
         .route("/v1/models", get(list_models))
         .route("/v1/models/{*id}", get(get_model))
@@ -64,35 +81,66 @@ pub(crate) fn routes(gateway: Arc<Gateway>, allowed: AllowedHosts) -> Router {
         .method_not_allowed_fallback(async |request: Request| {
             ApiError::method_not_allowed(request.method())
         })
-        .layer(middleware::from_fn_with_state(Arc::new(allowed), guard))
+        .layer(middleware::from_fn_with_state(Arc::new(guarding), guard))
         .layer(middleware::from_fn(anthropic::adapt))
         .with_state(gateway)
 }
 
-async fn guard(State(allowed): State<Arc<AllowedHosts>>, request: Request, next: Next) -> Response {
+async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     let authority = request
         .uri()
         .authority()
         .map(|authority| authority.as_str());
-    match allowed.check(authority, request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(error) => error.into_response(),
+    let page = match guard.allowed.check(authority, request.headers()) {
+        Ok(page) => page,
+        Err(error) => return error.into_response(),
+    };
+    let Some(origin) = page else {
+        return guard.serve(request, next).await;
+    };
+    // A browser asks without the page's key.
+    let mut response = if security::is_preflight(request.method(), request.headers()) {
+        let mut response = StatusCode::NO_CONTENT.into_response();
+        security::allow_preflight(request.headers(), response.headers_mut());
+        response
+    } else {
+        guard.serve(request, next).await
+    };
+    security::allow_origin(origin, response.headers_mut());
+    response
+}
+
+impl Guard {
+    /// Serves who shows a key, where one is needed.
+    async fn serve(&self, mut request: Request, next: Next) -> Response {
+        let presented = security::presented_key(request.headers());
+        match self.gateway.keys.identify(presented, unix_now()).await {
+            Ok(key) => {
+                request.extensions_mut().insert(Caller(key));
+                next.run(request).await
+            }
+            Err(refusal) => security::refusal(&refusal).into_response(),
+        }
     }
 }
 
-async fn list_models(State(gateway): State<Arc<Gateway>>) -> Response {
-    json_response(&models::list(&gateway))
+async fn list_models(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(Caller(key)): Extension<Caller>,
+) -> Response {
+    json_response(&models::list(&gateway, key.as_deref()))
 }
 
 async fn get_model(
     State(gateway): State<Arc<Gateway>>,
+    Extension(Caller(key)): Extension<Caller>,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let Ok(Path(id)) = path else {
         let message = "The model's name is not UTF-8.";
         return Err(ApiError::model_not_found(message.into()));
     };
-    match models::one(&gateway, &id) {
+    match models::one(&gateway, &id, key.as_deref()) {
         Some(model) => Ok(json_response(&model)),
         None => Err(ApiError::model_not_found(format!(
             "The model {id} can't be bought now."
@@ -100,21 +148,27 @@ async fn get_model(
     }
 }
 
-async fn chat(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, ApiError> {
-    answer(&gateway, Endpoint::Chat, request).await
+async fn chat(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    answer(&gateway, Endpoint::Chat, caller, request).await
 }
 
 async fn completions(
     State(gateway): State<Arc<Gateway>>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    answer(&gateway, Endpoint::Completions, request).await
+    answer(&gateway, Endpoint::Completions, caller, request).await
 }
 
 /// Answers a request of OpenAI's form.
 pub(crate) async fn answer(
     gateway: &Arc<Gateway>,
     endpoint: Endpoint,
+    Caller(key): Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
@@ -122,12 +176,16 @@ pub(crate) async fn answer(
     let asked = Asked::parse(endpoint, &body)?;
     // Not held any longer: the request lives on in `asked`.
     drop(body);
-    begin(gateway, asked).await
+    begin(gateway, asked, key).await
 }
 
-async fn begin(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response, ApiError> {
+async fn begin(
+    gateway: &Arc<Gateway>,
+    asked: Asked,
+    key: Option<Arc<KeyRecord>>,
+) -> Result<Response, ApiError> {
     // On the heap: this future is large, and many handlers hold one.
-    let begun = Box::pin(dispatch(gateway, asked)).await?;
+    let begun = Box::pin(dispatch(gateway, asked, key)).await?;
     Ok(match begun {
         Begun::Values(answer, first) if answer.asked.stream => streamed(answer, first),
         Begun::Values(answer, first) => plain(answer, &first),
@@ -138,6 +196,7 @@ async fn begin(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response, ApiErro
 /// Answers a request to an endpoint that only offers of `openai:0.2` have.
 async fn other(
     State(gateway): State<Arc<Gateway>>,
+    Extension(Caller(key)): Extension<Caller>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let path = request.uri().path();
@@ -156,7 +215,7 @@ async fn other(
             Asked::parse_other(endpoint, &body)?
         }
     };
-    begin(&gateway, asked).await
+    begin(&gateway, asked, key).await
 }
 
 fn http(answer: v0_2::Answer) -> Response {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use derouter_sdk::Wei;
@@ -40,21 +41,38 @@ pub struct ModelRule {
     pub max_output_price: Option<Wei>,
 }
 
-/// What the gateway may spend.
+/// What the gateway may spend. Days are those of UTC; `None` is no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// In one day, from midnight to midnight UTC. `None`: no limit.
+    /// For one request, over all its attempts.
+    pub request: Option<Wei>,
+    /// For one job, which is one attempt.
+    pub job: Option<Wei>,
+    /// With one provider in one day.
+    pub provider_daily: Option<Wei>,
+    /// In one day.
     pub daily: Option<Wei>,
-    /// In all, jobs of earlier runs included. `None`: no limit.
+    /// In all, jobs of earlier runs included.
     pub total: Option<Wei>,
 }
 
+impl Limits {
+    /// Without any limit.
+    pub const NONE: Self = Self {
+        request: None,
+        job: None,
+        provider_daily: None,
+        daily: None,
+        total: None,
+    };
+}
+
 impl Default for Limits {
-    /// 10 POL a day.
+    /// 10 POL a day: whoever sets nothing loses no more than that to a program that runs wild.
     fn default() -> Self {
         Self {
             daily: Some(Wei::from_wei(10 * POL)),
-            total: None,
+            ..Self::NONE
         }
     }
 }
@@ -120,8 +138,7 @@ impl Default for Deadlines {
 /// The gateway's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsumerConfig {
-    /// Where to listen. It spends money for whoever can connect: other than loopback only behind
-    /// something that knows its users.
+    /// Where to listen. Other than loopback only with keys: it spends money for whoever connects.
     pub host: IpAddr,
     /// The port; 0 for any free one.
     pub port: u16,
@@ -134,6 +151,11 @@ pub struct ConsumerConfig {
     /// `Host` headers that are accepted besides this machine's own names: `name` (with the
     /// gateway's port) or `name:port`.
     pub allowed_hosts: Vec<String>,
+    /// Web pages that may use the gateway, by their exact origins (`https://chat.example.org`).
+    pub allowed_origins: Vec<String>,
+    /// Where the keys are, and what was spent with each of them: the node's data directory. One
+    /// gateway alone may use it. `None`: no keys.
+    pub data_dir: Option<PathBuf>,
     /// Whether prompts and answers are kept in the node's database.
     pub store_payloads: bool,
     /// How long to wait for what.
@@ -149,6 +171,8 @@ impl Default for ConsumerConfig {
             default_max_price: PriceCap::default(),
             limits: Limits::default(),
             allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+            data_dir: None,
             store_payloads: false,
             deadlines: Deadlines::default(),
         }

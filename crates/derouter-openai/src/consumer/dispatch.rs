@@ -4,14 +4,15 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use derouter_sdk::{PeerId, Wei};
+use derouter_sdk::PeerId;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::attempt::{Attempt, Begun, Failure};
 use super::error::ApiError;
 use super::gateway::{Gateway, count};
-use super::ledger::{Reservation, over_limit};
+use super::keys::KeyRecord;
+use super::ledger::{RequestScope, Reservation, Scope, over_limit};
 use super::offers::{Offer, OfferIndex};
 use super::request::Asked;
 use super::spending::OverLimit;
@@ -34,13 +35,20 @@ struct Dispatch {
     asked: Arc<Asked>,
     own: PeerId,
     place: Arc<OwnedSemaphorePermit>,
+    /// What the request's attempts may cost together.
+    scope: Arc<RequestScope>,
+    key: Option<Arc<KeyRecord>>,
     deadline: Instant,
     /// Until when offers may wait for reservations to be given back, if none fits without.
     spending_deadline: Instant,
 }
 
-/// Gets a request answered, up to where the answer begins.
-pub(crate) async fn dispatch(gateway: &Arc<Gateway>, asked: Asked) -> Result<Begun, ApiError> {
+/// Gets a request answered, on account of a key if there is one, up to where the answer begins.
+pub(crate) async fn dispatch(
+    gateway: &Arc<Gateway>,
+    asked: Asked,
+    key: Option<Arc<KeyRecord>>,
+) -> Result<Begun, ApiError> {
     count(&gateway.counters.requests);
     if gateway.is_draining() {
         let message = "The gateway's node is shutting down and takes no new requests.";
@@ -52,7 +60,11 @@ pub(crate) async fn dispatch(gateway: &Arc<Gateway>, asked: Asked) -> Result<Beg
         let message = "The gateway is starting: its node has not told yet what was spent before.";
         return Err(ApiError::unavailable("starting", message));
     };
+    if let Some(key) = key.as_deref().filter(|key| !key.allows(&asked.model)) {
+        return Err(ApiError::model_not_allowed(&asked.model, &key.name));
+    }
     let offers = choose(gateway, &asked)?;
+    let scope = gateway.ledger.begin(key.clone()).await?;
     let now = Instant::now();
     let deadlines = &gateway.config.deadlines;
     let dispatch = Dispatch {
@@ -62,8 +74,14 @@ pub(crate) async fn dispatch(gateway: &Arc<Gateway>, asked: Asked) -> Result<Beg
         gateway: Arc::clone(gateway),
         asked: Arc::new(asked),
         place,
+        scope,
+        key,
     };
-    dispatch.try_each(&offers).await
+    let answered = dispatch.try_each(&offers).await;
+    answered.map_err(|error| match dispatch.scope.may_owe() {
+        true => error.after_money(),
+        false => error,
+    })
 }
 
 /// The offers to try, best first; at least one.
@@ -196,8 +214,9 @@ impl Dispatch {
             }
             let reservation = match self.reserve(offer, wait).await {
                 Ok(reservation) => reservation,
-                Err((over, needed)) => {
-                    tried.over.get_or_insert(over_limit(&over, needed));
+                Err(over) => {
+                    let key = self.key.as_ref().map(|key| key.name.as_str());
+                    tried.over.get_or_insert_with(|| over_limit(&over, key));
                     if over.held_by_running {
                         held.push(Arc::clone(offer));
                     }
@@ -222,7 +241,7 @@ impl Dispatch {
         &self,
         offer: &Offer,
         wait: bool,
-    ) -> Result<Option<Reservation>, (OverLimit, Wei)> {
+    ) -> Result<Option<Reservation>, Box<OverLimit>> {
         if offer.provider == self.own {
             return Ok(None);
         }
@@ -233,8 +252,12 @@ impl Dispatch {
         } else {
             Duration::ZERO
         };
-        let reserved = self.gateway.ledger.reserve(needed, patience).await;
-        reserved.map(Some).map_err(|over| (over, needed))
+        let scope = Scope {
+            request: Arc::clone(&self.scope),
+            provider: offer.provider,
+        };
+        let reserving = self.gateway.ledger.reserve(&scope, needed, patience);
+        reserving.await.map(Some)
     }
 
     async fn attempt(

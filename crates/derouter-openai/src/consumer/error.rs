@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -16,7 +16,12 @@ pub(crate) struct ApiError {
     pub(crate) code: Option<&'static str>,
     /// After how many seconds trying again makes sense.
     pub(crate) retry_after: Option<u64>,
+    /// Clients must not try again by themselves: money may be owed already.
+    pub(crate) may_owe: bool,
 }
+
+/// Tells client libraries whether to try again, over what they make of the status.
+pub(crate) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// Seconds after which a busy or missing provider is worth another try: heartbeats and answers
 /// both change things within that time.
@@ -31,7 +36,15 @@ impl ApiError {
             param: None,
             code: None,
             retry_after: None,
+            may_owe: false,
         }
+    }
+
+    /// Money may be owed for the request already: trying it again may cost a second time.
+    pub(crate) fn after_money(mut self) -> Self {
+        self.may_owe = true;
+        self.retry_after = None;
+        self
     }
 
     fn code(mut self, code: &'static str) -> Self {
@@ -61,9 +74,25 @@ impl ApiError {
         Self::invalid_param("messages", message).code("context_length_exceeded")
     }
 
-    pub(crate) fn spending_limit(message: String) -> Self {
+    /// A spending limit is reached; `code` names it.
+    pub(crate) fn spending_limit(code: &'static str, message: String) -> Self {
         let status = StatusCode::PAYMENT_REQUIRED;
-        Self::new(status, "insufficient_quota", message).code("spending_limit_reached")
+        Self::new(status, "insufficient_quota", message).code(code)
+    }
+
+    /// The client must show a key, and another one than it did.
+    pub(crate) fn unauthorized(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", message).code(code)
+    }
+
+    pub(crate) fn model_not_allowed(model: &str, key: &str) -> Self {
+        let model: String = model.chars().take(256).collect();
+        let message = format!(
+            "The key {key} may not be used for {model}. `derouter token set {key} --models` says for which it may."
+        );
+        Self::new(StatusCode::FORBIDDEN, "invalid_request_error", message)
+            .param("model")
+            .code("model_not_allowed")
     }
 
     pub(crate) fn price_limit(message: String) -> Self {
@@ -174,6 +203,12 @@ impl IntoResponse for ApiError {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.may_owe {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use derouter_sdk::{
-    JobFilter, JobQuery, JobRecord, NodeError, NodeState, OfferFilter, PeerId, RowId, Wei,
+    JobFilter, JobKey, JobQuery, JobRecord, NodeError, NodeState, OfferFilter, PeerId, RowId, Wei,
 };
 use rand::Rng;
 use serde_json::Value;
 
 use super::gateway::Gateway;
-use crate::protocol::{OfferPayload, Usage, protocol_id};
+use super::journal::Journal;
+use super::ledger::Ledger;
+use crate::protocol::{OfferPayload, PROTOCOL, Usage, protocol_ids};
 use derouter_sdk::wire::rpc::record::parse_hex_balance;
 
 /// Jobs asked for at once: the most that the RPC allows.
@@ -40,7 +42,10 @@ impl Backoff {
 pub(crate) async fn follow_offers(gateway: Arc<Gateway>) {
     let mut backoff = Backoff::new();
     loop {
-        let filter = OfferFilter::protocol(protocol_id());
+        let filter = OfferFilter {
+            protocol_ids: Some(protocol_ids()),
+            ..OfferFilter::default()
+        };
         match gateway.node.watch_offers(filter).await {
             Ok(mut watch) => {
                 backoff = Backoff::new();
@@ -89,7 +94,10 @@ pub(crate) async fn learn_past(gateway: Arc<Gateway>) {
     let mut after = None;
     loop {
         match read_past(&gateway, &mut after).await {
-            Ok(own) => return gateway.set_ready(own),
+            Ok(own) => {
+                gateway.ledger.remember_keys();
+                return gateway.set_ready(own);
+            }
             Err(error) => tracing::warn!(%error, "can't learn yet what was spent before"),
         }
         backoff.wait().await;
@@ -100,14 +108,16 @@ pub(crate) async fn learn_past(gateway: Arc<Gateway>) {
 async fn read_past(gateway: &Gateway, after: &mut Option<RowId>) -> Result<PeerId, NodeError> {
     let own = gateway.node.peer_id().await?;
     let limits = &gateway.config.limits;
-    if limits.daily.is_none() && limits.total.is_none() {
+    let limits = [limits.daily, limits.provider_daily, limits.total];
+    let journal = gateway.ledger.journal();
+    if limits.iter().all(Option::is_none) && !journal.is_some_and(Journal::has_open) {
         return Ok(own);
     }
     loop {
         let query = JobQuery {
             after: *after,
             filter: JobFilter {
-                protocol_ids: Some(vec![protocol_id()]),
+                protocol_ids: Some(protocol_ids()),
                 provider_peer_ids: None,
                 consumer_peer_ids: Some(vec![own]),
             },
@@ -123,14 +133,26 @@ async fn read_past(gateway: &Gateway, after: &mut Option<RowId>) -> Result<PeerI
             ));
         }
         for job in page.iter().filter(|job| job.provider_peer_id != own) {
-            if let Some(spent) = spent_on(job) {
-                let at = job.completed_at_local.or(job.completed_at_sync);
-                gateway
-                    .ledger
-                    .remember(spent, at.unwrap_or(job.created_at_local));
-            }
+            remember(&gateway.ledger, job);
         }
         *after = Some(last);
+    }
+}
+
+fn remember(ledger: &Ledger, job: &JobRecord) {
+    if let Some(spent) = spent_on(job) {
+        let at = job.completed_at_local.or(job.completed_at_sync);
+        // The later one: a clock may have been set back between them.
+        let at = at.map_or(job.created_at_local, |at| at.max(job.created_at_local));
+        return ledger.remember(job.provider_peer_id, spent, at);
+    }
+    // An open job of an earlier run may be signed still, in a call that is on its way.
+    let failed = job.reason.is_some() || job.reason_class.is_some();
+    if let Some(journal) = ledger.journal().filter(|_| failed) {
+        journal.was_not_signed(&JobKey {
+            provider: job.provider_peer_id,
+            job_id: job.provider_job_id.clone(),
+        });
     }
 }
 
@@ -151,6 +173,10 @@ fn spent_on(job: &JobRecord) -> Option<Wei> {
 
 /// What a job costs by its offer and its public payload.
 fn bill(job: &JobRecord) -> Option<Wei> {
+    if job.offer_protocol_id.as_str() != PROTOCOL {
+        // No node of 0.1 has such a job.
+        return None;
+    }
     let payload: Value = serde_json::from_str(job.public_payload.as_deref()?).ok()?;
     let usage = Usage::from_json(payload.get("response")?.get("usage")?)?;
     OfferPayload::parse(&job.offer_payload)?.cost(&usage)
@@ -169,7 +195,7 @@ mod tests {
             consumer_peer_id: PeerId::random(),
             offer_id: OfferId::new("o").unwrap(),
             offer_snapshot_rowid: SnapshotId(1),
-            offer_protocol_id: protocol_id(),
+            offer_protocol_id: crate::protocol::protocol_id(),
             offer_payload: r#"{"model_id":"m","context_size":1,"input_token_price":{"$pol":"1000000"},"output_token_price":{"$pol":"0"}}"#.into(),
             offer_active: true,
             currency: Currency::Pol,

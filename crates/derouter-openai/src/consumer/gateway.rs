@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::config::ConsumerConfig;
 use super::health::{Blame, Health, Standing};
+use super::keys::Keys;
 use super::ledger::{Ledger, unix_now};
 use super::offers::{Offer, OfferIndex};
 use super::router::Terms;
@@ -24,6 +25,7 @@ pub(crate) struct Gateway {
     pub(crate) node: Arc<dyn Node>,
     pub(crate) config: ConsumerConfig,
     pub(crate) ledger: Arc<Ledger>,
+    pub(crate) keys: Keys,
     pub(crate) counters: Arc<ConsumerCounters>,
     pub(crate) in_flight: Arc<Semaphore>,
     /// Work that outlives its request: bills to check, jobs to give up.
@@ -80,8 +82,9 @@ impl Tasks {
 }
 
 impl Gateway {
-    pub(crate) fn new(node: Arc<dyn Node>, config: ConsumerConfig) -> Self {
+    pub(crate) fn new(node: Arc<dyn Node>, config: ConsumerConfig, keys: Keys) -> Self {
         Self {
+            keys,
             ledger: Arc::new(Ledger::new(config.limits)),
             counters: Arc::default(),
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),

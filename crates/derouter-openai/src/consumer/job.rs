@@ -12,7 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::gateway::{ConsumerCounters, Gateway, Tasks, count};
 use super::ledger::Reservation;
-use crate::protocol::REASON_SERVICE_ERROR;
+use crate::protocol::{REASON_PROTOCOL_VIOLATION, REASON_SERVICE_ERROR};
 
 /// Calls to end a job before it is left to the node's log: the node may be restarting.
 const END_ATTEMPTS: u32 = 5;
@@ -104,6 +104,16 @@ impl Drop for OpenJob {
 
 impl Inner {
     async fn sign(mut self, key: &JobKey, completion: ConsumerCompletion, cost: Wei) {
+        if let Some(reservation) = &mut self.reservation
+            && let Err(over) = reservation.sign(key, cost).await
+        {
+            tracing::error!(job = %key, %over, "job not signed");
+            let failure = FailureReason {
+                reason: over.to_string(),
+                reason_class: Some(REASON_PROTOCOL_VIOLATION),
+            };
+            return self.fail(key, failure).await;
+        }
         let signed = self.complete(key, completion).await;
         // Not known is as good as signed: the books must not show less than may be owed.
         let spent = !matches!(
@@ -120,8 +130,9 @@ impl Inner {
             Err(error) => tracing::error!(job = %key, cost = %cost, %error, "job not signed"),
         }
         match self.reservation.take() {
-            Some(reservation) if spent => reservation.spend(cost),
-            given_back => drop(given_back),
+            Some(reservation) if spent => reservation.settle(key, cost),
+            Some(reservation) => reservation.release(key).await,
+            None => {}
         }
     }
 

@@ -5,28 +5,35 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::gateway::Gateway;
+use super::keys::KeyRecord;
 use super::offers::Offer;
 use crate::protocol::PolAmount;
 use crate::terms::Rate;
 
-/// The list, as `GET /v1/models` answers it.
-pub(crate) fn list(gateway: &Gateway) -> Value {
+/// The list, as `GET /v1/models` answers it to the holder of a key.
+pub(crate) fn list(gateway: &Gateway, key: Option<&KeyRecord>) -> Value {
     let models = gateway.with_offers(|index| {
         let entries = index
             .models()
-            .filter_map(|(model, offers)| entry(gateway, model, offers));
+            .filter_map(|(model, offers)| entry(gateway, model, offers, key));
         entries.collect::<Vec<_>>()
     });
     json!({"object": "list", "data": models})
 }
 
-/// One model, if it can be bought now.
-pub(crate) fn one(gateway: &Gateway, model: &str) -> Option<Value> {
-    gateway.with_offers(|index| entry(gateway, model, index.of_model(model)))
+/// One model, if it can be bought now, with a key that is needed.
+pub(crate) fn one(gateway: &Gateway, model: &str, key: Option<&KeyRecord>) -> Option<Value> {
+    gateway.with_offers(|index| entry(gateway, model, index.of_model(model), key))
 }
 
-fn entry(gateway: &Gateway, model: &str, offers: &[Arc<Offer>]) -> Option<Value> {
-    if !gateway.config.may_buy(model) {
+fn entry(
+    gateway: &Gateway,
+    model: &str,
+    offers: &[Arc<Offer>],
+    key: Option<&KeyRecord>,
+) -> Option<Value> {
+    let key_allows = key.is_none_or(|key| key.allows(model));
+    if !key_allows || !gateway.config.may_buy(model) {
         return None;
     }
     let terms = gateway.terms(model);

@@ -1,111 +1,414 @@
-//! What was spent, what running requests may still cost, and whether another one may begin. Pure.
+//! What was spent, what running requests may still cost, and whether another job may begin. Pure.
 //!
-//! A request reserves the most that it can cost before its job exists, so that no interleaving of
-//! requests goes over a limit. What was agreed to counts for the day on which it was.
+//! A job sets aside the most that it can cost before it exists, against all limits at once, so
+//! that no interleaving of requests goes over one. What was signed counts for the day of the
+//! signature. A day's limit holds for that day and all that come behind it: a clock that is set
+//! back finds the days that it was in before, and brings no second budget.
 
-use derouter_sdk::{UnixSeconds, Wei};
+use std::collections::{BTreeMap, HashMap};
+
+use derouter_sdk::{PeerId, UnixSeconds, Wei};
 
 use super::config::Limits;
 
 /// Seconds of a day.
 const DAY: u64 = 86_400;
 
-/// Which limit keeps a request from beginning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LimitKind {
-    Daily,
-    Total,
+/// Days of which each account knows what was spent. Only the present one matters, unless the clock
+/// was set back. When there are more, the earliest two count as the later one of them.
+const MAX_DAYS: usize = 16;
+
+/// Providers that are kept apart when they have a limit: those paid in a day. No more are bought
+/// from that day.
+const MAX_PROVIDERS: usize = 65_536;
+
+/// The day of a time, counted from 1970.
+pub(crate) fn day_of(time: UnixSeconds) -> u64 {
+    time.0 / DAY
 }
 
-/// Why nothing could be reserved.
+/// What a key may spend. `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyLimits {
+    /// For one request, over all its attempts.
+    pub request: Option<Wei>,
+    /// In one day (UTC).
+    pub daily: Option<Wei>,
+    /// In all.
+    pub total: Option<Wei>,
+}
+
+/// Which limit keeps a job from beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LimitKind {
+    Job,
+    Request,
+    KeyRequest,
+    KeyTotal,
+    Total,
+    KeyDay,
+    ProviderDay,
+    Day,
+}
+
+/// Why nothing could be set aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OverLimit {
     pub(crate) kind: LimitKind,
     pub(crate) limit: Wei,
+    /// What was signed of it.
     pub(crate) spent: Wei,
+    /// What running requests have set aside of it.
+    pub(crate) reserved: Wei,
+    /// What the job could have cost.
+    pub(crate) needed: Wei,
+    /// When the job would fit, if time alone brings that.
+    pub(crate) resets_at: Option<UnixSeconds>,
     /// It would fit once running requests are done and cost nothing: worth waiting for.
     pub(crate) held_by_running: bool,
+}
+
+/// A request, for as long as one of its attempts may be signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct RequestId(u64);
+
+/// What a job's cost counts against, besides the limits of the gateway.
+#[derive(Clone, Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) key: Option<(&'a str, KeyLimits)>,
+    pub(crate) provider: PeerId,
+    pub(crate) request: RequestId,
+}
+
+/// What was spent on each day.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Days(BTreeMap<u64, Wei>);
+
+impl Days {
+    pub(crate) fn add(&mut self, day: u64, amount: Wei) {
+        let spent = self.0.entry(day).or_default();
+        *spent = spent.saturating_add(amount);
+        while self.0.len() > MAX_DAYS {
+            let Some((_, earliest)) = self.0.pop_first() else {
+                return;
+            };
+            if let Some(mut next) = self.0.first_entry() {
+                let joined = next.get().saturating_add(earliest);
+                next.insert(joined);
+            }
+        }
+    }
+
+    /// What was spent on a day and behind it.
+    pub(crate) fn since(&self, day: u64) -> Wei {
+        let days = self.0.range(day..);
+        days.fold(Wei::ZERO, |sum, (_, spent)| sum.saturating_add(*spent))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, Wei)> {
+        self.0.iter().map(|(day, spent)| (*day, *spent))
+    }
+}
+
+/// What was spent and is set aside for one of those that have limits.
+#[derive(Debug, Default)]
+struct Account {
+    total: Wei,
+    days: Days,
+    reserved: Wei,
+}
+
+impl Account {
+    fn spend(&mut self, day: u64, amount: Wei) {
+        self.total = self.total.saturating_add(amount);
+        self.days.add(day, amount);
+    }
+
+    fn settle(&mut self, reserved: Wei, spent: Wei, day: u64) {
+        self.reserved = self.reserved.saturating_sub(reserved);
+        if !spent.is_zero() {
+            self.spend(day, spent);
+        }
+    }
+
+    fn in_all(&self, kind: LimitKind, limit: Option<Wei>) -> Check<'_> {
+        Check {
+            kind,
+            limit,
+            spent: self.total,
+            reserved: self.reserved,
+            days: None,
+        }
+    }
+
+    fn on(&self, day: u64, kind: LimitKind, limit: Option<Wei>) -> Check<'_> {
+        Check {
+            kind,
+            limit,
+            spent: self.days.since(day),
+            reserved: self.reserved,
+            days: Some(&self.days),
+        }
+    }
+}
+
+/// That of a key or provider with which nothing was spent.
+static EMPTY: Account = Account {
+    total: Wei::ZERO,
+    days: Days(BTreeMap::new()),
+    reserved: Wei::ZERO,
+};
+
+/// What became of a request's attempts.
+#[derive(Clone, Copy, Debug, Default)]
+struct Request {
+    spent: Wei,
+    reserved: Wei,
+    /// A signature was begun: money may be owed.
+    signing: bool,
 }
 
 /// The books.
 #[derive(Debug)]
 pub(crate) struct Spending {
     limits: Limits,
-    /// The day, counted from 1970, that `today` is about. It never goes back.
-    day: u64,
-    today: Wei,
-    total: Wei,
+    all: Account,
+    keys: HashMap<String, Account>,
+    providers: HashMap<PeerId, Account>,
+    requests: HashMap<RequestId, Request>,
+    next_request: u64,
+}
+
+/// One limit and how much of it is used.
+struct Check<'a> {
+    kind: LimitKind,
+    limit: Option<Wei>,
+    spent: Wei,
     reserved: Wei,
+    /// For a limit of a day.
+    days: Option<&'a Days>,
+}
+
+impl Check<'_> {
+    /// Without a limit, the largest number is one: no sum may wrap.
+    fn over(&self, needed: Wei, today: u64) -> Option<OverLimit> {
+        let limit = self.limit.unwrap_or(Wei::MAX);
+        let fits = |sum: Option<Wei>| sum.is_some_and(|sum| sum <= limit);
+        let alone = self.spent.checked_add(needed);
+        if fits(alone.and_then(|alone| alone.checked_add(self.reserved))) {
+            return None;
+        }
+        let held_by_running = fits(alone);
+        Some(OverLimit {
+            kind: self.kind,
+            limit,
+            spent: self.spent,
+            reserved: self.reserved,
+            needed,
+            resets_at: self.resets_at(needed, limit, today),
+            held_by_running,
+        })
+    }
+
+    /// The begin of the first day on which an amount fits, if nothing more is spent.
+    fn resets_at(&self, needed: Wei, limit: Wei, today: u64) -> Option<UnixSeconds> {
+        let days = self.days?;
+        let next = |day: u64| day.saturating_add(1);
+        let later = days.0.range(today..).map(|(day, _)| next(*day));
+        let fits = |day: &u64| {
+            let sum = days.since(*day).checked_add(needed);
+            sum.is_some_and(|sum| sum <= limit)
+        };
+        let day = std::iter::once(next(today)).chain(later).find(fits)?;
+        Some(UnixSeconds(day.saturating_mul(DAY)))
+    }
 }
 
 impl Spending {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
-            day: 0,
-            today: Wei::ZERO,
-            total: Wei::ZERO,
-            reserved: Wei::ZERO,
+            all: Account::default(),
+            keys: HashMap::new(),
+            providers: HashMap::new(),
+            requests: HashMap::new(),
+            next_request: 0,
         }
     }
 
-    /// Counts what was spent on a job of an earlier run.
-    pub(crate) fn remember(&mut self, amount: Wei, at: UnixSeconds, now: UnixSeconds) {
-        self.turn_day(now);
-        self.total = self.total.saturating_add(amount);
-        if at.0 / DAY >= self.day {
-            self.today = self.today.saturating_add(amount);
+    /// Counts what was spent on a job of an earlier run, but for its key.
+    pub(crate) fn remember(
+        &mut self,
+        provider: PeerId,
+        amount: Wei,
+        at: UnixSeconds,
+        now: UnixSeconds,
+    ) {
+        let day = day_of(at);
+        self.all.spend(day, amount);
+        let known_days = u64::try_from(MAX_DAYS).unwrap_or(u64::MAX);
+        let is_old = day.saturating_add(known_days) < day_of(now);
+        if self.limits.provider_daily.is_some() && !is_old {
+            self.providers
+                .entry(provider)
+                .or_default()
+                .spend(day, amount);
         }
     }
 
-    /// Sets an amount aside for a request that begins.
-    pub(crate) fn reserve(&mut self, amount: Wei, now: UnixSeconds) -> Result<(), OverLimit> {
-        self.turn_day(now);
-        let daily = (LimitKind::Daily, self.limits.daily, self.today);
-        let total = (LimitKind::Total, self.limits.total, self.total);
-        // The total first: waiting for midnight does not help with it.
-        for (kind, limit, spent) in [total, daily] {
-            let Some(limit) = limit else { continue };
-            let alone = spent.saturating_add(amount);
-            if alone.saturating_add(self.reserved) <= limit || amount.is_zero() {
-                continue;
-            }
-            return Err(OverLimit {
-                kind,
-                limit,
-                spent,
-                held_by_running: alone <= limit,
-            });
+    /// Counts what was spent with a key in earlier runs.
+    pub(crate) fn remember_key(&mut self, key: &str, total: Wei, days: &Days) {
+        let account = self.keys.entry(key.to_owned()).or_default();
+        account.total = account.total.saturating_add(total);
+        for (day, spent) in days.iter() {
+            account.days.add(day, spent);
         }
-        self.reserved = self.reserved.saturating_add(amount);
+    }
+
+    /// A request begins.
+    pub(crate) fn begin(&mut self) -> RequestId {
+        let id = RequestId(self.next_request);
+        self.next_request = self.next_request.wrapping_add(1);
+        self.requests.insert(id, Request::default());
+        id
+    }
+
+    /// None of a request's attempts can be signed any more.
+    pub(crate) fn end(&mut self, request: RequestId) {
+        self.requests.remove(&request);
+    }
+
+    /// Sets an amount aside for a job that begins.
+    pub(crate) fn reserve(
+        &mut self,
+        place: &Place<'_>,
+        amount: Wei,
+        now: UnixSeconds,
+    ) -> Result<(), Box<OverLimit>> {
+        // What is free is bought whatever was spent.
+        if amount.is_zero() {
+            return Ok(());
+        }
+        self.make_room(place.provider, day_of(now));
+        self.check(place, amount, day_of(now))?;
+        for account in self.accounts(place, true) {
+            account.reserved = account.reserved.saturating_add(amount);
+        }
+        if let Some(request) = self.requests.get_mut(&place.request) {
+            request.reserved = request.reserved.saturating_add(amount);
+        }
         Ok(())
     }
 
-    /// Ends a reservation of which `spent` was agreed to; at most what was reserved.
-    pub(crate) fn settle(&mut self, reserved: Wei, spent: Wei, now: UnixSeconds) {
-        debug_assert!(spent <= reserved, "the bill is checked against it");
-        self.turn_day(now);
-        self.reserved = self.reserved.saturating_sub(reserved);
-        self.today = self.today.saturating_add(spent);
-        self.total = self.total.saturating_add(spent);
-    }
-
-    fn turn_day(&mut self, now: UnixSeconds) {
-        let day = now.0 / DAY;
-        if day > self.day {
-            self.day = day;
-            self.today = Wei::ZERO;
+    /// It is known what will be signed of what was set aside: the rest is free for others.
+    pub(crate) fn narrow(&mut self, place: &Place<'_>, reserved: Wei, to: Wei) {
+        let freed = reserved.saturating_sub(to);
+        for account in self.accounts(place, false) {
+            account.reserved = account.reserved.saturating_sub(freed);
+        }
+        if let Some(request) = self.requests.get_mut(&place.request) {
+            request.reserved = request.reserved.saturating_sub(freed);
+            request.signing = true;
         }
     }
-}
 
-impl OverLimit {
-    /// The limit's name in the configuration.
-    pub(crate) fn name(&self) -> &'static str {
-        match self.kind {
-            LimitKind::Daily => "limits.daily",
-            LimitKind::Total => "limits.total",
+    /// Ends what was set aside: `spent` of it was signed. `at` is the time, and no earlier than that
+    /// at which it was set aside: a clock that was set back meanwhile moves no cost to a day that
+    /// was not looked at.
+    pub(crate) fn settle(&mut self, place: &Place<'_>, reserved: Wei, spent: Wei, at: UnixSeconds) {
+        debug_assert!(spent <= reserved, "checked before it is signed");
+        for account in self.accounts(place, false) {
+            account.settle(reserved, spent, day_of(at));
         }
+        if let Some(request) = self.requests.get_mut(&place.request) {
+            request.reserved = request.reserved.saturating_sub(reserved);
+            request.spent = request.spent.saturating_add(spent);
+        }
+    }
+
+    /// Whether a signature was begun for a request.
+    pub(crate) fn may_owe(&self, request: RequestId) -> bool {
+        let request = self.requests.get(&request);
+        request.is_some_and(|request| request.signing)
+    }
+
+    /// The accounts that a job counts for; missing ones are made if asked for.
+    fn accounts<'a>(
+        &'a mut self,
+        place: &Place<'_>,
+        make: bool,
+    ) -> impl Iterator<Item = &'a mut Account> {
+        let provider = place.provider;
+        if make && let Some((key, _)) = place.key {
+            self.keys.entry(key.to_owned()).or_default();
+        }
+        if make && self.limits.provider_daily.is_some() {
+            self.providers.entry(provider).or_default();
+        }
+        let key = place.key.and_then(|(key, _)| self.keys.get_mut(key));
+        let provider = self.providers.get_mut(&provider);
+        std::iter::once(&mut self.all).chain(key).chain(provider)
+    }
+
+    /// Forgets providers who were not paid today when there are many.
+    fn make_room(&mut self, provider: PeerId, today: u64) {
+        if self.providers.len() < MAX_PROVIDERS || self.providers.contains_key(&provider) {
+            return;
+        }
+        self.providers.retain(|_, account| {
+            !account.reserved.is_zero() || !account.days.since(today).is_zero()
+        });
+    }
+
+    /// The first limit that is broken for good, else the first that running requests hold.
+    fn check(&self, place: &Place<'_>, amount: Wei, today: u64) -> Result<(), Box<OverLimit>> {
+        let checks = self.checks(place, today).into_iter();
+        let over = checks.filter_map(|check| check.over(amount, today));
+        match over.min_by_key(|over| over.held_by_running) {
+            Some(over) => Err(Box::new(over)),
+            None => Ok(()),
+        }
+    }
+
+    /// Every limit that a job counts against. Those that waiting does not help with come first.
+    fn checks(&self, place: &Place<'_>, today: u64) -> Vec<Check<'_>> {
+        let limits = &self.limits;
+        let request = self.requests.get(&place.request).copied();
+        let request = request.unwrap_or_default();
+        let of_request = |kind, limit| Check {
+            kind,
+            limit,
+            spent: request.spent,
+            reserved: request.reserved,
+            days: None,
+        };
+        let mut checks = vec![
+            Check {
+                kind: LimitKind::Job,
+                limit: limits.job,
+                spent: Wei::ZERO,
+                reserved: Wei::ZERO,
+                days: None,
+            },
+            of_request(LimitKind::Request, limits.request),
+        ];
+        if let Some((key, own)) = place.key {
+            let account = self.keys.get(key).unwrap_or(&EMPTY);
+            checks.push(of_request(LimitKind::KeyRequest, own.request));
+            checks.push(account.in_all(LimitKind::KeyTotal, own.total));
+            checks.push(account.on(today, LimitKind::KeyDay, own.daily));
+        }
+        checks.push(self.all.in_all(LimitKind::Total, limits.total));
+        if limits.provider_daily.is_some() {
+            let account = self.providers.get(&place.provider);
+            let full = account.is_none() && self.providers.len() >= MAX_PROVIDERS;
+            let limit = limits.provider_daily.filter(|_| !full);
+            let account = account.unwrap_or(&EMPTY);
+            let limit = Some(limit.unwrap_or(Wei::ZERO));
+            checks.push(account.on(today, LimitKind::ProviderDay, limit));
+        }
+        checks.push(self.all.on(today, LimitKind::Day, limits.daily));
+        checks
     }
 }
 
@@ -118,103 +421,472 @@ mod tests {
         Wei::from_wei(amount.into())
     }
 
-    fn spending(daily: Option<u64>, total: Option<u64>) -> Spending {
-        Spending::new(Limits {
-            daily: daily.map(wei),
-            total: total.map(wei),
-        })
-    }
-
     const NOON: UnixSeconds = UnixSeconds(10 * DAY + DAY / 2);
     const NEXT_DAY: UnixSeconds = UnixSeconds(11 * DAY);
 
+    /// Books, with one provider and one request for short tests.
+    struct Books {
+        spending: Spending,
+        provider: PeerId,
+        request: RequestId,
+        key: Option<KeyLimits>,
+    }
+
+    impl Books {
+        fn new(limits: Limits) -> Self {
+            let mut spending = Spending::new(limits);
+            Self {
+                request: spending.begin(),
+                spending,
+                provider: PeerId::random(),
+                key: None,
+            }
+        }
+
+        fn place(&self) -> Place<'static> {
+            Place {
+                key: self.key.map(|limits| ("k", limits)),
+                provider: self.provider,
+                request: self.request,
+            }
+        }
+
+        fn reserve(&mut self, amount: u64, now: UnixSeconds) -> Result<(), Box<OverLimit>> {
+            let place = self.place();
+            self.spending.reserve(&place, wei(amount), now)
+        }
+
+        fn settle(&mut self, reserved: u64, spent: u64, now: UnixSeconds) {
+            let place = self.place();
+            self.spending.settle(&place, wei(reserved), wei(spent), now);
+        }
+
+        fn spend(&mut self, amount: u64, now: UnixSeconds) {
+            self.reserve(amount, now).unwrap();
+            self.settle(amount, amount, now);
+        }
+
+        fn kind(&mut self, amount: u64, now: UnixSeconds) -> LimitKind {
+            self.reserve(amount, now).unwrap_err().kind
+        }
+    }
+
+    fn daily(limit: u64) -> Limits {
+        Limits {
+            daily: Some(wei(limit)),
+            ..Limits::NONE
+        }
+    }
+
     #[test]
     fn running_requests_hold_what_they_may_cost() {
-        let mut books = spending(Some(100), None);
-        books.reserve(wei(60), NOON).unwrap();
-        let refused = books.reserve(wei(60), NOON).unwrap_err();
+        let mut books = Books::new(daily(100));
+        books.reserve(60, NOON).unwrap();
+        let refused = books.reserve(60, NOON).unwrap_err();
         assert!(refused.held_by_running);
-        books.settle(wei(60), wei(10), NOON);
-        books.reserve(wei(90), NOON).unwrap();
-        let refused = books.reserve(wei(91), NOON).unwrap_err();
+        assert_eq!((refused.spent, refused.reserved), (wei(0), wei(60)));
+        books.settle(60, 10, NOON);
+        books.reserve(90, NOON).unwrap();
+        let refused = books.reserve(91, NOON).unwrap_err();
         assert!(!refused.held_by_running);
-        assert_eq!((refused.kind, refused.spent), (LimitKind::Daily, wei(10)));
+        assert_eq!((refused.kind, refused.spent), (LimitKind::Day, wei(10)));
+        assert_eq!(refused.needed, wei(91));
+    }
+
+    #[test]
+    fn what_will_not_be_signed_is_free_while_the_signature_is_made() {
+        let mut books = Books::new(daily(100));
+        books.reserve(100, NOON).unwrap();
+        let place = books.place();
+        assert!(!books.spending.may_owe(books.request));
+        books.spending.narrow(&place, wei(100), wei(30));
+        assert!(books.spending.may_owe(books.request));
+        books.reserve(70, NOON).unwrap();
+        assert!(books.reserve(1, NOON).is_err());
+        books.settle(30, 30, NOON);
+        books.settle(70, 0, NOON);
+        books.reserve(70, NOON).unwrap();
     }
 
     #[test]
     fn midnight_frees_the_daily_limit_and_not_the_total() {
-        let mut books = spending(Some(100), Some(150));
-        books.reserve(wei(100), NOON).unwrap();
-        books.settle(wei(100), wei(100), NOON);
-        assert_eq!(
-            books.reserve(wei(1), NOON).unwrap_err().kind,
-            LimitKind::Daily
-        );
-        let refused = books.reserve(wei(100), NEXT_DAY).unwrap_err();
-        assert_eq!(refused.kind, LimitKind::Total);
-        books.reserve(wei(50), NEXT_DAY).unwrap();
+        let mut books = Books::new(Limits {
+            total: Some(wei(150)),
+            ..daily(100)
+        });
+        books.spend(100, NOON);
+        let refused = books.reserve(1, NOON).unwrap_err();
+        assert_eq!(refused.kind, LimitKind::Day);
+        assert_eq!(refused.resets_at, Some(NEXT_DAY));
+        let refused = books.reserve(100, NEXT_DAY).unwrap_err();
+        assert_eq!((refused.kind, refused.resets_at), (LimitKind::Total, None));
+        books.reserve(50, NEXT_DAY).unwrap();
     }
 
     #[test]
-    fn a_job_agreed_to_after_midnight_counts_for_the_new_day() {
-        let mut books = spending(Some(100), None);
-        books.reserve(wei(80), NOON).unwrap();
-        books.settle(wei(80), wei(80), NEXT_DAY);
-        assert!(books.reserve(wei(21), NEXT_DAY).is_err());
-        books.reserve(wei(20), NEXT_DAY).unwrap();
+    fn a_request_that_costs_more_than_a_days_limit_waits_for_no_day() {
+        let mut books = Books::new(daily(100));
+        assert_eq!(books.reserve(101, NOON).unwrap_err().resets_at, None);
+    }
+
+    #[test]
+    fn a_job_signed_after_midnight_counts_for_the_new_day() {
+        let mut books = Books::new(daily(100));
+        books.reserve(80, NOON).unwrap();
+        books.settle(80, 80, NEXT_DAY);
+        assert!(books.reserve(21, NEXT_DAY).is_err());
+        books.reserve(20, NEXT_DAY).unwrap();
     }
 
     #[test]
     fn jobs_of_earlier_runs_count_by_their_day() {
-        let mut books = spending(Some(100), Some(1000));
-        books.remember(wei(70), UnixSeconds(9 * DAY), NOON);
-        books.remember(wei(30), UnixSeconds(10 * DAY), NOON);
-        assert!(books.reserve(wei(71), NOON).is_err());
-        books.reserve(wei(70), NOON).unwrap();
-        assert_eq!(books.total, wei(100));
+        let mut books = Books::new(daily(100));
+        let provider = books.provider;
+        for (amount, day) in [(70, 9), (30, 10)] {
+            let at = UnixSeconds(day * DAY);
+            books.spending.remember(provider, wei(amount), at, NOON);
+        }
+        assert!(books.reserve(71, NOON).is_err());
+        books.reserve(70, NOON).unwrap();
+        assert_eq!(books.spending.all.total, wei(100));
     }
 
     #[test]
-    fn a_clock_that_goes_back_frees_nothing() {
-        let mut books = spending(Some(100), None);
-        books.reserve(wei(100), NEXT_DAY).unwrap();
-        books.settle(wei(100), wei(100), NEXT_DAY);
-        assert!(books.reserve(wei(1), NOON).is_err());
-        books.reserve(Wei::ZERO, NOON).unwrap();
+    fn a_clock_that_is_set_back_brings_no_second_budget_also_after_a_restart() {
+        let mut books = Books::new(daily(100));
+        books.spend(100, NEXT_DAY);
+        let refused = books.reserve(1, NOON).unwrap_err();
+        assert_eq!(refused.resets_at, Some(UnixSeconds(12 * DAY)));
+        books.reserve(0, NOON).unwrap();
+        let mut after = Books::new(daily(100));
+        let provider = after.provider;
+        after.spending.remember(provider, wei(100), NEXT_DAY, NOON);
+        assert!(after.reserve(1, NOON).is_err() && after.reserve(1, NEXT_DAY).is_err());
+        after.reserve(100, UnixSeconds(12 * DAY)).unwrap();
     }
 
     #[test]
-    fn sums_beyond_all_numbers_are_over_the_limit() {
-        let mut books = spending(Some(100), None);
-        books.reserve(wei(100), NOON).unwrap();
-        assert!(books.reserve(Wei::MAX, NOON).is_err());
+    fn a_clock_that_was_wrong_for_a_moment_stops_nothing_for_ever() {
+        let mut books = Books::new(daily(100));
+        books.spend(40, UnixSeconds(5000 * DAY));
+        books.reserve(60, NOON).unwrap();
+    }
+
+    #[test]
+    fn sums_beyond_all_numbers_are_over_any_limit_and_over_none() {
+        for limits in [daily(100), Limits::NONE] {
+            let mut books = Books::new(limits);
+            books.reserve(100, NOON).unwrap();
+            let place = books.place();
+            let refused = books.spending.reserve(&place, Wei::MAX, NOON);
+            assert!(refused.is_err(), "{limits:?}");
+            books.settle(100, 0, NOON);
+            assert_eq!(books.spending.all.reserved, Wei::ZERO);
+        }
+    }
+
+    #[test]
+    fn each_limit_is_told_by_its_own_kind() {
+        let only = |set: fn(&mut Limits)| {
+            let mut limits = Limits::NONE;
+            set(&mut limits);
+            Books::new(limits)
+        };
+        assert_eq!(only(|l| l.job = Some(wei(5))).kind(6, NOON), LimitKind::Job);
+        let mut books = only(|l| l.request = Some(wei(10)));
+        books.spend(6, NOON);
+        assert_eq!(books.kind(5, NOON), LimitKind::Request);
+        books.request = books.spending.begin();
+        books.spend(10, NOON);
+        let mut books = only(|l| l.provider_daily = Some(wei(10)));
+        books.spend(6, NOON);
+        assert_eq!(books.kind(5, NOON), LimitKind::ProviderDay);
+        books.provider = PeerId::random();
+        books.spend(10, NOON);
+        let mut books = only(|l| l.total = Some(wei(10)));
+        books.spend(6, NOON);
+        assert_eq!(books.kind(5, NEXT_DAY), LimitKind::Total);
+    }
+
+    #[test]
+    fn a_keys_limits_are_its_own_and_outlast_a_restart() {
+        let limits = KeyLimits {
+            request: Some(wei(50)),
+            daily: Some(wei(60)),
+            total: Some(wei(100)),
+        };
+        let mut books = Books::new(Limits::NONE);
+        books.key = Some(limits);
+        assert_eq!(books.kind(51, NOON), LimitKind::KeyRequest);
+        books.spend(50, NOON);
+        books.request = books.spending.begin();
+        assert_eq!(books.kind(11, NOON), LimitKind::KeyDay);
+        books.reserve(50, NEXT_DAY).unwrap();
+        let mut after = Books::new(Limits::NONE);
+        after.key = Some(limits);
+        let mut days = Days::default();
+        days.add(10, wei(30));
+        after.spending.remember_key("k", wei(80), &days);
+        assert_eq!(after.kind(21, NEXT_DAY), LimitKind::KeyTotal);
+        after.reserve(20, NOON).unwrap();
+        after.key = None;
+        after.reserve(1000, NOON).unwrap();
+    }
+
+    #[test]
+    fn a_request_that_ended_leaves_nothing_behind() {
+        let mut books = Books::new(Limits::NONE);
+        books.spend(5, NOON);
+        books.spending.end(books.request);
+        assert!(books.spending.requests.is_empty());
+    }
+
+    #[test]
+    fn many_days_are_joined_and_none_is_lost() {
+        let mut days = Days::default();
+        for day in 0..100 {
+            days.add(day, wei(1));
+        }
+        assert_eq!(days.iter().count(), MAX_DAYS);
+        assert_eq!(days.since(0), wei(100));
+        assert_eq!(days.since(95), wei(5));
+    }
+
+    /// What happens next in a history of requests.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Reserve {
+            key: u8,
+            provider: u8,
+            request: u8,
+            amount: u64,
+        },
+        /// One of those that run is signed for some percent of what was set aside.
+        Sign {
+            pick: usize,
+            percent: u64,
+        },
+        Release {
+            pick: usize,
+        },
+        /// Time passes, or the clock is set.
+        Clock {
+            seconds: i64,
+        },
+        /// The process ends, and another one reads the records.
+        Crash,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0_u8..3, 0_u8..3, 0_u8..4, 0_u64..120).prop_map(|(key, provider, request, amount)| {
+                Step::Reserve { key, provider, request, amount }
+            }),
+            4 => (0_usize..8, 0_u64..=100).prop_map(|(pick, percent)| Step::Sign { pick, percent }),
+            2 => (0_usize..8).prop_map(|pick| Step::Release { pick }),
+            2 => (-100_000_i64..100_000).prop_map(|seconds| Step::Clock { seconds }),
+            1 => Just(Step::Crash),
+        ]
+    }
+
+    #[derive(Clone, Copy)]
+    struct Running {
+        key: u8,
+        provider: u8,
+        request: u8,
+        amount: u64,
+        since: UnixSeconds,
+    }
+
+    /// A signature, as the node's records and the key's file have it.
+    #[derive(Clone, Copy)]
+    struct Signed {
+        run: Running,
+        amount: u64,
+        at: UnixSeconds,
+        /// The run of the process: a request ends with it.
+        life: usize,
+    }
+
+    const KEYS: [&str; 3] = ["", "a", "b"];
+
+    /// A history that is played, and what is known of it from outside.
+    struct History {
+        books: Spending,
+        limits: Limits,
+        key_limits: KeyLimits,
+        providers: [PeerId; 3],
+        requests: Vec<RequestId>,
+        running: Vec<Running>,
+        signed: Vec<Signed>,
+        now: UnixSeconds,
+        life: usize,
+    }
+
+    impl History {
+        fn new(limits: Limits, key_limits: KeyLimits) -> Self {
+            let mut history = Self {
+                books: Spending::new(limits),
+                limits,
+                key_limits,
+                providers: std::array::from_fn(|_| PeerId::random()),
+                requests: Vec::new(),
+                running: Vec::new(),
+                signed: Vec::new(),
+                now: NOON,
+                life: 0,
+            };
+            history.requests = (0..4).map(|_| history.books.begin()).collect();
+            history
+        }
+
+        fn place(&self, run: Running) -> Place<'static> {
+            let key = KEYS[usize::from(run.key)];
+            Place {
+                key: (!key.is_empty()).then_some((key, self.key_limits)),
+                provider: self.providers[usize::from(run.provider)],
+                request: self.requests[usize::from(run.request)],
+            }
+        }
+
+        fn end(&mut self, pick: usize, percent: u64) {
+            if pick >= self.running.len() {
+                return;
+            }
+            let run = self.running.swap_remove(pick);
+            let place = self.place(run);
+            let (amount, at) = (run.amount * percent / 100, self.now.max(run.since));
+            self.books.narrow(&place, wei(run.amount), wei(amount));
+            self.books.settle(&place, wei(amount), wei(amount), at);
+            let life = self.life;
+            self.signed.push(Signed {
+                run,
+                amount,
+                at,
+                life,
+            });
+        }
+
+        fn crash(&mut self) {
+            let mut fresh = Self::new(self.limits, self.key_limits);
+            for signed in &self.signed {
+                let provider = self.providers[usize::from(signed.run.provider)];
+                let (amount, at) = (wei(signed.amount), signed.at);
+                fresh.books.remember(provider, amount, at, self.now);
+                if signed.run.key > 0 {
+                    let mut days = Days::default();
+                    days.add(day_of(at), amount);
+                    let key = KEYS[usize::from(signed.run.key)];
+                    fresh.books.remember_key(key, amount, &days);
+                }
+            }
+            self.books = fresh.books;
+            self.requests = fresh.requests;
+            self.running.clear();
+            self.life += 1;
+        }
+
+        fn play(&mut self, step: Step) {
+            match step {
+                Step::Reserve {
+                    key,
+                    provider,
+                    request,
+                    amount,
+                } => {
+                    let run = Running {
+                        key,
+                        provider,
+                        request,
+                        amount,
+                        since: self.now,
+                    };
+                    let place = self.place(run);
+                    if self.books.reserve(&place, wei(amount), self.now).is_ok() {
+                        self.running.push(run);
+                    }
+                }
+                Step::Sign { pick, percent } => self.end(pick, percent),
+                Step::Release { pick } => self.end(pick, 0),
+                Step::Clock { seconds } => {
+                    self.now = UnixSeconds(self.now.0.saturating_add_signed(seconds));
+                }
+                Step::Crash => self.crash(),
+            }
+        }
+
+        fn sum(&self, of: impl Fn(&Signed) -> bool) -> Wei {
+            let amounts = self.signed.iter().filter(|signed| of(signed));
+            wei(amounts.map(|signed| signed.amount).sum())
+        }
+
+        /// No limit was broken, whatever the clock did.
+        fn check(&self) {
+            let within =
+                |sum: Wei, limit: Option<Wei>| assert!(limit.is_none_or(|limit| sum <= limit));
+            let limits = &self.limits;
+            within(self.sum(|_| true), limits.total);
+            for signed in &self.signed {
+                let (run, day, life) = (signed.run, day_of(signed.at), signed.life);
+                within(wei(signed.amount), limits.job);
+                let same_day = |other: &Signed| day_of(other.at) == day;
+                within(self.sum(same_day), limits.daily);
+                let provider =
+                    |other: &Signed| same_day(other) && other.run.provider == run.provider;
+                within(self.sum(provider), limits.provider_daily);
+                let request =
+                    |other: &Signed| other.life == life && other.run.request == run.request;
+                within(self.sum(request), limits.request);
+                if run.key > 0 {
+                    let key = |other: &Signed| other.run.key == run.key;
+                    within(self.sum(key), self.key_limits.total);
+                    within(
+                        self.sum(|other| key(other) && same_day(other)),
+                        self.key_limits.daily,
+                    );
+                }
+            }
+            let reserved = wei(self.running.iter().map(|run| run.amount).sum());
+            assert_eq!(self.books.all.reserved, reserved);
+        }
+    }
+
+    fn limit(most: u64) -> impl Strategy<Value = Option<Wei>> {
+        proptest::option::weighted(0.8, (0..most).prop_map(wei))
     }
 
     proptest! {
         #[test]
-        fn no_interleaving_goes_over_a_limit(
-            daily in 0_u64..500,
-            total in 0_u64..1500,
-            steps in proptest::collection::vec((0_u64..200, 0_u64..=100, 0_usize..8, 0_u64..30_000), 1..200),
+        fn no_order_of_events_signs_more_than_a_limit(
+            (request, job, provider_daily, daily, total) in
+                (limit(150), limit(120), limit(300), limit(500), limit(1500)),
+            (key_request, key_daily, key_total) in (limit(150), limit(300), limit(900)),
+            steps in proptest::collection::vec(step(), 1..150),
         ) {
-            let mut books = spending(Some(daily), Some(total));
-            let mut running: Vec<u64> = Vec::new();
-            let mut by_day = std::collections::BTreeMap::<u64, u64>::new();
-            let mut now = NOON;
-            for (amount, percent, pick, seconds) in steps {
-                now = UnixSeconds(now.0 + seconds);
-                if books.reserve(wei(amount), now).is_ok() {
-                    running.push(amount);
+            let limits = Limits { request, job, provider_daily, daily, total };
+            let key_limits = KeyLimits { request: key_request, daily: key_daily, total: key_total };
+            let mut history = History::new(limits, key_limits);
+            for step in steps {
+                history.play(step);
+                history.check();
+            }
+        }
+
+        /// A day that comes later is never cheaper for having been in an earlier one again.
+        #[test]
+        fn a_clock_set_back_finds_the_days_budget_used(
+            spent in proptest::collection::vec((1_u64..100, 0_u64..20), 1..40),
+        ) {
+            let mut books = Books::new(daily(100));
+            let mut sums = BTreeMap::<u64, u64>::new();
+            for (amount, day) in spent {
+                let now = UnixSeconds((100 + day) * DAY);
+                if books.reserve(amount, now).is_ok() {
+                    books.settle(amount, amount, now);
+                    *sums.entry(100 + day).or_default() += amount;
+                    let since: u64 = sums.range(100 + day..).map(|(_, sum)| *sum).sum();
+                    prop_assert!(since <= 100);
                 }
-                if pick < running.len() {
-                    let reserved = running.swap_remove(pick);
-                    let spent = reserved * percent / 100;
-                    books.settle(wei(reserved), wei(spent), now);
-                    *by_day.entry(now.0 / DAY).or_default() += spent;
-                }
-                prop_assert!(by_day.values().all(|spent| *spent <= daily));
-                prop_assert!(by_day.values().sum::<u64>() <= total);
-                prop_assert_eq!(books.reserved, wei(running.iter().sum()));
             }
         }
     }

@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_spending_limit_is_told_when_no_offer_could_be_tried() {
-        let over = ApiError::spending_limit("the limit".into());
+        let over = ApiError::spending_limit("spending_limit_day", "the limit".into());
         assert_eq!(verdict("m", &[], Some(over.clone())), over);
         assert_eq!(verdict("m", &[Failure::Busy], Some(over)).status, 429);
     }

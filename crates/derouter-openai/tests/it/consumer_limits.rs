@@ -19,7 +19,7 @@ fn daily(wei: u128) -> ConsumerConfig {
     ConsumerConfig {
         limits: Limits {
             daily: Some(Wei::from_wei(wei)),
-            total: None,
+            ..Limits::NONE
         },
         ..ConsumerConfig::default()
     }
@@ -42,7 +42,7 @@ async fn a_request_that_could_go_over_the_limit_is_402_and_asks_nobody() {
     let (status, error) = error_of(response).await;
     assert_eq!(
         (status, &error["code"]),
-        (402, &json!("spending_limit_reached"))
+        (402, &json!("spending_limit_day"))
     );
     assert!(error["message"].as_str().unwrap().contains("limits.daily"));
     assert!(gateway.node.asked.borrow().is_empty());

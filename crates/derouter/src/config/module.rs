@@ -113,17 +113,18 @@ pub(crate) fn read_provider(path: &Path) -> Result<ModuleConfig<ProviderConfig>,
 /// Reads a consumer module's file.
 pub(crate) fn read_consumer(path: &Path) -> Result<ModuleConfig<ConsumerConfig>, ConfigError> {
     let mut section: ConsumerSection = read(path)?;
+    let rpc = RpcAddress::of(
+        path,
+        section.rpc.take(),
+        section.rpc_host.take(),
+        section.rpc_port.take(),
+    )?;
     Ok(ModuleConfig {
-        rpc: RpcAddress::of(
-            path,
-            section.rpc.take(),
-            section.rpc_host.take(),
-            section.rpc_port.take(),
-        )?,
         log: section.log.unwrap_or_default().format,
         drain: section.drain_seconds.unwrap_or_default().0,
         has_database_url: section.database_url.is_some(),
-        module: section.check(false),
+        module: section.check(false, rpc.data_dir.as_deref()),
+        rpc,
     })
 }
 
@@ -150,6 +151,6 @@ pub(super) fn fuzz_consumer(text: &str) -> Result<(), ConfigError> {
         section.rpc_port.take(),
     );
     RpcAddress::of(path, rpc.0, rpc.1, rpc.2)?;
-    let _ = section.check(false);
+    let _ = section.check(false, None);
     Ok(())
 }

@@ -148,7 +148,7 @@ impl File {
             store_payloads: self.store_payloads,
             retention: self.ledger.retention(),
         };
-        let openai = self.openai.check(path, self.store_payloads)?;
+        let openai = self.openai.check(path, self.store_payloads, &data_dir)?;
         Ok(RunConfig {
             data_dir,
             node,

@@ -15,7 +15,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::offer_terms::{QueueLength, QueueSeconds, Schedule};
-use super::value::{BaseUrl, Drain, LiteralPath, Named, OneOrMany, Peer, Pol, Port, Positive};
+use super::value::{
+    BaseUrl, Drain, LiteralPath, Named, OneOrMany, Origin, Peer, Pol, Port, Positive,
+};
 use super::{ConfigError, LogSection};
 
 /// The port of the OpenAI endpoint when the configuration names none.
@@ -52,11 +54,12 @@ pub(crate) struct OpenAiModules {
 }
 
 impl OpenAiSection {
-    /// Checks what only shows when all is read. `store_payloads` is the node's.
+    /// Checks what only shows when all is read. `store_payloads` and `data_dir` are the node's.
     pub(super) fn check(
         self,
         path: &Path,
         store_payloads: bool,
+        data_dir: &Path,
     ) -> Result<OpenAiModules, ConfigError> {
         let mut modules = OpenAiModules::default();
         let mut seen: BTreeMap<String, String> = BTreeMap::new();
@@ -80,7 +83,7 @@ impl OpenAiSection {
         }
         if let Some(section) = self.consumer {
             modules.ignored.extend(section.keys_of_a_process());
-            modules.consumer = Some(section.check(store_payloads));
+            modules.consumer = Some(section.check(store_payloads, Some(data_dir)));
         }
         Ok(modules)
     }
@@ -395,6 +398,8 @@ struct ServerSection {
     max_output_price: Option<Pol>,
     #[serde(rename = "allowedHosts")]
     allowed_hosts: Vec<String>,
+    #[serde(rename = "allowedOrigins")]
+    allowed_origins: Vec<Origin>,
 }
 
 /// What may be bought of one model.
@@ -413,6 +418,9 @@ struct RuleSection {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct LimitsSection {
+    request: Option<Pol>,
+    job: Option<Pol>,
+    provider_daily: Option<Pol>,
     daily: Option<Pol>,
     total: Option<Pol>,
 }
@@ -436,7 +444,8 @@ impl<'de> Deserialize<'de> for Host {
 }
 
 impl ConsumerSection {
-    pub(super) fn check(self, store_payloads: bool) -> ConsumerConfig {
+    /// `data_dir` is the node's, where that is known.
+    pub(super) fn check(self, store_payloads: bool, data_dir: Option<&Path>) -> ConsumerConfig {
         let server = self.server;
         let defaults = ConsumerConfig::default();
         let cap = PriceCap {
@@ -453,8 +462,11 @@ impl ConsumerSection {
             models.map(|(id, section)| (id, rule(section))).collect()
         });
         let limits = Limits {
+            request: amount(self.limits.request),
+            job: amount(self.limits.job),
+            provider_daily: amount(self.limits.provider_daily),
             daily: amount(self.limits.daily).or(defaults.limits.daily),
-            total: amount(self.limits.total).or(defaults.limits.total),
+            total: amount(self.limits.total),
         };
         ConsumerConfig {
             host: server.host.map_or(defaults.host, |host| host.0),
@@ -463,6 +475,12 @@ impl ConsumerSection {
             default_max_price: cap,
             limits,
             allowed_hosts: server.allowed_hosts,
+            allowed_origins: server
+                .allowed_origins
+                .into_iter()
+                .map(|origin| origin.0)
+                .collect(),
+            data_dir: data_dir.map(Path::to_path_buf),
             store_payloads: self.store_payloads.unwrap_or(store_payloads),
             deadlines: defaults.deadlines,
         }

@@ -127,6 +127,28 @@ pub(crate) fn base_url(text: &str) -> Result<String, String> {
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
+/// The origin of a web page, as browsers write it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Origin(pub(super) String);
+
+impl<'de> Deserialize<'de> for Origin {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let url = reqwest::Url::parse(&text).ok();
+        let plain = url.filter(|url| matches!(url.scheme(), "http" | "https"));
+        let origin = plain.map(|url| url.origin().ascii_serialization());
+        match origin {
+            Some(origin) if origin == text.trim_end_matches('/').to_ascii_lowercase() => {
+                Ok(Self(origin))
+            }
+            _ => Err(D::Error::custom(format_args!(
+                "{text:?} is not the origin of a web page. It looks like https://chat.example.org, \
+                 with a port if it has another one, and without a path"
+            ))),
+        }
+    }
+}
+
 /// A path that is meant literally.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LiteralPath(pub(super) PathBuf);

@@ -28,6 +28,7 @@ mod signature;
 mod start;
 mod stop;
 mod supervised;
+mod token;
 mod trade;
 
 /// The binary under test.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes, to_bytes};
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::Response;
@@ -20,7 +20,7 @@ use super::reader::Reader;
 use super::request::{Purpose, Translated, translate};
 use super::stream::Event;
 use super::{Context, answer, count, error};
-use crate::consumer::api;
+use crate::consumer::api::{self, Caller};
 use crate::consumer::error::ApiError;
 use crate::consumer::gateway::Gateway;
 use crate::protocol::Endpoint;
@@ -84,6 +84,7 @@ fn random_id(prefix: &str) -> String {
 /// The answer to `POST /v1/messages`.
 pub(crate) async fn messages(
     State(gateway): State<Arc<Gateway>>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (parts, asked) = read(&gateway, request, Purpose::Answer).await?;
@@ -95,7 +96,7 @@ pub(crate) async fn messages(
     };
     let body = Body::from(Value::Object(asked.fields).to_string());
     let request = Request::from_parts(parts, body);
-    let response = api::answer(&gateway, Endpoint::Chat, request).await?;
+    let response = api::answer(&gateway, Endpoint::Chat, caller, request).await?;
     if asked.stream {
         let keep_alive = gateway.config.deadlines.keep_alive;
         return Ok(response.map(|body| translated_stream(body, context, keep_alive)));
