@@ -1,6 +1,6 @@
 //! The consumer module: an OpenAI-compatible endpoint on this machine that buys the answers.
 //!
-//! A request goes to the cheapest offer that fits, then to the next, until an answer begins; its
+//! A request goes to the offer that fits best (`router`), then to the next, until an answer begins; its
 //! values pass as they come; its bill is checked against what was asked and seen before it is
 //! signed. It spends money: see [`Limits`] for how much, and `security` for who may call.
 
@@ -19,20 +19,23 @@ use tokio_util::task::AbortOnDropHandle;
 mod answer;
 mod api;
 mod attempt;
+mod choosing;
 mod config;
 mod dispatch;
 mod epilogue;
 mod error;
 mod feed;
 mod gateway;
-mod health;
 mod job;
 mod ledger;
 mod measure;
 mod models;
 mod offers;
+mod paths;
+mod quality;
 mod relay;
 mod request;
+mod route;
 mod router;
 mod security;
 mod server;
@@ -42,8 +45,9 @@ mod tally;
 mod values;
 mod verdict;
 
-pub use config::{ConsumerConfig, Deadlines, Limits, ModelRule, PriceCap};
+pub use config::{ConsumerConfig, Deadlines, Limits, ModelRule, PriceCap, Routing};
 pub use gateway::ConsumerCounters;
+pub use router::{Sort, Tuning, Weights};
 
 use gateway::{Gateway, Tasks};
 use server::Stop;
@@ -91,7 +95,7 @@ pub struct RunningConsumer {
     tasks: Tasks,
     stop: Stop,
     server: Option<JoinHandle<()>>,
-    _feeds: [AbortOnDropHandle<()>; 3],
+    _feeds: [AbortOnDropHandle<()>; 4],
 }
 
 /// Starts the gateway. It listens when this returns; until the node has told its offers and what
@@ -120,6 +124,7 @@ pub async fn start(
         _feeds: [
             AbortOnDropHandle::new(tokio::spawn(feed::follow_offers(Arc::clone(&gateway)))),
             AbortOnDropHandle::new(tokio::spawn(feed::follow_state(Arc::clone(&gateway)))),
+            AbortOnDropHandle::new(tokio::spawn(paths::follow(Arc::clone(&gateway)))),
             AbortOnDropHandle::new(tokio::spawn(feed::learn_past(gateway))),
         ],
     })
@@ -176,6 +181,16 @@ impl Drop for RunningConsumer {
             server.abort();
         }
     }
+}
+
+/// The router as simulations and property tests use it.
+#[doc(hidden)]
+pub mod sim {
+    pub use super::quality::{Blame, Estimate, Observed, Quality, Sample};
+    pub use super::router::{
+        Candidate, Exclusion, MaxPrice, Needs, Parts, Path, Preferences, ProviderName, Ranked,
+        Rules, Sort, Tuning, Wanted, Weights, Why, rank,
+    };
 }
 
 /// See [`crate::fuzz::http_request`].

@@ -9,24 +9,36 @@ use axum::extract::{Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use derouter_sdk::Wei;
 use futures::StreamExt;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 use tokio::time::timeout;
 
 use super::answer::Answer;
+use super::choosing::terms_of;
 use super::dispatch::dispatch;
 use super::error::ApiError;
 use super::gateway::Gateway;
 use super::request::{Asked, MAX_BODY_BYTES, too_large};
+use super::router::{Path as Way, Preferences};
 use super::security::{AllowedHosts, check_content_type};
 use super::{models, relay};
-use crate::protocol::Endpoint;
+use crate::protocol::{Endpoint, Usage};
+use crate::terms::Metered;
 
 /// Who answered, for those who want to know.
 const PROVIDER: HeaderName = HeaderName::from_static("x-derouter-provider");
 const OFFER: HeaderName = HeaderName::from_static("x-derouter-offer");
 const JOB: HeaderName = HeaderName::from_static("x-derouter-job");
+
+/// Which attempt led to the answer, and how its provider is reached.
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-derouter-attempts");
+const PATH: HeaderName = HeaderName::from_static("x-derouter-path");
+
+/// What the answer costs in POL, by its usage; or, before that is known, what was expected.
+const COST: HeaderName = HeaderName::from_static("x-derouter-cost");
+const ESTIMATED_COST: HeaderName = HeaderName::from_static("x-derouter-estimated-cost");
 
 /// Tells proxies such as nginx to pass events on as they come.
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -100,11 +112,12 @@ async fn answer(
     request: Request,
 ) -> Result<Response, ApiError> {
     check_content_type(request.headers())?;
+    let of_headers = Preferences::of_headers(request.headers())?;
     let patience = gateway.config.deadlines.request_body;
     let body = timeout(patience, read_body(request.into_body()))
         .await
         .map_err(|_| ApiError::body_too_slow())??;
-    let asked = Asked::parse(endpoint, &body)?;
+    let asked = Asked::parse_with(endpoint, &body, of_headers)?;
     // Not held any longer: the request lives on in `asked`.
     drop(body);
     // On the heap: this future is large, and many handlers hold one.
@@ -141,6 +154,9 @@ async fn read_body(body: Body) -> Result<Vec<u8>, ApiError> {
 fn plain(answer: Answer, value: &Value) -> Response {
     let mut response = json_response(value);
     name_provider(&answer, response.headers_mut());
+    if let Some(cost) = cost_of(&answer, value) {
+        insert(response.headers_mut(), COST, cost.to_pol_text());
+    }
     answer.settle_later();
     response
 }
@@ -155,6 +171,8 @@ fn streamed(answer: Answer, first: Value) -> Response {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
     name_provider(&answer, headers);
+    let expected = answer.job.route.estimated_cost;
+    insert(headers, ESTIMATED_COST, expected.to_pol_text());
     *response.body_mut() = relay::body(answer, first);
     response
 }
@@ -164,12 +182,35 @@ fn name_provider(answer: &Answer, headers: &mut HeaderMap) {
         (PROVIDER, answer.offer.provider.to_string()),
         (OFFER, answer.offer.offer_id.to_string()),
         (JOB, answer.job.key.job_id.to_string()),
+        (ATTEMPTS, answer.job.route.attempt.to_string()),
     ];
     for (name, value) in values {
-        // An id that no header can hold is left out.
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.insert(name, value);
-        }
+        insert(headers, name, value);
+    }
+    let path = answer.job.route.path;
+    if path != Way::Unknown {
+        insert(headers, PATH, path.name().to_owned());
+    }
+}
+
+/// What a plain answer costs by its own usage. Only a bill that says the same is signed.
+fn cost_of(answer: &Answer, value: &Value) -> Option<Wei> {
+    if answer.job.route.path == Way::Own {
+        return Some(Wei::ZERO);
+    }
+    let usage = Usage::from_json(value.get("usage")?)?;
+    let used = Metered {
+        input: usage.prompt_tokens,
+        output: usage.completion_tokens,
+        ..Metered::default()
+    };
+    terms_of(&answer.offer).prices.cost(&used)
+}
+
+/// A value that no header can hold is left out.
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
+    if let Ok(value) = HeaderValue::try_from(value) {
+        headers.insert(name, value);
     }
 }
 

@@ -11,13 +11,15 @@ use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::attempt::{Attempt, Failure};
+use super::choosing::{choose, terms_of};
 use super::error::ApiError;
 use super::gateway::{Gateway, count};
 use super::ledger::{Reservation, over_limit};
-use super::offers::{Offer, OfferIndex};
+use super::offers::Offer;
 use super::request::Asked;
+use super::route::Route;
 use super::spending::OverLimit;
-use super::{router, verdict};
+use super::verdict;
 
 /// Offers that are tried for one request: enough to get past a few bad ones, few enough that the
 /// client is still there.
@@ -26,9 +28,6 @@ const MAX_ATTEMPTS: usize = 6;
 /// Those of them that may be one provider's: it may list any number of cheap offers, and must not
 /// keep the others from being asked.
 const MAX_ATTEMPTS_PER_PROVIDER: usize = 2;
-
-/// Models named when the one asked for is not there.
-const NAMED_MODELS: usize = 20;
 
 /// A request on its way.
 struct Dispatch {
@@ -69,57 +68,6 @@ pub(crate) async fn dispatch(
         place,
     };
     dispatch.try_each(&offers).await
-}
-
-/// The offers to try, best first; at least one.
-fn choose(gateway: &Gateway, asked: &Asked) -> Result<Vec<Arc<Offer>>, ApiError> {
-    let model = asked.model.as_str();
-    gateway.with_offers(|index| {
-        if !index.known() {
-            let message = "The gateway is starting: its node has not told its offers yet.";
-            return Err(ApiError::unavailable("starting", message));
-        }
-        if !gateway.config.may_buy(model) {
-            return Err(ApiError::model_not_found(format!(
-                "{model} is not among the models that this gateway's configuration names.{}",
-                there_are(gateway, index)
-            )));
-        }
-        let offers = index.of_model(model);
-        if offers.is_empty() && gateway.config.rule(model).is_some() {
-            let message = format!("No provider offers {model} at the moment.");
-            return Err(ApiError::unavailable("no_provider", message));
-        }
-        if offers.is_empty() {
-            let there_are = there_are(gateway, index);
-            return Err(ApiError::model_not_found(format!(
-                "{model} is not on offer.{there_are}"
-            )));
-        }
-        let terms = gateway.terms(model);
-        let standing = |peer: &PeerId| gateway.standing(peer);
-        let ranked = router::rank(offers, &asked.size, &terms, standing, &mut rand::rng());
-        if ranked.is_empty() {
-            return Err(router::explain(model, offers, &asked.size, &terms));
-        }
-        Ok(ranked)
-    })
-}
-
-/// A sentence that names the models that can be bought.
-fn there_are(gateway: &Gateway, index: &OfferIndex) -> String {
-    let models: Vec<_> = index
-        .models()
-        .map(|(model, _)| model)
-        .filter(|model| gateway.config.may_buy(model))
-        .collect();
-    let named = models.iter().take(NAMED_MODELS).copied();
-    let list = named.collect::<Vec<_>>().join(", ");
-    match models.len() {
-        0 => " There are no offers at the moment.".into(),
-        more if more > NAMED_MODELS => format!(" On offer are {list}, and others."),
-        _ => format!(" On offer: {list}."),
-    }
 }
 
 /// What was tried so far for a request.
@@ -214,7 +162,7 @@ impl Dispatch {
             };
             let others = offers.iter().skip(index).any(other);
             let deadline = tried.attempt_deadline(Instant::now(), self.deadline, others);
-            match self.attempt(offer, reservation, deadline).await {
+            match self.attempt(offer, reservation, deadline, tried).await {
                 Ok(answer) => return (Some(answer), held),
                 Err(failure) => tried.note(offer.provider, failure),
             }
@@ -247,16 +195,21 @@ impl Dispatch {
         offer: &Arc<Offer>,
         reservation: Option<Reservation>,
         deadline: Instant,
+        tried: &Tried,
     ) -> Result<(Answer, Value), Failure> {
+        let typical = self.asked.size.typical();
+        let cost = terms_of(offer).prices.cost(&typical).unwrap_or(Wei::MAX);
+        let which = (tried.failures.len().saturating_add(1), cost);
+        let route = Route::new(&self.gateway, offer, &self.place, which);
         let attempt = Attempt {
             gateway: Arc::clone(&self.gateway),
             asked: Arc::clone(&self.asked),
             offer: Arc::clone(offer),
             reservation,
-            place: Arc::clone(&self.place),
+            place: Arc::new(route),
             deadline,
         };
-        let result = attempt.run().await;
+        let mut result = attempt.run().await;
         if let Err(failure) = &result {
             count(&self.gateway.counters.failed_attempts);
             let model = self.asked.model.as_str();
@@ -266,7 +219,24 @@ impl Dispatch {
                 self.gateway.blame(offer, blame);
             }
         }
+        if let Ok((answer, _)) = &mut result {
+            self.measure(answer);
+        }
         result
+    }
+}
+
+impl Dispatch {
+    /// Notes how long the first value took. Of a plain answer that is all of it, most of which went
+    /// into its tokens.
+    fn measure(&self, answer: &mut Answer) {
+        let took = answer.began.elapsed();
+        if self.asked.stream {
+            return self.gateway.first_token(&answer.offer, took);
+        }
+        let first = self.gateway.usual_first_token(&answer.offer);
+        let first = first.min(took / 2);
+        answer.tally.waited(took.saturating_sub(first));
     }
 }
 

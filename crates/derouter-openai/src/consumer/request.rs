@@ -7,7 +7,10 @@ use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::measure::{Extent, prompt_extent};
+use super::router::Preferences;
+use super::router::preferences::merge_headers;
 use crate::protocol::{Endpoint, OfferPayload, Usage};
+use crate::terms::Metered;
 
 /// What a `CreateJob` request holds besides `job_args`: the offer's payload (64,000 bytes at
 /// most), ids and CBOR around them.
@@ -50,6 +53,8 @@ pub(crate) struct Asked {
     /// Whether the client wants the chunk with the usage.
     pub(crate) include_usage: bool,
     pub(crate) size: Size,
+    /// What it says about the choice of its provider, which providers are not told.
+    pub(crate) preferences: Preferences,
 }
 
 /// How large a request and its answer may be.
@@ -72,11 +77,23 @@ pub(crate) struct Size {
 impl Asked {
     /// Reads a body that was sent to an endpoint.
     pub(crate) fn parse(endpoint: Endpoint, body: &[u8]) -> Result<Self, ApiError> {
+        Self::parse_with(endpoint, body, Map::new())
+    }
+
+    /// The same, with the preferences that the request's headers name.
+    pub(crate) fn parse_with(
+        endpoint: Endpoint,
+        body: &[u8],
+        of_headers: Map<String, Value>,
+    ) -> Result<Self, ApiError> {
         let text = std::str::from_utf8(body)
             .map_err(|_| ApiError::invalid("The request body is not UTF-8."))?;
-        let fields: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
+        let mut fields: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
             ApiError::invalid(format!("The body is not a JSON object: {error}."))
         })?;
+        let as_written = !Preferences::are_in(&fields);
+        merge_headers(&mut fields, of_headers)?;
+        let preferences = Preferences::take(&mut fields)?;
         check_prompt(endpoint, &fields)?;
         let model = match fields.get("model") {
             Some(Value::String(model)) if !model.is_empty() => model.clone(),
@@ -96,11 +113,12 @@ impl Asked {
             .unwrap_or(false);
         let size = Size::of(endpoint, &fields, body.len());
         Ok(Self {
-            job_args: job_args(text, &fields)?,
+            job_args: job_args(Some(text).filter(|_| as_written), &fields)?,
             model,
             stream,
             include_usage,
             size,
+            preferences,
             fields,
         })
     }
@@ -131,9 +149,9 @@ fn flag(fields: &Map<String, Value>, name: &str) -> Option<bool> {
     }
 }
 
-/// The client's own text, or, if that is too large, the same without white space and escapes.
-fn job_args(text: &str, fields: &Map<String, Value>) -> Result<String, ApiError> {
-    if text.len() <= MAX_JOB_ARGS_BYTES {
+/// The client's own text if that can be sent, or the same without white space and escapes.
+fn job_args(text: Option<&str>, fields: &Map<String, Value>) -> Result<String, ApiError> {
+    if let Some(text) = text.filter(|text| text.len() <= MAX_JOB_ARGS_BYTES) {
         return Ok(text.to_owned());
     }
     let compact = serde_json::to_string(fields).unwrap_or_default();
@@ -199,16 +217,16 @@ impl Size {
             .unwrap_or(Wei::MAX)
     }
 
-    /// What the request will probably cost: for comparing offers only.
-    pub(crate) fn typical_cost(&self, offer: &OfferPayload) -> Wei {
+    /// What the request will probably use: for comparing offers only.
+    pub(crate) fn typical(&self) -> Metered {
         let output = self.max_output_tokens.unwrap_or(u64::MAX);
-        let usage = Usage {
-            prompt_tokens: self.prompt.text_bytes / BYTES_PER_TOKEN,
-            completion_tokens: TYPICAL_OUTPUT_TOKENS
+        Metered {
+            input: self.prompt.text_bytes / BYTES_PER_TOKEN,
+            output: TYPICAL_OUTPUT_TOKENS
                 .min(output)
                 .saturating_mul(self.answers),
-        };
-        offer.cost(&usage).unwrap_or(Wei::MAX)
+            ..Metered::default()
+        }
     }
 
     /// The fewest tokens that the prompt can be.
@@ -232,6 +250,19 @@ mod tests {
         let asked = Asked::parse(Endpoint::Chat, body.as_bytes()).unwrap();
         assert_eq!(asked.job_args, body);
         assert!(!asked.stream && !asked.include_usage);
+    }
+
+    #[test]
+    fn preferences_are_for_the_gateway_alone() {
+        let body = r#"{ "model": "m", "derouter": {"sort": "price"}, "messages": [], "provider": {"only": []}}"#;
+        let asked = Asked::parse(Endpoint::Chat, body.as_bytes()).unwrap();
+        assert_eq!(asked.job_args, r#"{"model":"m","messages":[]}"#);
+        assert!(asked.preferences.sort.is_some() && !Preferences::are_in(&asked.fields));
+        let headers = json!({"sort": "latency"}).as_object().cloned().unwrap();
+        let body = r#"{ "model": "m", "messages": [] }"#;
+        let asked = Asked::parse_with(Endpoint::Chat, body.as_bytes(), headers).unwrap();
+        assert!(asked.preferences.sort.is_some());
+        assert_eq!(asked.job_args, body, "as the client wrote it");
     }
 
     #[test]
@@ -309,6 +340,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(asked.size.most_cost(&offer), Wei::MAX);
-        assert_eq!(asked.size.typical_cost(&offer), Wei::MAX);
+        let prices = crate::terms::Prices::of_0_1(&offer);
+        assert_eq!(prices.cost(&asked.size.typical()), None);
     }
 }
