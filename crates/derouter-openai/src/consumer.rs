@@ -33,6 +33,7 @@ mod models;
 mod offers;
 mod paths;
 mod quality;
+mod quote;
 mod relay;
 mod request;
 mod route;

@@ -20,6 +20,7 @@ use super::choosing::terms_of;
 use super::dispatch::dispatch;
 use super::error::ApiError;
 use super::gateway::Gateway;
+use super::quote::{Question, quote};
 use super::request::{Asked, MAX_BODY_BYTES, too_large};
 use super::router::{Path as Way, Preferences};
 use super::security::{AllowedHosts, check_content_type};
@@ -52,6 +53,7 @@ pub(crate) fn routes(gateway: Arc<Gateway>, allowed: AllowedHosts) -> Router {
     Router::new()
         .route("/v1/models", get(list_models))
         .route("/v1/models/{*id}", get(get_model))
+        .route("/derouter/quote", get(get_quote))
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(completions))
         .fallback(async |request: Request| {
@@ -93,6 +95,15 @@ async fn get_model(
             "The model {id} can't be bought now."
         ))),
     }
+}
+
+async fn get_quote(
+    State(gateway): State<Arc<Gateway>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let of_headers = Preferences::of_headers(request.headers())?;
+    let question = Question::read(request.uri().query(), of_headers)?;
+    Ok(json_response(&quote(&gateway, question)?))
 }
 
 async fn chat(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, ApiError> {

@@ -100,7 +100,8 @@ impl Wanted {
         terms.prices.cost(&self.typical).unwrap_or(Wei::MAX)
     }
 
-    fn tuning(&self) -> Tuning {
+    /// How offers are chosen for this request.
+    pub fn tuning(&self) -> Tuning {
         let tuning = self.rules.tuning;
         Tuning {
             weights: tuning.weights.with(&self.preferences.weights),

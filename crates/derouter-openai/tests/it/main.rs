@@ -12,6 +12,7 @@ mod consumer_failover;
 mod consumer_limits;
 mod consumer_node;
 mod consumer_refusals;
+mod consumer_routing;
 mod consumer_support;
 mod golden;
 mod provider_answers;

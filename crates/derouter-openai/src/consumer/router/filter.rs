@@ -103,6 +103,17 @@ impl Exclusion {
     }
 }
 
+impl Exclusion {
+    /// What exactly, for rules with several kinds.
+    pub(crate) fn detail(&self) -> Option<&str> {
+        match self {
+            Self::Modality(what) | Self::Feature(what) => Some(what),
+            Self::MaxPrice(what) => Some(what),
+            _ => None,
+        }
+    }
+}
+
 /// The dearest prompt token of an offer: a cached one may cost more than another.
 pub(super) fn dearest_input(prices: &Prices) -> Wei {
     let cached = prices.cached_input.unwrap_or(prices.input).of_million();

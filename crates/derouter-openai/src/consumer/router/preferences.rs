@@ -235,18 +235,34 @@ impl Preferences {
                 let message = format!("{} must be there once, as plain text.", header.name);
                 return Err(ApiError::invalid_param(header.name, message));
             };
-            fields.insert(header.field.to_owned(), (header.read)(text));
+            let (field, value) = header.read(text);
+            fields.insert(field, value);
         }
         Ok(fields)
     }
 }
 
-/// A header and the field that it stands for.
-struct Header {
+/// A header and the field that it stands for. A quote's URL names the field itself.
+pub(crate) struct Header {
     name: &'static str,
     field: &'static str,
     /// The value as the body would have it. What makes no sense is found where the body's is.
-    read: fn(&str) -> Value,
+    value: fn(&str) -> Value,
+}
+
+/// The fields that a quote's URL may name.
+pub(crate) const FIELDS_OF_QUERY: &[Header] = &HEADERS;
+
+impl Header {
+    /// Whether it stands for the field.
+    pub(crate) fn is(&self, field: &str) -> bool {
+        self.field == field
+    }
+
+    /// The field, and a value of it as the body would have it.
+    pub(crate) fn read(&self, text: &str) -> (String, Value) {
+        (self.field.to_owned(), (self.value)(text.trim()))
+    }
 }
 
 const HEADERS: [Header; 9] = [
@@ -265,8 +281,8 @@ const HEADERS: [Header; 9] = [
     header("x-derouter-max-latency", "max_latency", json_or_text),
 ];
 
-const fn header(name: &'static str, field: &'static str, read: fn(&str) -> Value) -> Header {
-    Header { name, field, read }
+const fn header(name: &'static str, field: &'static str, value: fn(&str) -> Value) -> Header {
+    Header { name, field, value }
 }
 
 fn list(text: &str) -> Value {
