@@ -317,16 +317,13 @@ enum SortKey {
     Throughput,
 }
 
-/// The largest weight.
-const MOST_WEIGHT: f64 = 100.0;
-
 /// A number from 0 to 100.
 #[derive(Clone, Copy, Debug)]
 struct Weight(f64);
 
 impl<'de> Deserialize<'de> for Weight {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        number_up_to(MOST_WEIGHT, deserializer).map(Weight)
+        number_up_to(Weights::MOST, deserializer).map(Weight)
     }
 }
 

@@ -6,7 +6,7 @@ use derouter_sdk::{PeerId, Wei};
 use hyper::HeaderMap;
 use serde_json::{Map, Value};
 
-use super::score::{MOST_WEIGHT, Weights};
+use super::score::Weights;
 use crate::consumer::error::ApiError;
 
 /// Entries of a list.
@@ -212,8 +212,8 @@ impl Preferences {
                 return Err(format!("knows {} only", Weights::NAMES.join(", ")));
             };
             let weight = number(weight)?;
-            if weight > MOST_WEIGHT {
-                return Err(format!("has a {name} over {MOST_WEIGHT}"));
+            if weight > Weights::MOST {
+                return Err(format!("has a {name} over {}", Weights::MOST));
             }
             self.weights.retain(|(own, _)| own != name);
             self.weights.push((name, weight));

@@ -65,10 +65,10 @@ impl Default for Weights {
     }
 }
 
-/// The largest weight.
-pub(super) const MOST_WEIGHT: f64 = 100.0;
-
 impl Weights {
+    /// The largest weight.
+    pub const MOST: f64 = 100.0;
+
     /// The names of all weights, as configuration and requests have them.
     pub const NAMES: [&str; 7] = [
         "price",
