@@ -1,6 +1,6 @@
 //! The consumer module: an OpenAI-compatible endpoint on this machine that buys the answers.
 //!
-//! A request goes to the cheapest offer that fits, then to the next, until an answer begins; its
+//! A request goes to the offer that fits best (`router`), then to the next, until an answer begins; its
 //! values pass as they come; its bill is checked against what was asked and seen before it is
 //! signed. It spends money: see [`Limits`] for how much, and `security` for who may call.
 
@@ -20,6 +20,7 @@ mod answer;
 mod anthropic;
 mod api;
 mod attempt;
+mod choosing;
 mod config;
 mod dispatch;
 mod epilogue;
@@ -27,7 +28,6 @@ mod error;
 mod feed;
 mod form;
 mod gateway;
-mod health;
 mod job;
 mod journal;
 mod keys;
@@ -35,8 +35,12 @@ mod ledger;
 mod measure;
 mod models;
 mod offers;
+mod paths;
+mod quality;
+mod quote;
 mod relay;
 mod request;
+mod route;
 mod router;
 mod security;
 mod server;
@@ -50,10 +54,11 @@ mod verdict;
 pub(crate) use anthropic::{
     fuzz_answer as fuzz_messages_answer, fuzz_request as fuzz_messages_request,
 };
-pub use config::{ConsumerConfig, Deadlines, Limits, ModelRule, PriceCap};
+pub use config::{ConsumerConfig, Deadlines, Limits, ModelRule, PriceCap, Routing};
 pub use gateway::ConsumerCounters;
 pub use journal::{JournalError, KeySpending, spent_by_key};
 pub use keys::{KeyError, KeyRecord, KeyRules, KeyStore};
+pub use router::{Sort, Tuning, Weights};
 pub use spending::KeyLimits;
 
 pub(crate) use measure::generated_bytes;
@@ -118,7 +123,7 @@ pub struct RunningConsumer {
     tasks: Tasks,
     stop: Stop,
     server: Option<JoinHandle<()>>,
-    _feeds: [AbortOnDropHandle<()>; 3],
+    _feeds: [AbortOnDropHandle<()>; 4],
 }
 
 /// Starts the gateway. It listens when this returns; until the node has told its offers and what
@@ -160,6 +165,7 @@ pub async fn start(
         _feeds: [
             AbortOnDropHandle::new(tokio::spawn(feed::follow_offers(Arc::clone(&gateway)))),
             AbortOnDropHandle::new(tokio::spawn(feed::follow_state(Arc::clone(&gateway)))),
+            AbortOnDropHandle::new(tokio::spawn(paths::follow(Arc::clone(&gateway)))),
             AbortOnDropHandle::new(tokio::spawn(feed::learn_past(gateway))),
         ],
     })
@@ -216,6 +222,16 @@ impl Drop for RunningConsumer {
             server.abort();
         }
     }
+}
+
+/// The router as simulations and property tests use it.
+#[doc(hidden)]
+pub mod sim {
+    pub use super::quality::{Blame, Estimate, Observed, Quality, Sample};
+    pub use super::router::{
+        Candidate, Exclusion, MaxPrice, Needs, Parts, Path, Preferences, ProviderName, Ranked,
+        Rules, Sort, Tuning, Wanted, Weights, Why, rank,
+    };
 }
 
 /// See [`crate::fuzz::http_request`].

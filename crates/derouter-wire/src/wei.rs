@@ -100,6 +100,12 @@ impl Wei {
         self.0.checked_mul(U256::from(times)).map(Wei)
     }
 
+    /// The amount in wei as a float, which is off by a rounding: for comparing and showing, never for
+    /// what is paid.
+    pub fn approximately(self) -> f64 {
+        f64::from(self.0)
+    }
+
     /// `self * units / 1_000_000`, rounded down: a price for a million units applied to `units`.
     /// `None` when the product is over 2^256-1.
     pub fn checked_per_million(self, units: u64) -> Option<Wei> {

@@ -3,6 +3,7 @@
 pub(crate) mod db;
 pub(crate) mod jobs;
 pub(crate) mod network;
+pub(crate) mod quote;
 pub(crate) mod relay;
 pub(crate) mod token;
 
@@ -14,6 +15,7 @@ use crate::config::LogFormat;
 use db::DbCommand;
 use jobs::JobsCommand;
 use network::{NetcheckArgs, PeersArgs, PingArgs};
+use quote::QuoteArgs;
 use relay::RelayArgs;
 use token::TokenCommand;
 
@@ -89,6 +91,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: TokenCommand,
     },
+    /// Say what a request for a model would cost at each offer, and which would be tried first
+    #[command(after_help = "Examples:\n  \
+        derouter quote llama3.2 --in 2000 --out 500\n  \
+        derouter quote llama3.2 --sort latency --max-price 0.5 --json\n\n\
+        Exit codes: 0 told, 1 failed, 2 usage, 3 configuration, 4 no OpenAI endpoint answers.")]
+    Quote(QuoteArgs),
     /// Look after the node's database: check, back up, make smaller, export
     Db {
         /// What to do with it.
@@ -224,6 +232,10 @@ mod tests {
             &["netcheck", "--wait", "-1"],
             &["relay", "--listen", "0.0.0.0:4001"],
             &["relay", "--reservations", "0"],
+            &["quote"],
+            &["quote", "m", "--in", "-1"],
+            &["quote", "m", "--sort", "best"],
+            &["quote", "m", "-c", "x", "--url", "http://127.0.0.1:1"],
             &["db"],
             &["db", "backup"],
             &["db", "export", "--since", "soon"],

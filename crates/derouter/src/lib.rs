@@ -18,6 +18,7 @@ mod netcheck;
 mod output;
 mod peers;
 mod ping;
+mod quote;
 mod ready;
 mod relay;
 mod rpc_node;
@@ -72,6 +73,7 @@ fn execute(command: Command) -> Result<(), Failure> {
             Command::Netcheck(args) => Box::pin(netcheck::netcheck(args)).await,
             Command::Ping(args) => Box::pin(ping::ping(args)).await,
             Command::Peers(args) => Box::pin(peers::peers(args)).await,
+            Command::Quote(args) => Box::pin(quote::quote(args)).await,
             Command::Db { command } => db::db(&command),
             Command::Jobs { command } => jobs::jobs(&command),
             Command::Token { command } => token::token(&command),

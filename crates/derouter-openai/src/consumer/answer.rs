@@ -10,10 +10,10 @@ use tokio::time::timeout;
 
 use super::epilogue::Expected;
 use super::gateway::{Gateway, count};
-use super::health::Blame;
 use super::job::OpenJob;
 use super::ledger::unix_now;
 use super::offers::Offer;
+use super::quality::Blame;
 use super::request::Asked;
 use super::tally::Tally;
 use super::values::ValueReader;
@@ -149,7 +149,7 @@ impl Answer {
     fn sign(self, epilogue: Epilogue, cost: Wei) {
         // One without content is no sign that the provider works.
         if self.tally.generated_bytes() > 0 {
-            self.gateway.praise(&self.offer);
+            self.gateway.praise(&self.offer, self.tally.sample());
         }
         let usage = self
             .tally

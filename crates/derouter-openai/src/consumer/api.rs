@@ -9,7 +9,7 @@ use axum::extract::{Extension, Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use derouter_sdk::JobKey;
+use derouter_sdk::{JobKey, Wei};
 use futures::StreamExt;
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -25,16 +25,27 @@ use super::gateway::Gateway;
 use super::keys::KeyRecord;
 use super::ledger::unix_now;
 use super::offers::Offer;
+use super::quote::{Question, quote};
 use super::request::{Asked, MAX_BODY_BYTES, too_large};
+use super::route::Route;
+use super::router::{Path as Way, Preferences};
 use super::security::{self, Allowed, check_content_type};
 use super::{form, models, relay, v0_2};
-use crate::protocol::Endpoint;
-use crate::terms::Endpoint as Endpoint0_2;
+use crate::protocol::{Endpoint, Usage};
+use crate::terms::{Endpoint as Endpoint0_2, Metered};
 
 /// Who answered, for those who want to know.
 const PROVIDER: HeaderName = HeaderName::from_static("x-derouter-provider");
 const OFFER: HeaderName = HeaderName::from_static("x-derouter-offer");
 const JOB: HeaderName = HeaderName::from_static("x-derouter-job");
+
+/// Which attempt led to the answer, and how its provider is reached.
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-derouter-attempts");
+const PATH: HeaderName = HeaderName::from_static("x-derouter-path");
+
+/// What the answer costs in POL, by its usage; or, before that is known, what was expected.
+const COST: HeaderName = HeaderName::from_static("x-derouter-cost");
+const ESTIMATED_COST: HeaderName = HeaderName::from_static("x-derouter-estimated-cost");
 
 /// Tells proxies such as nginx to pass events on as they come.
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -62,6 +73,7 @@ pub(crate) fn routes(gateway: Arc<Gateway>, allowed: Allowed) -> Router {
     Router::new()
         .route("/v1/models", get(list_models))
         .route("/v1/models/{*id}", get(get_model))
+        .route("/derouter/quote", get(get_quote))
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(completions))
         .route("/v1/embeddings", post(other))
@@ -148,6 +160,15 @@ async fn get_model(
     }
 }
 
+async fn get_quote(
+    State(gateway): State<Arc<Gateway>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let of_headers = Preferences::of_headers(request.headers())?;
+    let question = Question::read(request.uri().query(), of_headers)?;
+    Ok(json_response(&quote(&gateway, question)?))
+}
+
 async fn chat(
     State(gateway): State<Arc<Gateway>>,
     Extension(caller): Extension<Caller>,
@@ -171,9 +192,10 @@ pub(crate) async fn answer(
     Caller(key): Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
+    let of_headers = Preferences::of_headers(request.headers())?;
     let (parts, body) = request.into_parts();
     let body = read_json(gateway, &parts.headers, body).await?;
-    let asked = Asked::parse(endpoint, &body)?;
+    let asked = Asked::parse_with(endpoint, &body, of_headers)?;
     // Not held any longer: the request lives on in `asked`.
     drop(body);
     begin(gateway, asked, key).await
@@ -212,7 +234,7 @@ async fn other(
         }
         None => {
             let body = read_json(&gateway, &parts.headers, body).await?;
-            Asked::parse_other(endpoint, &body)?
+            Asked::parse_other(endpoint, &body, Preferences::of_headers(&parts.headers)?)?
         }
     };
     begin(&gateway, asked, key).await
@@ -221,7 +243,14 @@ async fn other(
 fn http(answer: v0_2::Answer) -> Response {
     let mut response = Response::default();
     let headers = response.headers_mut();
-    name_job(&answer.offer, &answer.job.key, headers);
+    name_job(&answer.offer, &answer.job.key, &answer.job.route, headers);
+    match answer.cost() {
+        Some(cost) => insert(headers, COST, cost.to_pol_text()),
+        None => {
+            let expected = answer.job.route.estimated_cost;
+            insert(headers, ESTIMATED_COST, expected.to_pol_text());
+        }
+    }
     answer.describe(headers);
     if answer.is_event_stream() {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -273,6 +302,9 @@ async fn read_body(body: Body) -> Result<Vec<u8>, ApiError> {
 fn plain(answer: Answer, value: &Value) -> Response {
     let mut response = json_response(value);
     name_provider(&answer, response.headers_mut());
+    if let Some(cost) = cost_of(&answer, value) {
+        insert(response.headers_mut(), COST, cost.to_pol_text());
+    }
     answer.settle_later();
     response
 }
@@ -287,25 +319,50 @@ fn streamed(answer: Answer, first: Value) -> Response {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
     name_provider(&answer, headers);
+    let expected = answer.job.route.estimated_cost;
+    insert(headers, ESTIMATED_COST, expected.to_pol_text());
     *response.body_mut() = relay::body(answer, first);
     response
 }
 
 fn name_provider(answer: &Answer, headers: &mut HeaderMap) {
-    name_job(&answer.offer, &answer.job.key, headers);
+    name_job(&answer.offer, &answer.job.key, &answer.job.route, headers);
 }
 
-fn name_job(offer: &Offer, job: &JobKey, headers: &mut HeaderMap) {
+fn name_job(offer: &Offer, job: &JobKey, route: &Route, headers: &mut HeaderMap) {
     let values = [
         (PROVIDER, offer.provider.to_string()),
         (OFFER, offer.offer_id.to_string()),
         (JOB, job.job_id.to_string()),
+        (ATTEMPTS, route.attempt.to_string()),
     ];
     for (name, value) in values {
-        // An id that no header can hold is left out.
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.insert(name, value);
-        }
+        insert(headers, name, value);
+    }
+    let path = route.path;
+    if path != Way::Unknown {
+        insert(headers, PATH, path.name().to_owned());
+    }
+}
+
+/// What a plain answer costs by its own usage. Only a bill that says the same is signed.
+fn cost_of(answer: &Answer, value: &Value) -> Option<Wei> {
+    if answer.job.route.path == Way::Own {
+        return Some(Wei::ZERO);
+    }
+    let usage = Usage::from_json(value.get("usage")?)?;
+    let used = Metered {
+        input: usage.prompt_tokens,
+        output: usage.completion_tokens,
+        ..Metered::default()
+    };
+    answer.offer.terms.prices.cost(&used)
+}
+
+/// A value that no header can hold is left out.
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
+    if let Ok(value) = HeaderValue::try_from(value) {
+        headers.insert(name, value);
     }
 }
 

@@ -6,16 +6,16 @@ use std::time::{Duration, Instant as StdInstant};
 use derouter_sdk::wire::cbor::truncate_to_char;
 use derouter_sdk::{CreateJobError, JobStream, NodeError, OpenJobError};
 use serde_json::Value;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{Answer, Kept, is_epilogue};
 use super::gateway::Gateway;
-use super::health::Blame;
 use super::job::OpenJob;
 use super::ledger::Reservation;
 use super::offers::Offer;
+use super::quality::Blame;
 use super::request::Asked;
+use super::route::Route;
 use super::tally::Tally;
 use super::v0_2;
 use super::values::ValueReader;
@@ -136,7 +136,7 @@ pub(crate) struct Attempt {
     pub(crate) asked: Arc<Asked>,
     pub(crate) offer: Arc<Offer>,
     pub(crate) reservation: Option<Reservation>,
-    pub(crate) place: Arc<OwnedSemaphorePermit>,
+    pub(crate) place: Arc<Route>,
     /// When this attempt must have led somewhere.
     pub(crate) deadline: Instant,
 }

@@ -1,11 +1,13 @@
 //! What the gateway is told: where to listen, which models it may buy, and what it may spend.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use derouter_sdk::Wei;
+use derouter_sdk::{PeerId, Wei};
+
+use super::router::{Rules, Sort, Tuning};
 
 /// Wei in one POL.
 const POL: u128 = 1_000_000_000_000_000_000;
@@ -135,8 +137,21 @@ impl Default for Deadlines {
     }
 }
 
+/// How providers are chosen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Routing {
+    /// What a score consists of, and how much is left to chance.
+    pub tuning: Tuning,
+    /// What offers are sorted by where a request does not say; `None`: the score.
+    pub sort: Option<Sort>,
+    /// The only providers that are asked; empty: all.
+    pub allow_providers: BTreeSet<PeerId>,
+    /// Providers that are never asked.
+    pub deny_providers: BTreeSet<PeerId>,
+}
+
 /// The gateway's configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ConsumerConfig {
     /// Where to listen. Other than loopback only with keys: it spends money for whoever connects.
     pub host: IpAddr,
@@ -146,6 +161,10 @@ pub struct ConsumerConfig {
     pub models: Option<BTreeMap<String, ModelRule>>,
     /// The most that is paid where no rule says otherwise.
     pub default_max_price: PriceCap,
+    /// The most for what is paid by the piece: a request itself, an image, a second of sound.
+    pub max_request_price: Wei,
+    /// How providers are chosen.
+    pub routing: Routing,
     /// What may be spent.
     pub limits: Limits,
     /// `Host` headers that are accepted besides this machine's own names: `name` (with the
@@ -169,6 +188,8 @@ impl Default for ConsumerConfig {
             port: 0,
             models: None,
             default_max_price: PriceCap::default(),
+            max_request_price: Wei::from_wei(POL),
+            routing: Routing::default(),
             limits: Limits::default(),
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
@@ -191,6 +212,20 @@ impl ConsumerConfig {
             output: rule
                 .and_then(|rule| rule.max_output_price)
                 .unwrap_or(default.output),
+        }
+    }
+
+    /// What offers of a model must meet, and how they are compared.
+    pub(crate) fn rules(&self, model: &str) -> Rules {
+        let rule = self.rule(model);
+        Rules {
+            cap: self.cap(model),
+            most_for_one: self.max_request_price,
+            min_context_size: rule.and_then(|rule| rule.min_context_size),
+            allow_providers: self.routing.allow_providers.clone(),
+            deny_providers: self.routing.deny_providers.clone(),
+            sort: self.routing.sort,
+            tuning: self.routing.tuning,
         }
     }
 

@@ -4,19 +4,22 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use derouter_sdk::PeerId;
+use derouter_sdk::{PeerId, Wei};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::answer::Answer;
 use super::attempt::{Attempt, Begun, Failure};
+use super::choosing::choose;
 use super::error::ApiError;
 use super::gateway::{Gateway, count};
 use super::keys::KeyRecord;
 use super::ledger::{RequestScope, Reservation, Scope, over_limit};
-use super::offers::{Offer, OfferIndex};
+use super::offers::Offer;
 use super::request::Asked;
+use super::route::Route;
 use super::spending::OverLimit;
-use super::{router, verdict};
+use super::{v0_2, verdict};
 
 /// Offers that are tried for one request: enough to get past a few bad ones, few enough that the
 /// client is still there.
@@ -25,9 +28,6 @@ const MAX_ATTEMPTS: usize = 6;
 /// Those of them that may be one provider's: it may list any number of cheap offers, and must not
 /// keep the others from being asked.
 const MAX_ATTEMPTS_PER_PROVIDER: usize = 2;
-
-/// Models named when the one asked for is not there.
-const NAMED_MODELS: usize = 20;
 
 /// A request on its way.
 struct Dispatch {
@@ -82,57 +82,6 @@ pub(crate) async fn dispatch(
         true => error.after_money(),
         false => error,
     })
-}
-
-/// The offers to try, best first; at least one.
-fn choose(gateway: &Gateway, asked: &Asked) -> Result<Vec<Arc<Offer>>, ApiError> {
-    let model = asked.model.as_str();
-    gateway.with_offers(|index| {
-        if !index.known() {
-            let message = "The gateway is starting: its node has not told its offers yet.";
-            return Err(ApiError::unavailable("starting", message));
-        }
-        if !gateway.config.may_buy(model) {
-            return Err(ApiError::model_not_found(format!(
-                "{model} is not among the models that this gateway's configuration names.{}",
-                there_are(gateway, index)
-            )));
-        }
-        let offers = index.of_model(model);
-        if offers.is_empty() && gateway.config.rule(model).is_some() {
-            let message = format!("No provider offers {model} at the moment.");
-            return Err(ApiError::unavailable("no_provider", message));
-        }
-        if offers.is_empty() {
-            let there_are = there_are(gateway, index);
-            return Err(ApiError::model_not_found(format!(
-                "{model} is not on offer.{there_are}"
-            )));
-        }
-        let terms = gateway.terms(model);
-        let standing = |peer: &PeerId| gateway.standing(peer);
-        let ranked = router::rank(offers, &asked.size, &terms, standing, &mut rand::rng());
-        if ranked.is_empty() {
-            return Err(router::explain(model, offers, &asked.size, &terms));
-        }
-        Ok(ranked)
-    })
-}
-
-/// A sentence that names the models that can be bought.
-fn there_are(gateway: &Gateway, index: &OfferIndex) -> String {
-    let models: Vec<_> = index
-        .models()
-        .map(|(model, _)| model)
-        .filter(|model| gateway.config.may_buy(model))
-        .collect();
-    let named = models.iter().take(NAMED_MODELS).copied();
-    let list = named.collect::<Vec<_>>().join(", ");
-    match models.len() {
-        0 => " There are no offers at the moment.".into(),
-        more if more > NAMED_MODELS => format!(" On offer are {list}, and others."),
-        _ => format!(" On offer: {list}."),
-    }
 }
 
 /// What was tried so far for a request.
@@ -228,7 +177,7 @@ impl Dispatch {
             };
             let others = offers.iter().skip(index).any(other);
             let deadline = tried.attempt_deadline(Instant::now(), self.deadline, others);
-            match self.attempt(offer, reservation, deadline).await {
+            match self.attempt(offer, reservation, deadline, tried).await {
                 Ok(answer) => return (Some(answer), held),
                 Err(failure) => tried.note(offer.provider, failure),
             }
@@ -265,16 +214,21 @@ impl Dispatch {
         offer: &Arc<Offer>,
         reservation: Option<Reservation>,
         deadline: Instant,
+        tried: &Tried,
     ) -> Result<Begun, Failure> {
+        let typical = self.asked.size.typical();
+        let cost = offer.terms.prices.cost(&typical).unwrap_or(Wei::MAX);
+        let which = (tried.failures.len().saturating_add(1), cost);
+        let route = Route::new(&self.gateway, offer, &self.place, which);
         let attempt = Attempt {
             gateway: Arc::clone(&self.gateway),
             asked: Arc::clone(&self.asked),
             offer: Arc::clone(offer),
             reservation,
-            place: Arc::clone(&self.place),
+            place: Arc::new(route),
             deadline,
         };
-        let result = attempt.run().await;
+        let mut result = attempt.run().await;
         if let Err(failure) = &result {
             count(&self.gateway.counters.failed_attempts);
             let model = self.asked.model.as_str();
@@ -284,7 +238,35 @@ impl Dispatch {
                 self.gateway.blame(offer, blame);
             }
         }
+        match &mut result {
+            Ok(Begun::Values(answer, _)) => self.measure(answer),
+            Ok(Begun::Http(answer)) => self.measure_0_2(answer),
+            Err(_) => {}
+        }
         result
+    }
+}
+
+impl Dispatch {
+    /// Notes how long the first value took. Of a plain answer that is all of it, most of which went
+    /// into its tokens.
+    fn measure(&self, answer: &mut Answer) {
+        let took = answer.began.elapsed();
+        if self.asked.stream {
+            return self.gateway.first_token(&answer.offer, took);
+        }
+        let first = self.gateway.usual_first_token(&answer.offer);
+        let first = first.min(took / 2);
+        answer.tally.waited(took.saturating_sub(first));
+    }
+
+    fn measure_0_2(&self, answer: &mut v0_2::Answer) {
+        let took = answer.began.elapsed();
+        if answer.is_event_stream() {
+            return self.gateway.first_token(&answer.offer, took);
+        }
+        let first = self.gateway.usual_first_token(&answer.offer);
+        answer.waited(took.saturating_sub(first.min(took / 2)));
     }
 }
 

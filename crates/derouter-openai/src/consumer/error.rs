@@ -70,6 +70,11 @@ impl ApiError {
         Self::invalid(message).param(param)
     }
 
+    /// No offer can do what the request asks for.
+    pub(crate) fn unsupported(message: String) -> Self {
+        Self::invalid(message).code("not_offered")
+    }
+
     pub(crate) fn context_too_long(message: String) -> Self {
         Self::invalid_param("messages", message).code("context_length_exceeded")
     }

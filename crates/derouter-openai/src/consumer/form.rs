@@ -5,9 +5,12 @@ use std::convert::Infallible;
 use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap};
 use multer::{Constraints, Multipart, SizeLimit};
+use serde_json::Map;
 
 use super::error::ApiError;
 use super::request::Asked;
+use super::router::Preferences;
+use super::router::preferences::merge_headers;
 use crate::terms::Endpoint;
 
 /// The longest name of a model, in bytes.
@@ -25,6 +28,9 @@ pub(crate) async fn read(
     boundary: String,
     body: Vec<u8>,
 ) -> Result<Asked, ApiError> {
+    let mut fields = Map::new();
+    merge_headers(&mut fields, Preferences::of_headers(headers)?)?;
+    let preferences = Preferences::take(&mut fields)?;
     let takes_files = matches!(
         endpoint,
         Endpoint::Transcriptions | Endpoint::Translations | Endpoint::ImageEdits
@@ -40,7 +46,13 @@ pub(crate) async fn read(
     let model =
         model.ok_or_else(|| ApiError::invalid_param("model", "You must provide a model."))?;
     let content_type = content_type(headers).unwrap_or_default().to_owned();
-    Ok(Asked::form(endpoint, content_type, model, body))
+    Ok(Asked::form(
+        endpoint,
+        content_type,
+        model,
+        body,
+        preferences,
+    ))
 }
 
 async fn model(body: Bytes, boundary: String) -> multer::Result<Option<String>> {

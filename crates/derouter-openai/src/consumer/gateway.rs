@@ -2,19 +2,21 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
-use derouter_sdk::{Node, OfferEvent, PeerId};
+use derouter_sdk::{Node, OfferEvent, OfferSnapshot, PeerId};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::config::ConsumerConfig;
-use super::health::{Blame, Health, Standing};
 use super::keys::Keys;
 use super::ledger::{Ledger, unix_now};
 use super::offers::{Offer, OfferIndex};
-use super::router::Terms;
+use super::paths::Paths;
+use super::quality::{Blame, Quality, Sample};
+use super::router::Path;
 
 /// Requests that run at once, their bills included. Each holds a buffer of 64 KiB and a job
 /// stream.
@@ -37,7 +39,8 @@ pub(crate) struct Gateway {
     /// The node takes no new work.
     draining: AtomicBool,
     offers: RwLock<OfferIndex>,
-    health: Mutex<Health>,
+    quality: Mutex<Quality>,
+    paths: RwLock<Paths>,
 }
 
 /// Spawns what must not end with the request that caused it.
@@ -96,7 +99,8 @@ impl Gateway {
             ready: OnceLock::new(),
             draining: AtomicBool::new(false),
             offers: RwLock::default(),
-            health: Mutex::default(),
+            quality: Mutex::default(),
+            paths: RwLock::default(),
             node,
             config,
         }
@@ -125,6 +129,7 @@ impl Gateway {
 
     /// Takes over what happened to the offers. Returns how many are left out.
     pub(crate) fn apply(&self, event: OfferEvent) -> u64 {
+        self.note_presence(&event);
         let mut offers = self.offers.write().unwrap_or_else(PoisonError::into_inner);
         offers.apply(event);
         offers.left_out()
@@ -135,31 +140,92 @@ impl Gateway {
         look(&self.offers.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What offers of a model must meet.
-    pub(crate) fn terms(&self, model: &str) -> Terms {
-        let rule = self.config.rule(model);
-        Terms {
-            cap: self.config.cap(model),
-            min_context_size: rule.and_then(|rule| rule.min_context_size),
+    /// Who is on the market counts towards its uptime.
+    fn note_presence(&self, event: &OfferEvent) {
+        let now = Instant::now();
+        let mut quality = self.quality();
+        match event {
+            OfferEvent::Updated(offer) => note_one(&mut quality, offer, now),
+            OfferEvent::Removed(gone) => {
+                quality.withdrawn(&gone.provider_peer_id, &gone.offer_id, now);
+            }
+            OfferEvent::Reset(offers) => {
+                quality.all_withdrawn(now);
+                offers
+                    .iter()
+                    .for_each(|offer| note_one(&mut quality, offer, now));
+            }
         }
+    }
+
+    /// A request begins with a provider.
+    pub(crate) fn began(&self, offer: &Offer) {
+        self.quality().began(&offer.provider, model(offer));
+    }
+
+    /// A request with a provider is over.
+    pub(crate) fn ended(&self, offer: &Offer) {
+        self.quality().ended(&offer.provider, model(offer));
     }
 
     /// A provider failed or declined: it comes last for a while.
     pub(crate) fn blame(&self, offer: &Offer, blame: Blame) {
-        self.health().blame(offer.provider, blame, Instant::now());
+        let now = Instant::now();
+        self.quality()
+            .blame(&offer.provider, model(offer), blame, now);
     }
 
     /// A provider did what it should.
-    pub(crate) fn praise(&self, offer: &Offer) {
-        self.health().succeeded(&offer.provider);
+    pub(crate) fn praise(&self, offer: &Offer, sample: Sample) {
+        let now = Instant::now();
+        self.quality()
+            .succeeded(&offer.provider, model(offer), sample, now);
     }
 
-    /// How a provider did lately.
-    pub(crate) fn standing(&self, provider: &PeerId) -> Standing {
-        self.health().standing(provider, Instant::now())
+    /// The first token of a streamed answer came.
+    pub(crate) fn first_token(&self, offer: &Offer, after: Duration) {
+        let now = Instant::now();
+        self.quality()
+            .first_token(&offer.provider, model(offer), after, now);
     }
 
-    fn health(&self) -> MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How long a provider usually takes to the first token.
+    pub(crate) fn usual_first_token(&self, offer: &Offer) -> Duration {
+        let now = Instant::now();
+        let observed = self.quality().observed(&offer.provider, model(offer), now);
+        let seconds = observed.first_token.map_or(1.0, |first| first.value);
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(1))
+    }
+
+    /// How a provider is reached.
+    pub(crate) fn path(&self, provider: &PeerId) -> Path {
+        if self.own_peer_id() == Some(provider) {
+            return Path::Own;
+        }
+        let paths = self.paths.read().unwrap_or_else(PoisonError::into_inner);
+        paths.of(provider)
+    }
+
+    /// Changes what is known of paths.
+    pub(crate) fn with_paths(&self, change: impl FnOnce(&mut Paths)) {
+        change(&mut self.paths.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// What is known of providers. Held for short.
+    pub(crate) fn quality(&self) -> MutexGuard<'_, Quality> {
+        self.quality.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The model's own name.
+fn model(offer: &Offer) -> &str {
+    offer.terms.model()
+}
+
+fn note_one(quality: &mut Quality, offer: &OfferSnapshot, now: Instant) {
+    let provider = &offer.provider_peer_id;
+    match offer.active {
+        true => quality.offered(*provider, &offer.offer_id, now),
+        false => quality.withdrawn(provider, &offer.offer_id, now),
     }
 }

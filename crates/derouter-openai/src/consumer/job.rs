@@ -8,10 +8,10 @@ use derouter_sdk::{
     CompleteJobError, ConsumerCompletion, FailJobError, FailureReason, JobKey, Node, Wei,
 };
 use rand::Rng;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::gateway::{ConsumerCounters, Gateway, Tasks, count};
 use super::ledger::Reservation;
+use super::route::Route;
 use crate::protocol::{REASON_PROTOCOL_VIOLATION, REASON_SERVICE_ERROR};
 
 /// Calls to end a job before it is left to the node's log: the node may be restarting.
@@ -28,6 +28,8 @@ pub(crate) struct OpenJob {
     /// `None` once it was ended.
     inner: Option<Inner>,
     pub(crate) key: JobKey,
+    /// The way to its provider.
+    pub(crate) route: Arc<Route>,
 }
 
 struct Inner {
@@ -35,8 +37,8 @@ struct Inner {
     tasks: Tasks,
     counters: Arc<ConsumerCounters>,
     reservation: Option<Reservation>,
-    /// The request's place among those that run.
-    _place: Arc<OwnedSemaphorePermit>,
+    /// What it takes up until it has ended.
+    _route: Arc<Route>,
 }
 
 impl OpenJob {
@@ -44,7 +46,7 @@ impl OpenJob {
         gateway: &Gateway,
         key: JobKey,
         reservation: Option<Reservation>,
-        place: Arc<OwnedSemaphorePermit>,
+        route: Arc<Route>,
     ) -> Self {
         Self {
             inner: Some(Inner {
@@ -52,9 +54,10 @@ impl OpenJob {
                 tasks: gateway.tasks.clone(),
                 counters: Arc::clone(&gateway.counters),
                 reservation,
-                _place: place,
+                _route: Arc::clone(&route),
             }),
             key,
+            route,
         }
     }
 

@@ -22,7 +22,7 @@ pub(crate) struct Offer {
     pub(crate) snapshot_id: SnapshotId,
     pub(crate) provider: PeerId,
     pub(crate) offer_id: OfferId,
-    pub(crate) terms: Terms,
+    pub(crate) terms: Arc<Terms>,
     /// Its payload, when it is one of `openai:0.1`.
     pub(crate) of_0_1: Option<OfferPayload>,
 }
@@ -42,7 +42,7 @@ impl Offer {
             snapshot_id: snapshot.snapshot_id,
             provider: snapshot.provider_peer_id,
             offer_id: snapshot.offer_id,
-            terms,
+            terms: Arc::new(terms),
             of_0_1,
         })
     }

@@ -156,6 +156,7 @@ impl Relay {
             Err(_) if wake_at < over_at => Waited::Quiet,
             Err(_) => Waited::Over("the provider went silent"),
         };
+        answer.tally.waited(now.elapsed());
         Some(waited)
     }
 

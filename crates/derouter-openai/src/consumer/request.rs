@@ -10,6 +10,8 @@ use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::measure::{Extent, prompt_extent};
+use super::router::Preferences;
+use super::router::preferences::merge_headers;
 use crate::estimate;
 use crate::protocol::{Endpoint, Usage};
 use crate::terms::{self, Metered, Terms};
@@ -64,6 +66,8 @@ pub(crate) struct Asked {
     /// Whether the client wants the chunk with the usage.
     pub(crate) include_usage: bool,
     pub(crate) size: Size,
+    /// What it says about the choice of its provider, which providers are not told.
+    pub(crate) preferences: Preferences,
 }
 
 /// How large a request and its answer may be.
@@ -86,11 +90,23 @@ pub(crate) struct Size {
 impl Asked {
     /// Reads a body that was sent to an endpoint.
     pub(crate) fn parse(endpoint: Endpoint, body: &[u8]) -> Result<Self, ApiError> {
+        Self::parse_with(endpoint, body, Map::new())
+    }
+
+    /// The same, with the preferences that the request's headers name.
+    pub(crate) fn parse_with(
+        endpoint: Endpoint,
+        body: &[u8],
+        of_headers: Map<String, Value>,
+    ) -> Result<Self, ApiError> {
         let text = std::str::from_utf8(body)
             .map_err(|_| ApiError::invalid("The request body is not UTF-8."))?;
-        let fields: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
+        let mut fields: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
             ApiError::invalid(format!("The body is not a JSON object: {error}."))
         })?;
+        let as_written = !Preferences::are_in(&fields);
+        merge_headers(&mut fields, of_headers)?;
+        let preferences = Preferences::take(&mut fields)?;
         check_prompt(endpoint, &fields)?;
         let model = match fields.get("model") {
             Some(Value::String(model)) if !model.is_empty() => model.clone(),
@@ -116,21 +132,29 @@ impl Asked {
         Ok(Self {
             size: Size::of(endpoint_0_1, &fields, body.len()),
             endpoint,
-            body: Bytes::copy_from_slice(body),
+            body: written(body, as_written, &fields),
             content_type: JSON.to_owned(),
             headers: BTreeMap::new(),
             model,
             stream,
             include_usage,
+            preferences,
             fields,
         })
     }
 
     /// Reads a body in JSON that was sent to an endpoint which only `openai:0.2` has.
-    pub(crate) fn parse_other(endpoint: terms::Endpoint, body: &[u8]) -> Result<Self, ApiError> {
-        let fields: Map<String, Value> = serde_json::from_slice(body).map_err(|error| {
+    pub(crate) fn parse_other(
+        endpoint: terms::Endpoint,
+        body: &[u8],
+        of_headers: Map<String, Value>,
+    ) -> Result<Self, ApiError> {
+        let mut fields: Map<String, Value> = serde_json::from_slice(body).map_err(|error| {
             ApiError::invalid(format!("The body is not a JSON object: {error}."))
         })?;
+        let as_written = !Preferences::are_in(&fields);
+        merge_headers(&mut fields, of_headers)?;
+        let preferences = Preferences::take(&mut fields)?;
         let model = match fields.get("model") {
             Some(Value::String(model)) if !model.is_empty() => model.clone(),
             _ => {
@@ -145,12 +169,13 @@ impl Asked {
         Ok(Self {
             size: Size::of_other(&fields, body.len()),
             endpoint,
-            body: Bytes::copy_from_slice(body),
+            body: written(body, as_written, &fields),
             content_type: JSON.to_owned(),
             headers: BTreeMap::new(),
             model,
             stream,
             include_usage: true,
+            preferences,
             fields,
         })
     }
@@ -161,8 +186,10 @@ impl Asked {
         content_type: String,
         model: String,
         body: Bytes,
+        preferences: Preferences,
     ) -> Self {
         Self {
+            preferences,
             size: Size::of_other(&Map::new(), body.len()),
             endpoint,
             fields: Map::new(),
@@ -215,6 +242,15 @@ fn flag(fields: &Map<String, Value>, name: &str) -> Option<bool> {
     match fields.get(name) {
         None | Some(Value::Null) => Some(false),
         Some(value) => value.as_bool(),
+    }
+}
+
+/// The client's own bytes where they can be sent as they are.
+fn written(body: &[u8], as_written: bool, fields: &Map<String, Value>) -> Bytes {
+    match as_written {
+        true => Bytes::copy_from_slice(body),
+        // Plain JSON, which can always be written.
+        false => Bytes::from(serde_json::to_vec(fields).unwrap_or_default()),
     }
 }
 
@@ -318,17 +354,16 @@ impl Size {
             .unwrap_or(Wei::MAX)
     }
 
-    /// What the request will probably cost: for comparing offers only.
-    pub(crate) fn typical_cost(&self, terms: &Terms) -> Wei {
+    /// What the request will probably use: for comparing offers only.
+    pub(crate) fn typical(&self) -> Metered {
         let output = self.max_output_tokens.unwrap_or(u64::MAX);
-        let used = Metered {
+        Metered {
             input: self.prompt.text_bytes / BYTES_PER_TOKEN,
             output: TYPICAL_OUTPUT_TOKENS
                 .min(output)
                 .saturating_mul(self.answers),
             ..Metered::default()
-        };
-        terms.prices.cost(&used).unwrap_or(Wei::MAX)
+        }
     }
 
     /// The fewest tokens that the prompt can be.
@@ -352,6 +387,19 @@ mod tests {
         let asked = Asked::parse(Endpoint::Chat, body.as_bytes()).unwrap();
         assert_eq!(asked.args_0_1().unwrap(), body);
         assert!(!asked.stream && !asked.include_usage);
+    }
+
+    #[test]
+    fn preferences_are_for_the_gateway_alone() {
+        let body = r#"{ "model": "m", "derouter": {"sort": "price"}, "messages": [], "provider": {"only": []}}"#;
+        let asked = Asked::parse(Endpoint::Chat, body.as_bytes()).unwrap();
+        assert_eq!(asked.body, r#"{"model":"m","messages":[]}"#);
+        assert!(asked.preferences.sort.is_some() && !Preferences::are_in(&asked.fields));
+        let headers = json!({"sort": "latency"}).as_object().cloned().unwrap();
+        let body = r#"{ "model": "m", "messages": [] }"#;
+        let asked = Asked::parse_with(Endpoint::Chat, body.as_bytes(), headers).unwrap();
+        assert!(asked.preferences.sort.is_some());
+        assert_eq!(asked.body, body, "as the client wrote it");
     }
 
     #[test]
@@ -433,6 +481,6 @@ mod tests {
         .unwrap();
         let offer = Terms::of_0_1(&offer);
         assert_eq!(asked.size.most_cost(&offer), Wei::MAX);
-        assert_eq!(asked.size.typical_cost(&offer), Wei::MAX);
+        assert_eq!(offer.prices.cost(&asked.size.typical()), None);
     }
 }

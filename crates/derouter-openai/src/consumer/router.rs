@@ -1,292 +1,286 @@
-//! Which offers can serve a request, best first, and if none can, exactly why not. Pure.
+//! Which offers can serve a request, best first, and why each is where it is or is not there. Pure:
+//! what is known and what is wanted go in, an order comes out. docs/router.md explains it.
+
+mod explain;
+mod filter;
+mod needs;
+pub(crate) mod preferences;
+#[cfg(test)]
+mod properties;
+mod score;
 
 use std::sync::Arc;
 
-use derouter_sdk::{PeerId, Wei};
+use derouter_sdk::{OfferId, PeerId, Wei};
 use rand::Rng;
 use rand::seq::SliceRandom;
 
-use super::config::PriceCap;
-use super::error::ApiError;
-use super::health::Standing;
-use super::offers::Offer;
-use super::request::Size;
+pub(crate) use explain::{explain, near_names};
+pub use filter::{Exclusion, Rules};
+pub use needs::Needs;
+pub use preferences::{MaxPrice, Preferences, ProviderName, Sort};
+use score::{Field, load};
+pub use score::{Parts, Tuning, Weights};
 
-/// What an offer must meet.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms {
-    pub(crate) cap: PriceCap,
-    pub(crate) min_context_size: Option<u64>,
+use super::quality::Observed;
+use crate::terms::{Endpoint, Metered, Terms};
+
+/// What an offer has to be asked for so often before it is known.
+const KNOWN_AFTER: f64 = 3.0;
+
+/// How much dearer than the first choice a newcomer may be to be tried out.
+const MOST_DEARER_TO_EXPLORE: f64 = 2.0;
+
+/// An offer that might serve a request.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Who offers it.
+    pub provider: PeerId,
+    /// Its name there.
+    pub offer: OfferId,
+    /// What it says.
+    pub terms: Arc<Terms>,
+    /// How well the provider served this model.
+    pub quality: Observed,
+    /// How the provider is reached.
+    pub path: Path,
 }
 
-/// The rule that excludes an offer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Exclusion {
-    /// Smaller than the configuration wants.
-    SmallContext,
-    InputPrice,
-    OutputPrice,
-    /// The prompt can't fit.
-    LongPrompt,
+/// How a provider is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Path {
+    /// It is this node.
+    Own,
+    /// Without a relay.
+    Direct,
+    /// Through a relay.
+    Relayed,
+    /// It is not connected, or the node does not tell.
+    #[default]
+    Unknown,
+    /// This node keeps it out: no job reaches it.
+    Barred,
 }
 
-impl Terms {
-    fn excludes(&self, offer: &Offer) -> Option<Exclusion> {
-        let terms = &offer.terms;
-        if terms.context < self.min_context_size.unwrap_or(0) {
-            return Some(Exclusion::SmallContext);
+impl Path {
+    /// A word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Direct => "direct",
+            Self::Relayed => "relayed",
+            Self::Unknown => "unknown",
+            Self::Barred => "barred",
         }
-        if terms.prices.input.of_million() > self.cap.input {
-            return Some(Exclusion::InputPrice);
-        }
-        if terms.prices.output.of_million() > self.cap.output {
-            return Some(Exclusion::OutputPrice);
-        }
-        None
-    }
-
-    /// Whether an offer may be bought at all.
-    pub(crate) fn allow(&self, offer: &Offer) -> bool {
-        self.excludes(offer).is_none()
-    }
-
-    fn excludes_for(&self, offer: &Offer, size: &Size) -> Option<Exclusion> {
-        self.excludes(offer).or_else(|| {
-            (size.least_prompt_tokens() > offer.terms.context).then_some(Exclusion::LongPrompt)
-        })
     }
 }
 
-/// The offers that can serve a request: cheapest for this request first, those whose provider
-/// failed just now last; equal ones by fewer failures, then by chance.
-pub(crate) fn rank(
-    offers: &[Arc<Offer>],
-    size: &Size,
-    terms: &Terms,
-    standing: impl Fn(&PeerId) -> Standing,
-    random: &mut impl Rng,
-) -> Vec<Arc<Offer>> {
-    let fitting = offers
-        .iter()
-        .filter(|offer| terms.excludes_for(offer, size).is_none());
-    let mut ranked: Vec<_> = fitting.cloned().collect();
-    ranked.shuffle(random);
-    ranked.sort_by_cached_key(|offer| {
-        let standing = standing(&offer.provider);
-        let cost = size.typical_cost(&offer.terms);
-        (standing.cooling, cost, standing.failures)
-    });
+/// What is wanted.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The model, by any of its names.
+    pub model: String,
+    /// What is asked.
+    pub endpoint: Endpoint,
+    /// What the model must be able to do and read.
+    pub needs: Needs,
+    /// The fewest tokens that the prompt can be.
+    pub least_prompt_tokens: u64,
+    /// What the request will probably use.
+    pub typical: Metered,
+    /// What the configuration says.
+    pub rules: Arc<Rules>,
+    /// What the request says.
+    pub preferences: Preferences,
+}
+
+impl Wanted {
+    /// What it will probably cost on an offer; the highest amount when it has no number.
+    pub fn typical_cost(&self, terms: &Terms) -> Wei {
+        terms.prices.cost(&self.typical).unwrap_or(Wei::MAX)
+    }
+
+    /// How offers are chosen for this request.
+    pub fn tuning(&self) -> Tuning {
+        let tuning = self.rules.tuning;
+        Tuning {
+            weights: tuning.weights.with(&self.preferences.weights),
+            ..tuning
+        }
+    }
+
+    fn sort(&self) -> Option<Sort> {
+        self.preferences.sort.or(self.rules.sort)
+    }
+}
+
+/// The outcome. Numbers are places in the list that was ranked.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ranked {
+    /// Those that fit, best first.
+    pub order: Vec<usize>,
+    /// How each of `order` was scored, in the same order.
+    pub why: Vec<Why>,
+    /// Those that do not fit, each with the first rule that it breaks.
+    pub excluded: Vec<(usize, Exclusion)>,
+}
+
+/// Why an offer is where it is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Why {
+    /// What the request will probably cost.
+    pub cost: Wei,
+    /// What its score consists of.
+    pub parts: Parts,
+    /// The sum, weighted: the lowest goes first.
+    pub score: f64,
+    /// Its place in the request's own order, if it has one.
+    pub ordered: Option<usize>,
+    /// It failed just now, and so comes after those that did not.
+    pub cooling: bool,
+    /// It was put first to learn about it.
+    pub explored: bool,
+    /// It was put first because others nearly as good have more to do.
+    pub balanced: bool,
+}
+
+/// Ranks offers for a request.
+pub fn rank(candidates: &[Candidate], wanted: &Wanted, random: &mut impl Rng) -> Ranked {
+    let mut ranked = Ranked::default();
+    let mut fitting = Vec::new();
+    for (index, candidate) in candidates.iter().enumerate() {
+        match filter::excludes(candidate, wanted) {
+            Some(exclusion) => ranked.excluded.push((index, exclusion)),
+            None => fitting.push((index, candidate)),
+        }
+    }
+    let mut scored = scored(&fitting, wanted);
+    // Offers that are alike in everything take turns by chance.
+    scored.shuffle(random);
+    scored.sort_by(|(_, _, a), (_, _, b)| compare(a, b, wanted.sort()));
+    if wanted.sort().is_none() {
+        balance(&mut scored, wanted, random);
+        explore(&mut scored, wanted, random);
+    }
+    if !wanted.preferences.allow_fallbacks && wanted.preferences.order.is_empty() {
+        let rest = scored.split_off(scored.len().min(1)).into_iter();
+        ranked
+            .excluded
+            .extend(rest.map(|(index, ..)| (index, Exclusion::Fallback)));
+    }
+    for (index, _, why) in scored {
+        ranked.order.push(index);
+        ranked.why.push(why);
+    }
     ranked
 }
 
-/// Why none of a model's offers, of which there is at least one, can serve a request.
-pub(crate) fn explain(model: &str, offers: &[Arc<Offer>], size: &Size, terms: &Terms) -> ApiError {
-    let with = |exclusion| {
-        offers
-            .iter()
-            .filter(move |offer| terms.excludes_for(offer, size) == Some(exclusion))
+type Scored<'a> = (usize, &'a Candidate, Why);
+
+fn scored<'a>(fitting: &[(usize, &'a Candidate)], wanted: &Wanted) -> Vec<Scored<'a>> {
+    let tuning = wanted.tuning();
+    let costs = fitting
+        .iter()
+        .map(|(_, candidate)| wanted.typical_cost(&candidate.terms));
+    let costs: Vec<Wei> = costs.collect();
+    let field = Field::of(fitting.iter().map(|(_, candidate)| *candidate), &costs);
+    let entries = fitting.iter().zip(costs);
+    let score = |((index, candidate), cost): (&(usize, &'a Candidate), Wei)| {
+        let parts = field.parts(candidate, cost);
+        let why = Why {
+            cost,
+            parts,
+            score: parts.weighted(&tuning.weights),
+            ordered: wanted.preferences.place(&candidate.provider),
+            cooling: candidate.quality.cooling,
+            explored: false,
+            balanced: false,
+        };
+        (*index, *candidate, why)
     };
-    let on_offer = format!(
-        "{model} is on offer ({}), but",
-        plural(offers.len(), "offer")
-    );
-    let longest = with(Exclusion::LongPrompt).map(|offer| offer.terms.context);
-    if let Some(longest) = longest.max() {
-        return ApiError::context_too_long(format!(
-            "{on_offer} the prompt is at least {} tokens long and the largest context window that the rules allow has {longest}.",
-            size.least_prompt_tokens()
-        ));
-    }
-    let outputs = with(Exclusion::OutputPrice).map(|offer| offer.terms.prices.output.of_million());
-    if let Some(cheapest) = outputs.min() {
-        return price_error(
-            &on_offer,
-            ("output", "maxOutputPrice"),
-            cheapest,
-            terms.cap.output,
-        );
-    }
-    let inputs = with(Exclusion::InputPrice).map(|offer| offer.terms.prices.input.of_million());
-    if let Some(cheapest) = inputs.min() {
-        return price_error(
-            &on_offer,
-            ("input", "maxInputPrice"),
-            cheapest,
-            terms.cap.input,
-        );
-    }
-    let largest = offers.iter().map(|offer| offer.terms.context).max();
-    ApiError::model_not_found(format!(
-        "{on_offer} the largest context window has {} tokens and minContextSize asks for {}.",
-        largest.unwrap_or(0),
-        terms.min_context_size.unwrap_or(0)
-    ))
+    entries.map(score).collect()
 }
 
-fn price_error(
-    on_offer: &str,
-    (direction, rule): (&str, &str),
-    cheapest: Wei,
-    cap: Wei,
-) -> ApiError {
-    ApiError::price_limit(format!(
-        "{on_offer} its {direction} price, from {} POL per 1M tokens, is over the cap of {} POL ({rule} of the model, or of the server). Raise it to buy.",
-        cheapest.to_pol_text(),
-        cap.to_pol_text()
-    ))
+/// The request's own order first, then whoever did not fail just now, then the score.
+fn compare(a: &Why, b: &Why, sort: Option<Sort>) -> std::cmp::Ordering {
+    let place = |why: &Why| why.ordered.unwrap_or(usize::MAX);
+    let tier = place(a).cmp(&place(b)).then(a.cooling.cmp(&b.cooling));
+    let sorted = match sort {
+        None => std::cmp::Ordering::Equal,
+        Some(Sort::Price) => a.cost.cmp(&b.cost),
+        Some(Sort::Latency) => a.parts.latency.total_cmp(&b.parts.latency),
+        Some(Sort::Throughput) => a.parts.throughput.total_cmp(&b.parts.throughput),
+    };
+    tier.then(sorted)
+        .then(a.score.total_cmp(&b.score))
+        .then(a.cost.cmp(&b.cost))
 }
 
-fn plural(count: usize, noun: &str) -> String {
-    if count == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{count} {noun}s")
+/// Of two drawn from those that are nearly as good as the first, the one with less to do goes
+/// first. Always taking the best would send every request of every gateway to one provider until
+/// it is full.
+fn balance(scored: &mut [Scored<'_>], wanted: &Wanted, random: &mut impl Rng) {
+    let Some((_, _, first)) = scored.first() else {
+        return;
+    };
+    let most = first.score + wanted.rules.tuning.near;
+    let alike = |why: &Why| {
+        why.ordered == first.ordered && why.cooling == first.cooling && why.score <= most
+    };
+    let count = scored.iter().take_while(|(_, _, why)| alike(why)).count();
+    if count < 2 || first.ordered.is_some() {
+        return;
+    }
+    let one = random.random_range(0..count);
+    let other = (one + random.random_range(1..count)) % count;
+    let load_of = |place: usize| scored.get(place).map_or(0.0, |(_, it, _)| load(it));
+    let (better, worse) = (one.min(other), one.max(other));
+    let chosen = match load_of(worse) < load_of(better) {
+        true => worse,
+        false => better,
+    };
+    move_first(scored, chosen, |why| why.balanced = true);
+}
+
+/// Now and then an offer that nobody has tried goes before one that is known, for else nobody
+/// would ever learn that it is better.
+fn explore(scored: &mut [Scored<'_>], wanted: &Wanted, random: &mut impl Rng) {
+    let Some((_, known, first)) = scored.first() else {
+        return;
+    };
+    if known.quality.tried < KNOWN_AFTER || first.ordered.is_some() {
+        return;
+    }
+    if !random.random_bool(wanted.rules.tuning.explore.clamp(0.0, 1.0)) {
+        return;
+    }
+    let most = first.cost.approximately() * MOST_DEARER_TO_EXPLORE;
+    let unknown = |(_, candidate, why): &Scored<'_>| {
+        candidate.quality.tried < KNOWN_AFTER && !why.cooling && why.cost.approximately() <= most
+    };
+    let places = scored.iter().enumerate();
+    let places: Vec<usize> = places
+        .filter(|(_, entry)| unknown(entry))
+        .map(|(place, _)| place)
+        .collect();
+    if places.is_empty() {
+        return;
+    }
+    if let Some(place) = places.get(random.random_range(0..places.len())) {
+        move_first(scored, *place, |why| why.explored = true);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::consumer::measure::Extent;
-    use crate::protocol::{OfferPayload, PolAmount};
-    use derouter_sdk::{OfferId, SnapshotId};
-    use rand::SeedableRng;
-    use rand::rngs::StdRng;
-
-    fn offer(input: u128, output: u128, context_size: u64) -> Arc<Offer> {
-        let price = |wei| PolAmount {
-            wei: Wei::from_wei(wei),
-        };
-        Arc::new(Offer {
-            snapshot_id: SnapshotId(0),
-            provider: PeerId::random(),
-            offer_id: OfferId::new("o").unwrap(),
-            terms: crate::terms::Terms::of_0_1(&OfferPayload {
-                model_id: "m".into(),
-                context_size,
-                input_token_price: price(input),
-                output_token_price: price(output),
-                trial: None,
-                description: None,
-            }),
-            of_0_1: None,
-        })
+/// Moves one to the front; the others keep their order.
+fn move_first(scored: &mut [Scored<'_>], place: usize, mark: impl FnOnce(&mut Why)) {
+    if place == 0 {
+        return;
     }
-
-    fn terms(input: u128, output: u128, min_context_size: Option<u64>) -> Terms {
-        Terms {
-            cap: PriceCap {
-                input: Wei::from_wei(input),
-                output: Wei::from_wei(output),
-            },
-            min_context_size,
-        }
-    }
-
-    fn size(text_bytes: u64, max_output_tokens: Option<u64>) -> Size {
-        Size {
-            body_bytes: text_bytes,
-            prompt: Extent {
-                text_bytes,
-                most_tokens: text_bytes,
-                opaque_parts: 0,
-            },
-            prompts: 1,
-            answers: 1,
-            max_output_tokens,
-            hidden_reasoning: false,
-        }
-    }
-
-    fn order(offers: &[Arc<Offer>], size: &Size, terms: &Terms) -> Vec<Arc<Offer>> {
-        let mut random = StdRng::seed_from_u64(1);
-        rank(offers, size, terms, |_| Standing::default(), &mut random)
-    }
-
-    #[test]
-    fn the_cheapest_for_this_request_comes_first() {
-        let cheap_input = offer(1_000, 9_000, 100_000);
-        let cheap_output = offer(9_000, 1_000, 100_000);
-        let offers = [cheap_input.clone(), cheap_output.clone()];
-        let terms = terms(10_000, 10_000, None);
-        let long_prompt = order(&offers, &size(100_000, Some(10)), &terms);
-        assert_eq!(long_prompt, [cheap_input.clone(), cheap_output.clone()]);
-        let long_answer = order(&offers, &size(10, Some(100_000)), &terms);
-        assert_eq!(long_answer, [cheap_output, cheap_input]);
-    }
-
-    #[test]
-    fn a_provider_that_failed_just_now_comes_last_but_stays() {
-        let cheap = offer(1_000, 1_000, 8192);
-        let dear = offer(2_000, 2_000, 8192);
-        let offers = [cheap.clone(), dear.clone()];
-        let standing = |peer: &PeerId| Standing {
-            cooling: *peer == cheap.provider,
-            failures: 1,
-        };
-        let mut random = StdRng::seed_from_u64(1);
-        let wide = terms(9_000, 9_000, None);
-        let ranked = rank(&offers, &size(4_000, None), &wide, standing, &mut random);
-        assert_eq!(ranked, [dear, cheap.clone()]);
-        let only = rank(
-            std::slice::from_ref(&cheap),
-            &size(4_000, None),
-            &wide,
-            standing,
-            &mut random,
-        );
-        assert_eq!(only, [cheap]);
-    }
-
-    #[test]
-    fn equal_offers_take_turns_by_chance_and_the_reliable_one_wins() {
-        let offers: Vec<_> = (0..4).map(|_| offer(1_000, 1_000, 8192)).collect();
-        let wide = terms(9_000, 9_000, None);
-        let mut random = StdRng::seed_from_u64(1);
-        let mut firsts = std::collections::HashSet::new();
-        for _ in 0..64 {
-            let none = |_: &PeerId| Standing::default();
-            let ranked = rank(&offers, &size(4_000, None), &wide, none, &mut random);
-            firsts.insert(ranked[0].provider);
-        }
-        assert_eq!(firsts.len(), offers.len());
-        let reliable = offers[2].provider;
-        let standing = |peer: &PeerId| Standing {
-            cooling: false,
-            failures: u32::from(*peer != reliable),
-        };
-        let ranked = rank(&offers, &size(4_000, None), &wide, standing, &mut random);
-        assert_eq!(ranked[0].provider, reliable);
-    }
-
-    #[test]
-    fn each_rule_excludes_and_is_named() {
-        let small = size(40, None);
-        let refused = |offers: &[Arc<Offer>], size: &Size, terms: &Terms| {
-            assert_eq!(order(offers, size, terms), []);
-            explain("m", offers, size, terms)
-        };
-        let offers = [offer(1_000, 2_000, 8192)];
-        let error = refused(&offers, &small, &terms(999, 2_000, None));
-        assert_eq!(
-            (error.status.as_u16(), error.code),
-            (402, Some("price_limit_exceeded"))
-        );
-        assert!(error.message.contains("maxInputPrice"), "{}", error.message);
-        let error = refused(&offers, &small, &terms(1_000, 1_999, None));
-        assert!(
-            error.message.contains("maxOutputPrice"),
-            "{}",
-            error.message
-        );
-        let error = refused(&offers, &small, &terms(1_000, 2_000, Some(8193)));
-        assert_eq!(error.code, Some("model_not_found"));
-        assert!(error.message.contains("minContextSize asks for 8193"));
-        let error = refused(&offers, &size(60_000, None), &terms(1_000, 2_000, None));
-        assert_eq!(error.code, Some("context_length_exceeded"));
-        assert_eq!(
-            order(&offers, &small, &terms(1_000, 2_000, Some(8192))).len(),
-            1
-        );
+    let Some(front) = scored.get_mut(..=place) else {
+        return;
+    };
+    front.rotate_right(1);
+    if let Some((_, _, why)) = front.first_mut() {
+        mark(why);
     }
 }

@@ -1,10 +1,14 @@
 //! What was seen of an answer: its usage, how much text it had, whether it is complete.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::measure::generated_bytes;
+use super::quality::Sample;
+use crate::protocol::Usage;
 
 /// Choices whose end is tracked. More than any server makes of one request.
 const MAX_CHOICES: usize = 1024;
@@ -20,6 +24,9 @@ pub(crate) struct Tally {
     /// The choices that there are, and those that have ended.
     begun: BTreeSet<u64>,
     finished: BTreeSet<u64>,
+    /// How long the provider was waited for, and since when.
+    waited: Duration,
+    waiting_since: Option<Instant>,
 }
 
 impl Tally {
@@ -52,6 +59,30 @@ impl Tally {
     /// Bytes of generated text.
     pub(crate) fn generated_bytes(&self) -> u64 {
         self.generated_bytes
+    }
+
+    /// The provider was waited for.
+    pub(crate) fn waited(&mut self, time: Duration) {
+        let now = Instant::now();
+        self.waiting_since
+            .get_or_insert_with(|| now.checked_sub(time).unwrap_or(now));
+        self.waited = self.waited.saturating_add(time);
+    }
+
+    /// How fast the answer came. Nothing is said of one that mostly waited for its client.
+    pub(crate) fn sample(&self) -> Sample {
+        let whole = self.waiting_since.map(|since| since.elapsed());
+        let by_client = whole.is_some_and(|whole| whole / 2 > self.waited);
+        let billed = self.usage().and_then(Usage::from_json).unwrap_or_default();
+        Sample {
+            // No more than was seen, whatever is billed.
+            tokens: billed.completion_tokens.min(self.generated_bytes),
+            waited: if by_client {
+                Duration::ZERO
+            } else {
+                self.waited
+            },
+        }
     }
 
     /// Whether what has come can be a whole answer: each of its choices has ended. 0.1 providers

@@ -6,11 +6,11 @@ mod pass;
 mod settle;
 
 use std::sync::Arc;
-use std::time::Instant as StdInstant;
+use std::time::{Duration, Instant as StdInstant};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use derouter_sdk::JobStream;
+use derouter_sdk::{JobStream, Wei};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
@@ -52,6 +52,8 @@ pub(crate) struct Begun {
     epilogue: Option<Epilogue>,
     /// All of the body has come.
     whole: bool,
+    /// How long the provider was waited for while its answer came.
+    waited: Duration,
 }
 
 /// What a request begins with.
@@ -96,6 +98,7 @@ pub(crate) async fn begin(stream: JobStream, asked: &Asked) -> Result<Begun, (Fa
         first: Bytes::new(),
         epilogue: None,
         whole: false,
+        waited: Duration::ZERO,
     };
     if begun.head.is_event_stream() != asked.stream && begun.is_structured(asked) {
         return Err(violation("an answer in another form than was asked for"));
@@ -214,6 +217,22 @@ impl Answer {
     /// Whether the body is a stream of events.
     pub(crate) fn is_event_stream(&self) -> bool {
         self.begun.head.is_event_stream()
+    }
+
+    /// The provider was waited for.
+    pub(crate) fn waited(&mut self, time: Duration) {
+        self.begun.waited = self.begun.waited.saturating_add(time);
+    }
+
+    /// What a whole answer costs by its own usage. Only a bill that says no more is signed.
+    pub(crate) fn cost(&self) -> Option<Wei> {
+        if !self.begun.whole {
+            return None;
+        }
+        if self.job.reserved().is_none() {
+            return Some(Wei::ZERO);
+        }
+        self.offer.terms.prices.cost(&self.begun.meter.reported()?)
     }
 
     /// Puts the provider's headers where the client reads them.

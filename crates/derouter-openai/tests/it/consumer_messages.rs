@@ -372,6 +372,7 @@ async fn a_spending_limit_is_a_billing_error_and_a_failing_provider_an_api_error
         limits: Limits {
             daily: Some(Wei::from_wei(1)),
             total: None,
+            ..Limits::default()
         },
         ..ConsumerConfig::default()
     };

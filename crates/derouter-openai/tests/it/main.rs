@@ -19,6 +19,7 @@ mod consumer_messages;
 mod consumer_messages_client;
 mod consumer_node;
 mod consumer_refusals;
+mod consumer_routing;
 mod consumer_support;
 mod golden;
 mod provider_answers;

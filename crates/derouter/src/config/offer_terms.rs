@@ -3,14 +3,16 @@
 use std::fmt;
 use std::time::Duration;
 
-use derouter_openai::provider::MAX_QUEUE_TIME;
 use derouter_openai::provider::prices::{
     Days, Factor, MAX_WINDOWS, PriceWindow, TimeOfDay, WindowPrice,
 };
+use derouter_openai::provider::{Announced, MAX_QUEUE_TIME};
+use derouter_openai::terms::Endpoint;
+use derouter_sdk::Wei;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::value::{OneOrMany, Pol};
+use super::value::{OneOrMany, Pol, Positive};
 
 /// Requests that may wait: more would not get a slot in time anyhow.
 const MOST_QUEUE: u64 = 1_000;
@@ -45,6 +47,62 @@ impl<'de> Deserialize<'de> for QueueSeconds {
             )));
         }
         Ok(Self(Duration::from_secs(number)))
+    }
+}
+
+/// `announce`: what consumers of `openai:0.2` are told besides.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct AnnounceSection {
+    aliases: Vec<String>,
+    endpoints: Vec<EndpointPath>,
+    max_output: Option<Positive<u64>>,
+    input: Vec<String>,
+    output: Vec<String>,
+    features: Vec<String>,
+    quantization: Option<String>,
+    region: Option<String>,
+    terms_url: Option<String>,
+    cached_input_token_price: Option<Pol>,
+    request_price: Option<Pol>,
+    image_price: Option<Pol>,
+    second_price: Option<Pol>,
+}
+
+impl AnnounceSection {
+    pub(super) fn check(self) -> Announced {
+        let price = |price: Option<Pol>| price.map_or(Wei::ZERO, |price| price.0);
+        Announced {
+            aliases: self.aliases,
+            endpoints: self.endpoints.into_iter().map(|path| path.0).collect(),
+            max_output: self.max_output.map(|most| most.0),
+            input_modalities: self.input,
+            output_modalities: self.output,
+            features: self.features,
+            quantization: self.quantization,
+            region: self.region,
+            terms_url: self.terms_url,
+            cached_input_token_price: self.cached_input_token_price.map(|price| price.0),
+            request_price: price(self.request_price),
+            image_price: price(self.image_price),
+            second_price: price(self.second_price),
+        }
+    }
+}
+
+/// A path behind the base URL, such as `chat/completions`.
+#[derive(Clone, Copy, Debug)]
+struct EndpointPath(Endpoint);
+
+impl<'de> Deserialize<'de> for EndpointPath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let path = String::deserialize(deserializer)?;
+        Endpoint::of_path(&path).map(Self).ok_or_else(|| {
+            let known = Endpoint::ALL.map(Endpoint::path).join(", ");
+            D::Error::custom(format_args!(
+                "{path:?} is not an endpoint. There are {known}"
+            ))
+        })
     }
 }
 

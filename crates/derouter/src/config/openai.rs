@@ -1,20 +1,22 @@
 //! The OpenAI sections. They take the keys of 0.1.0's own modules, so that such a module's file can
 //! be used as it is, as a section of the node's file or with `derouter openai`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
-use derouter_openai::consumer::{ConsumerConfig, Limits, ModelRule, PriceCap};
+use derouter_openai::consumer::{
+    ConsumerConfig, Limits, ModelRule, PriceCap, Routing, Sort, Tuning, Weights,
+};
 use derouter_openai::provider::{
     BackendCheck, BackendConfig, BackendOptions, ConsumerLists, Discover, MediaLinks, OfferConfig,
     OfferTerms, ProviderConfig, RateLimits, Secret,
 };
-use derouter_sdk::{OfferId, Wei};
+use derouter_sdk::{OfferId, PeerId, Wei};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::offer_terms::{QueueLength, QueueSeconds, Schedule};
+use super::offer_terms::{AnnounceSection, QueueLength, QueueSeconds, Schedule};
 use super::value::{
     BaseUrl, Drain, LiteralPath, Named, OneOrMany, Origin, Peer, Pol, Port, Positive,
 };
@@ -165,6 +167,8 @@ struct OfferSection {
     #[serde(default)]
     trial: Option<Pol>,
     #[serde(default)]
+    announce: AnnounceSection,
+    #[serde(default)]
     backend_model: Option<String>,
 }
 
@@ -190,6 +194,8 @@ struct DiscoverSection {
     schedule: Schedule,
     #[serde(default)]
     trial: Option<Pol>,
+    #[serde(default)]
+    announce: AnnounceSection,
 }
 
 /// `check_backend`.
@@ -332,6 +338,7 @@ impl OfferSection {
                 schedule: self.schedule.0,
                 trial: amount(self.trial),
                 media_links,
+                announced: self.announce.check(),
             },
         }
     }
@@ -352,6 +359,7 @@ impl DiscoverSection {
                 schedule: self.schedule.0,
                 trial: amount(self.trial),
                 media_links,
+                announced: self.announce.check(),
             },
         }
     }
@@ -375,6 +383,7 @@ fn check_offer(id: &str, offer: &OfferConfig) -> Result<(), String> {
 pub(super) struct ConsumerSection {
     server: ServerSection,
     limits: LimitsSection,
+    routing: RoutingSection,
     store_payloads: Option<bool>,
     // The keys of a process of its own.
     pub(super) rpc: Option<RpcSection>,
@@ -396,6 +405,8 @@ struct ServerSection {
     max_input_price: Option<Pol>,
     #[serde(rename = "maxOutputPrice")]
     max_output_price: Option<Pol>,
+    #[serde(rename = "maxRequestPrice")]
+    max_request_price: Option<Pol>,
     #[serde(rename = "allowedHosts")]
     allowed_hosts: Vec<String>,
     #[serde(rename = "allowedOrigins")]
@@ -423,6 +434,123 @@ struct LimitsSection {
     provider_daily: Option<Pol>,
     daily: Option<Pol>,
     total: Option<Pol>,
+}
+
+/// How providers are chosen.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RoutingSection {
+    weights: WeightsSection,
+    sort: Option<SortKey>,
+    explore: Option<Share>,
+    allow_providers: Vec<Provider>,
+    deny_providers: Vec<Provider>,
+}
+
+/// How much each part of a score counts.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct WeightsSection {
+    price: Option<Weight>,
+    latency: Option<Weight>,
+    throughput: Option<Weight>,
+    success: Option<Weight>,
+    uptime: Option<Weight>,
+    load: Option<Weight>,
+    path: Option<Weight>,
+}
+
+/// What offers are sorted by.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum SortKey {
+    Score,
+    Price,
+    Latency,
+    Throughput,
+}
+
+/// A number from 0 to 100.
+#[derive(Clone, Copy, Debug)]
+struct Weight(f64);
+
+impl<'de> Deserialize<'de> for Weight {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        number_up_to(Weights::MOST, deserializer).map(Weight)
+    }
+}
+
+/// A share from 0 to 1.
+#[derive(Clone, Copy, Debug)]
+struct Share(f64);
+
+impl<'de> Deserialize<'de> for Share {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        number_up_to(1.0, deserializer).map(Share)
+    }
+}
+
+fn number_up_to<'de, D: serde::Deserializer<'de>>(
+    most: f64,
+    deserializer: D,
+) -> Result<f64, D::Error> {
+    let number = f64::deserialize(deserializer)?;
+    if !(0.0..=most).contains(&number) {
+        return Err(serde::de::Error::custom(format_args!(
+            "{number} is not from 0 to {most}"
+        )));
+    }
+    Ok(number)
+}
+
+/// A provider's peer id.
+#[derive(Clone, Copy, Debug)]
+struct Provider(PeerId);
+
+impl<'de> Deserialize<'de> for Provider {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Provider).map_err(|_| {
+            serde::de::Error::custom(format_args!(
+                "{text:?} is not a peer id. It looks like 12D3KooW...; `derouter peers --full` shows whole ones"
+            ))
+        })
+    }
+}
+
+impl RoutingSection {
+    fn check(self) -> Routing {
+        let defaults = Tuning::default();
+        let own = self.weights;
+        let set = |own: Option<Weight>, default: f64| own.map_or(default, |weight| weight.0);
+        let weights = Weights {
+            price: set(own.price, defaults.weights.price),
+            latency: set(own.latency, defaults.weights.latency),
+            throughput: set(own.throughput, defaults.weights.throughput),
+            success: set(own.success, defaults.weights.success),
+            uptime: set(own.uptime, defaults.weights.uptime),
+            load: set(own.load, defaults.weights.load),
+            path: set(own.path, defaults.weights.path),
+        };
+        let providers = |list: Vec<Provider>| -> BTreeSet<PeerId> {
+            list.into_iter().map(|provider| provider.0).collect()
+        };
+        Routing {
+            tuning: Tuning {
+                weights,
+                explore: self.explore.map_or(defaults.explore, |share| share.0),
+                ..defaults
+            },
+            sort: self.sort.and_then(|sort| match sort {
+                SortKey::Score => None,
+                SortKey::Price => Some(Sort::Price),
+                SortKey::Latency => Some(Sort::Latency),
+                SortKey::Throughput => Some(Sort::Throughput),
+            }),
+            allow_providers: providers(self.allow_providers),
+            deny_providers: providers(self.deny_providers),
+        }
+    }
 }
 
 /// An IP address, or `localhost`.
@@ -473,6 +601,9 @@ impl ConsumerSection {
             port: server.port.map_or(DEFAULT_PORT, |port| port.0),
             models,
             default_max_price: cap,
+            max_request_price: amount(server.max_request_price)
+                .unwrap_or(defaults.max_request_price),
+            routing: self.routing.check(),
             limits,
             allowed_hosts: server.allowed_hosts,
             allowed_origins: server

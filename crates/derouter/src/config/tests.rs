@@ -289,6 +289,37 @@ fn a_consumer_section_keeps_its_limits_and_has_safe_defaults() {
 }
 
 #[test]
+fn how_providers_are_chosen_is_read() {
+    let read = |routing: &str| load(&format!("{{openai: {{consumer: {{routing: {routing}}}}}}}"));
+    let routing = |text: &str| read(text).unwrap().openai.consumer.unwrap().routing;
+    assert_eq!(routing("{}"), derouter_openai::consumer::Routing::default());
+    let peer = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";
+    let own = routing(&format!(
+        r#"{{weights: {{latency: 3, path: 0}}, sort: "price", explore: 0.5,
+            allow_providers: ["{peer}"], deny_providers: ["{peer}"]}}"#
+    ));
+    assert_eq!(own.tuning.weights.latency, 3.0);
+    assert_eq!(
+        (own.tuning.weights.path, own.tuning.weights.price),
+        (0.0, 1.0)
+    );
+    assert_eq!(own.tuning.explore, 0.5);
+    assert_eq!(own.sort, Some(derouter_openai::consumer::Sort::Price));
+    assert_eq!(own.allow_providers, own.deny_providers);
+    assert_eq!(own.allow_providers.len(), 1);
+    for (wrong, named) in [
+        ("{weights: {latency: -1}}", "latency"),
+        ("{weights: {luck: 1}}", "luck"),
+        ("{explore: 2}", "explore"),
+        (r#"{deny_providers: ["me"]}"#, "peer id"),
+        (r#"{sort: "best"}"#, "sort"),
+    ] {
+        let message = read(wrong).unwrap_err().to_string();
+        assert!(message.contains(named), "{wrong}: {message}");
+    }
+}
+
+#[test]
 fn module_files_are_those_of_0_1_0() {
     let text = PROVIDER.replacen(
         '{',

@@ -261,7 +261,9 @@ impl Pass {
             true => over_at.min(self.said_at + deadlines.keep_alive),
             false => over_at,
         };
-        let waited = match timeout_at(wake_at, answer.begun.frames.next()).await {
+        let came = timeout_at(wake_at, answer.begun.frames.next()).await;
+        answer.waited(now.elapsed());
+        let waited = match came {
             Ok(Ok(frame)) => Waited::Frame(frame),
             Ok(Err(ReadFrameError::Ended)) => Waited::Over("the provider ended the stream early"),
             Ok(Err(ReadFrameError::Broken(_))) => {

@@ -8,8 +8,8 @@ use tokio::time::timeout;
 use super::Answer;
 use super::bill::Expected;
 use crate::consumer::gateway::count;
-use crate::consumer::health::Blame;
 use crate::consumer::ledger::unix_now;
+use crate::consumer::quality::{Blame, Sample};
 use crate::protocol::v0_2::Epilogue;
 use crate::protocol::v0_2::frames::Frame;
 use crate::protocol::{REASON_PROTOCOL_VIOLATION, REASON_SERVICE_ERROR};
@@ -128,7 +128,13 @@ impl Answer {
     fn sign(self, epilogue: &Epilogue, cost: Wei) {
         // One without content is no sign that the provider works.
         if self.begun.meter.says_something() {
-            self.gateway.praise(&self.offer);
+            let meter = &self.begun.meter;
+            let seen = meter.reported().map(|used| used.output);
+            let sample = Sample {
+                tokens: seen.unwrap_or_else(|| meter.estimated_output()),
+                waited: self.begun.waited,
+            };
+            self.gateway.praise(&self.offer, sample);
         }
         // An own offer's job costs nothing against the limits.
         let spent = self.job.reserved().map_or(Wei::ZERO, |_| cost);

@@ -1,5 +1,5 @@
-//! Which providers failed lately. It changes the order in which they are asked, and nothing else:
-//! a provider that is the only one is asked all the same.
+//! Who failed just now. It changes the order in which providers are asked, and nothing else: one
+//! that is the only one is asked all the same.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -24,30 +24,24 @@ const LONGEST_DECLINE_COOLDOWN: Duration = Duration::from_secs(60);
 /// When a failure no longer counts: well after the longest cooldown, so that a streak goes on.
 const MEMORY: Duration = Duration::from_secs(20 * 60);
 
+/// Failures that are counted: more would not lengthen the cooldown, and would take longer to live down.
+const MOST_FAILURES: u32 = 5;
+
 /// Providers that are remembered. Those that failed longest ago are forgotten first.
 const MAX_PROVIDERS: usize = 1024;
 
 /// What a provider did wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Blame {
+pub enum Blame {
     /// It was gone, unreachable or too slow, or answered badly.
     Failed,
     /// It had no room, or refused the request: once is nothing, a streak costs others time.
     Declined,
 }
 
-/// How a provider did lately.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Standing {
-    /// It failed, or declined repeatedly, within the cooldown.
-    pub(crate) cooling: bool,
-    /// Failures in a row.
-    pub(crate) failures: u32,
-}
-
 /// The providers that failed lately.
 #[derive(Debug, Default)]
-pub(crate) struct Health {
+pub(super) struct Cooldowns {
     failed: HashMap<PeerId, Failed>,
 }
 
@@ -70,13 +64,13 @@ impl Failed {
     }
 
     /// Requests that run at the same time may fail for one reason: while the provider cools, a
-    /// further failure is counted and lengthens nothing.
+    /// further failure lengthens nothing.
     fn blame(&mut self, blame: Blame, now: Instant) {
         self.at = now;
         let cooldown = match blame {
             Blame::Failed => {
                 let cooldown = doubled(COOLDOWN, self.failures, LONGEST_COOLDOWN);
-                self.failures = self.failures.saturating_add(1);
+                self.failures = self.failures.saturating_add(1).min(MOST_FAILURES);
                 cooldown
             }
             Blame::Declined => {
@@ -98,9 +92,9 @@ fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
     first.saturating_mul(factor).min(longest)
 }
 
-impl Health {
+impl Cooldowns {
     /// A provider failed or declined.
-    pub(crate) fn blame(&mut self, provider: PeerId, blame: Blame, now: Instant) {
+    pub(super) fn blame(&mut self, provider: PeerId, blame: Blame, now: Instant) {
         if !self.failed.contains_key(&provider) && self.failed.len() >= MAX_PROVIDERS {
             self.make_room(now);
         }
@@ -111,24 +105,24 @@ impl Health {
         entry.blame(blame, now);
     }
 
-    /// A provider did what it should.
-    pub(crate) fn succeeded(&mut self, provider: &PeerId) {
-        self.failed.remove(provider);
+    /// A provider did what it should: it cools no longer. Half of its failures stay, so that one
+    /// that fails every other time is left alone for longer each time.
+    pub(super) fn succeeded(&mut self, provider: &PeerId, now: Instant) {
+        let Some(failed) = self.failed.get_mut(provider) else {
+            return;
+        };
+        failed.failures /= 2;
+        failed.declines = 0;
+        failed.cooling_until = now;
+        if failed.failures == 0 {
+            self.failed.remove(provider);
+        }
     }
 
-    /// How a provider did lately.
-    pub(crate) fn standing(&self, provider: &PeerId, now: Instant) -> Standing {
-        let Some(failed) = self.failed.get(provider) else {
-            return Standing::default();
-        };
-        let age = now.saturating_duration_since(failed.at);
-        if age >= MEMORY {
-            return Standing::default();
-        }
-        Standing {
-            cooling: now < failed.cooling_until,
-            failures: failed.failures,
-        }
+    /// Whether a provider is to be asked after all others.
+    pub(super) fn cooling(&self, provider: &PeerId, now: Instant) -> bool {
+        let failed = self.failed.get(provider);
+        failed.is_some_and(|failed| now < failed.cooling_until)
     }
 
     fn make_room(&mut self, now: Instant) {
@@ -148,81 +142,78 @@ impl Health {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_failure_cools_down_and_is_forgotten() {
-        let mut health = Health::default();
-        let provider = PeerId::random();
-        let start = Instant::now();
-        health.blame(provider, Blame::Failed, start);
-        health.blame(provider, Blame::Failed, start);
-        let standing = |health: &Health, later| health.standing(&provider, start + later);
-        let cooling = Standing {
-            cooling: true,
-            failures: 2,
-        };
-        assert_eq!(standing(&health, Duration::ZERO), cooling);
-        let cooled = Standing {
-            cooling: false,
-            failures: 2,
-        };
-        assert_eq!(standing(&health, COOLDOWN), cooled);
-        assert_eq!(standing(&health, MEMORY), Standing::default());
-        health.succeeded(&provider);
-        assert_eq!(standing(&health, Duration::ZERO), Standing::default());
-    }
-
-    fn cools_for(health: &Health, provider: &PeerId, now: Instant) -> Duration {
-        let seconds = (0..3600).map(Duration::from_secs);
-        let cools = |later: &Duration| health.standing(provider, now + *later).cooling;
-        seconds
-            .take_while(cools)
-            .count()
-            .try_into()
-            .map(Duration::from_secs)
-            .unwrap()
+    fn cools_for(cooldowns: &Cooldowns, provider: &PeerId, now: Instant) -> u64 {
+        let cools = |later: &u64| cooldowns.cooling(provider, now + Duration::from_secs(*later));
+        (0..3600).take_while(cools).count().try_into().unwrap()
     }
 
     #[test]
     fn the_cooldown_doubles_with_each_failure_in_a_row() {
-        let mut health = Health::default();
+        let mut cooldowns = Cooldowns::default();
         let provider = PeerId::random();
         let mut now = Instant::now();
         for seconds in [30, 60, 120, 240, 480, 480, 480] {
-            health.blame(provider, Blame::Failed, now);
-            let cooldown = cools_for(&health, &provider, now);
-            assert_eq!(cooldown, Duration::from_secs(seconds));
-            now += cooldown;
+            cooldowns.blame(provider, Blame::Failed, now);
+            assert_eq!(cools_for(&cooldowns, &provider, now), seconds);
+            now += Duration::from_secs(seconds);
         }
-        health.succeeded(&provider);
-        health.blame(provider, Blame::Failed, now);
-        assert_eq!(cools_for(&health, &provider, now), COOLDOWN);
+    }
+
+    #[test]
+    fn a_success_ends_it_and_halves_the_next() {
+        let mut cooldowns = Cooldowns::default();
+        let provider = PeerId::random();
+        let mut now = Instant::now();
+        for _ in 0..5 {
+            cooldowns.blame(provider, Blame::Failed, now);
+            now += LONGEST_COOLDOWN;
+        }
+        for seconds in [120, 60, 60] {
+            cooldowns.succeeded(&provider, now);
+            assert_eq!(cools_for(&cooldowns, &provider, now), 0);
+            cooldowns.blame(provider, Blame::Failed, now);
+            assert_eq!(cools_for(&cooldowns, &provider, now), seconds);
+        }
+        cooldowns.succeeded(&provider, now);
+        cooldowns.succeeded(&provider, now);
+        assert!(cooldowns.failed.is_empty());
+    }
+
+    #[test]
+    fn failures_of_long_ago_count_no_more() {
+        let mut cooldowns = Cooldowns::default();
+        let (provider, now) = (PeerId::random(), Instant::now());
+        for _ in 0..5 {
+            cooldowns.blame(provider, Blame::Failed, now);
+        }
+        let later = now + MEMORY;
+        cooldowns.blame(provider, Blame::Failed, later);
+        assert_eq!(cools_for(&cooldowns, &provider, later), 30);
     }
 
     #[test]
     fn who_declines_again_and_again_cools_briefly() {
-        let mut health = Health::default();
+        let mut cooldowns = Cooldowns::default();
         let provider = PeerId::random();
         let mut now = Instant::now();
         for seconds in [0, 5, 10, 20, 40, 60, 60] {
-            health.blame(provider, Blame::Declined, now);
-            let cooldown = cools_for(&health, &provider, now);
-            assert_eq!(cooldown, Duration::from_secs(seconds));
-            now += cooldown;
+            cooldowns.blame(provider, Blame::Declined, now);
+            assert_eq!(cools_for(&cooldowns, &provider, now), seconds);
+            now += Duration::from_secs(seconds);
         }
-        assert_eq!(health.standing(&provider, now).failures, 0);
     }
 
     #[test]
     fn the_oldest_failures_make_room() {
-        let mut health = Health::default();
+        let mut cooldowns = Cooldowns::default();
         let start = Instant::now();
         let first = PeerId::random();
-        health.blame(first, Blame::Failed, start);
+        cooldowns.blame(first, Blame::Failed, start);
         for n in 1..=MAX_PROVIDERS {
             let later = Duration::from_millis(u64::try_from(n).unwrap());
-            health.blame(PeerId::random(), Blame::Failed, start + later);
+            cooldowns.blame(PeerId::random(), Blame::Failed, start + later);
         }
-        assert_eq!(health.failed.len(), MAX_PROVIDERS);
-        assert_eq!(health.standing(&first, start), Standing::default());
+        assert_eq!(cooldowns.failed.len(), MAX_PROVIDERS);
+        assert!(!cooldowns.cooling(&first, start));
     }
 }
