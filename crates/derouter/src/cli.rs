@@ -30,6 +30,7 @@ use token::TokenCommand;
         derouter -c config.json             run a node (the same as `derouter run -c config.json`)\n  \
         derouter openai provide -c p.json   sell what an OpenAI-compatible server answers\n  \
         derouter openai consume -c c.json   buy: an OpenAI-compatible endpoint on this machine\n  \
+        derouter token create laptop        make a key that programs need for that endpoint\n  \
         derouter netcheck                   whether others can reach the running node, and what to do\n\n\
         docs/config.md describes the configuration files."
 )]

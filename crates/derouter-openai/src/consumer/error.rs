@@ -218,3 +218,43 @@ impl IntoResponse for ApiError {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_after_money_tells_clients_not_to_try_again() {
+        let busy = ApiError::busy("all are busy");
+        let before = busy.clone().into_response();
+        assert!(before.headers().contains_key(RETRY_AFTER));
+        assert!(!before.headers().contains_key(SHOULD_RETRY));
+        let after = busy.after_money().into_response();
+        assert!(!after.headers().contains_key(RETRY_AFTER));
+        assert_eq!(after.headers()[SHOULD_RETRY], "false");
+    }
+
+    #[test]
+    fn every_error_has_openais_shape() {
+        let errors = [
+            ApiError::invalid("x"),
+            ApiError::unauthorized("invalid_api_key", "x"),
+            ApiError::spending_limit("spending_limit_day", "x".into()),
+            ApiError::model_not_allowed("m", "k"),
+            ApiError::model_not_found("x".into()),
+            ApiError::busy("x"),
+            ApiError::provider_failed("x"),
+            ApiError::unavailable("starting", "x"),
+            ApiError::timeout("x"),
+        ];
+        let statuses = errors.iter().map(|error| error.status.as_u16());
+        let right = [400, 401, 402, 403, 404, 429, 502, 503, 504];
+        assert_eq!(statuses.collect::<Vec<_>>(), right);
+        for error in errors {
+            let body = error.to_json();
+            let fields = body["error"].as_object().unwrap();
+            let names: Vec<&str> = fields.keys().map(String::as_str).collect();
+            assert_eq!(names, ["message", "type", "param", "code"]);
+        }
+    }
+}

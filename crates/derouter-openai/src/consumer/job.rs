@@ -77,15 +77,20 @@ impl OpenJob {
         let Some(inner) = self.inner.take() else {
             return;
         };
+        if let Some(reservation) = &inner.reservation {
+            reservation.will_sign();
+        }
         let key = self.key.clone();
         let tasks = inner.tasks.clone();
         tasks.spawn(async move { inner.sign(&key, completion, cost).await });
     }
 
     fn give_up(&mut self, reason: String, class: i64) {
-        let Some(inner) = self.inner.take() else {
+        let Some(mut inner) = self.inner.take() else {
             return;
         };
+        // Nothing will be signed any more, whatever the node answers: the next attempt may have it.
+        drop(inner.reservation.take());
         let key = self.key.clone();
         let failure = FailureReason {
             reason,
@@ -159,7 +164,6 @@ impl Inner {
     }
 
     async fn fail(self, key: &JobKey, failure: FailureReason) {
-        // Nothing will be signed any more, whatever the node answers.
         let Self {
             node, reservation, ..
         } = self;

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -340,6 +341,8 @@ pub(crate) struct Journal {
     waiting: Mutex<Waiting>,
     /// Those who write, one after another: one write takes the lines of all who wait.
     disk: tokio::sync::Mutex<Disk>,
+    /// A write failed, and none has succeeded since.
+    failing: AtomicBool,
 }
 
 impl Journal {
@@ -362,6 +365,7 @@ impl Journal {
                 ..Waiting::default()
             }),
             disk: tokio::sync::Mutex::default(),
+            failing: AtomicBool::new(false),
         })
     }
 
@@ -433,11 +437,20 @@ impl Journal {
 
     /// Writes what could not be written before. For a gateway that may not go on without.
     pub(crate) async fn recover(&self) -> io::Result<()> {
+        if !self.failing.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let mut disk = self.disk.lock().await;
         if disk.file.is_some() {
             return Ok(());
         }
-        self.compact(&mut disk).await
+        let written = self.compact(&mut disk).await;
+        self.note(written)
+    }
+
+    fn note(&self, written: io::Result<()>) -> io::Result<()> {
+        self.failing.store(written.is_err(), Ordering::Release);
+        written
     }
 
     async fn append(&self, line: Line) -> io::Result<()> {
@@ -452,12 +465,13 @@ impl Journal {
         if disk.synced >= number {
             return Ok(());
         }
-        match disk.file.take() {
+        let written = match disk.file.take() {
             Some(file) if disk.bytes < COMPACT_BYTES && self.follows(disk.synced) => {
                 self.write(&mut disk, file).await
             }
             _ => self.compact(&mut disk).await,
-        }
+        };
+        self.note(written)
     }
 
     /// Whether the lines that wait are those behind a number: after a write that was given up
@@ -688,6 +702,91 @@ mod tests {
             assert!(parse(path, text.as_bytes()).is_err(), "{text}");
         }
         assert_eq!(parse(path, b"").unwrap(), Model::default());
+    }
+
+    /// What becomes of one job of a key.
+    #[derive(Clone, Copy, Debug)]
+    enum Fate {
+        Signed,
+        NotSigned,
+        /// The process ends before the outcome is known; the record says whether it was signed.
+        Crash {
+            signed: bool,
+        },
+        /// The same, and the last line is torn: it was not synced, so nothing was signed.
+        Torn,
+    }
+
+    fn fate() -> impl Strategy<Value = Fate> {
+        prop_oneof![
+            4 => Just(Fate::Signed),
+            2 => Just(Fate::NotSigned),
+            2 => any::<bool>().prop_map(|signed| Fate::Crash { signed }),
+            1 => Just(Fate::Torn),
+        ]
+    }
+
+    /// Plays a history, with all records of jobs that were not signed. Returns the key's sum.
+    async fn play(directory: &Path, fates: &[(Fate, u64)]) -> Wei {
+        let mut not_signed = Vec::new();
+        let mut journal = journal(directory).await;
+        journal.settle_past();
+        for (n, (fate, amount)) in fates.iter().enumerate() {
+            let job = job(&n.to_string());
+            let path = directory.join(JOURNAL_FILE);
+            let before = std::fs::read(&path).unwrap_or_default();
+            journal
+                .signing("k", &job, wei(*amount), NOON)
+                .await
+                .unwrap();
+            match fate {
+                Fate::Signed => {
+                    journal.signed(&job);
+                    continue;
+                }
+                Fate::NotSigned => {
+                    not_signed.push(job.clone());
+                    journal.not_signed(&job).await.unwrap();
+                    continue;
+                }
+                Fate::Crash { signed: true } => {}
+                Fate::Crash { signed: false } => not_signed.push(job),
+                Fate::Torn => {
+                    let after = std::fs::read(&path).unwrap();
+                    // One that was replaced is whole: it is there, or the one before it.
+                    let torn = if after.starts_with(&before) && !before.is_empty() {
+                        &after[..before.len().max(after.len() - 5)]
+                    } else {
+                        &before
+                    };
+                    std::fs::write(&path, torn).unwrap();
+                }
+            }
+            drop(journal);
+            journal = Journal::open(directory).await.unwrap();
+            for job in &not_signed {
+                journal.was_not_signed(job);
+            }
+            journal.settle_past();
+        }
+        total(&journal, "k")
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_crash_anywhere_loses_nothing_that_was_signed_and_counts_nothing_else(
+            fates in proptest::collection::vec((fate(), 1_u64..100), 1..24),
+        ) {
+            let directory = tempfile::tempdir().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let counted = runtime.unwrap().block_on(play(directory.path(), &fates));
+            let signed = fates.iter().filter(|(fate, _)| {
+                matches!(fate, Fate::Signed | Fate::Crash { signed: true })
+            });
+            prop_assert_eq!(counted, wei(signed.map(|(_, amount)| *amount).sum()));
+        }
     }
 
     proptest! {

@@ -404,6 +404,18 @@ struct Loaded {
     /// `None`: no file, so no key is asked for.
     keys: Option<KeySet>,
     looked_at: Instant,
+    /// What was last said of a file that can't be read: it is said once.
+    complaint: Option<String>,
+}
+
+impl Loaded {
+    fn complain(&mut self, error: &KeyError) {
+        let complaint = Some(error.to_string());
+        if self.complaint != complaint {
+            tracing::error!(%error, "the keys stay as they were");
+            self.complaint = complaint;
+        }
+    }
 }
 
 /// The keys of a gateway that runs.
@@ -432,6 +444,7 @@ impl Keys {
                 stamp,
                 keys,
                 looked_at: Instant::now(),
+                complaint: None,
             }),
             reading: tokio::sync::Mutex::default(),
         })
@@ -485,8 +498,9 @@ impl Keys {
                 tracing::info!(keys = keys_now, "the keys of the endpoint changed");
                 loaded.stamp = stamp;
                 loaded.keys = keys;
+                loaded.complaint = None;
             }
-            Ok(Err(error)) => tracing::error!(%error, "the keys stay as they were"),
+            Ok(Err(error)) => loaded.complain(&error),
         }
     }
 }

@@ -208,6 +208,12 @@ impl Reservation {
         self.amount
     }
 
+    /// The job will be signed. From now on a client must not try its request again by itself.
+    pub(crate) fn will_sign(&self) {
+        let request = &self.scope.request;
+        request.ledger.books().signing(request.id);
+    }
+
     /// A job is about to be signed for `cost`: what is set aside over that is given back, and a
     /// crash does not forget the rest. Must come before the signature.
     pub(crate) async fn sign(&mut self, job: &JobKey, cost: Wei) -> Result<(), OverReserved> {
@@ -449,8 +455,9 @@ mod tests {
         let mut reservation = reserve(&ledger, 50).await.unwrap();
         let request = Arc::clone(&reservation.scope.request);
         assert!(reservation.sign(&job(), Wei::from_wei(51)).await.is_err());
-        assert!(!request.may_owe());
         reservation.sign(&job(), Wei::from_wei(50)).await.unwrap();
+        assert!(!request.may_owe());
+        reservation.will_sign();
         assert!(request.may_owe());
     }
 

@@ -308,6 +308,12 @@ impl Spending {
         }
         if let Some(request) = self.requests.get_mut(&place.request) {
             request.reserved = request.reserved.saturating_sub(freed);
+        }
+    }
+
+    /// One of a request's attempts is on its way to be signed.
+    pub(crate) fn signing(&mut self, request: RequestId) {
+        if let Some(request) = self.requests.get_mut(&request) {
             request.signing = true;
         }
     }
@@ -499,8 +505,9 @@ mod tests {
         books.reserve(100, NOON).unwrap();
         let place = books.place();
         assert!(!books.spending.may_owe(books.request));
-        books.spending.narrow(&place, wei(100), wei(30));
+        books.spending.signing(books.request);
         assert!(books.spending.may_owe(books.request));
+        books.spending.narrow(&place, wei(100), wei(30));
         books.reserve(70, NOON).unwrap();
         assert!(books.reserve(1, NOON).is_err());
         books.settle(30, 30, NOON);

@@ -413,3 +413,35 @@ async fn a_page_of_an_allowed_origin_may_ask_and_read_and_no_other() {
         assert_eq!(answer.status(), 403);
     }
 }
+
+#[tokio::test]
+async fn an_attempt_that_failed_leaves_its_share_of_the_requests_limit_to_the_next() {
+    let node = FakeNode::new();
+    let failing = vec![prologue(), Step::Close];
+    let first = node.provider(PRICE, Script::of(failing));
+    let second = node.provider(PRICE + 1, Script::plain("hello"));
+    let limits = Limits {
+        request: wei(2 * worst_case() - 1),
+        job: wei(2 * worst_case() - 1),
+        ..Limits::NONE
+    };
+    let config = ConsumerConfig {
+        limits,
+        ..ConsumerConfig::default()
+    };
+    let gateway = Gateway::start_with(node.clone(), config).await;
+    let response = gateway.chat(&json!({"max_tokens": 10})).await;
+    assert_eq!(response.status(), 200);
+    let asked: Vec<usize> = node.asked.borrow().iter().map(|(p, _)| *p).collect();
+    assert_eq!(asked, [first, second]);
+}
+
+#[tokio::test]
+async fn an_error_before_any_money_leaves_the_client_to_try_again() {
+    let node = FakeNode::new();
+    node.provider(PRICE, Script::of(vec![prologue(), Step::Close]));
+    let gateway = Gateway::start_with(node, ConsumerConfig::default()).await;
+    let response = gateway.chat(&json!({})).await;
+    assert_eq!(response.status(), 502);
+    assert!(!response.headers().contains_key("x-should-retry"));
+}

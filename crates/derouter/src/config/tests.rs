@@ -641,3 +641,45 @@ fn terms_that_can_not_be_right_are_named() {
     assert!(message.contains("openai_api_key"), "{message}");
     assert!(!message.contains("hunter2"), "{message}");
 }
+
+#[test]
+fn what_the_endpoint_may_spend_and_who_may_use_it_is_read() {
+    let text = r#"{data_dir: "/tmp/d", openai: {consumer: {
+        limits: {request: {$pol: "1"}, job: {$pol: "2"}, provider_daily: {$pol: "3"}, total: {$pol: "5"}},
+        server: {allowedOrigins: ["https://Chat.example.org", "http://localhost:3000/"]},
+    }}}"#;
+    let consumer = load(text).unwrap().openai.consumer.unwrap();
+    let limits = consumer.limits;
+    assert_eq!(limits.request, Some(pol("1")));
+    assert_eq!(limits.job, Some(pol("2")));
+    assert_eq!(limits.provider_daily, Some(pol("3")));
+    assert_eq!(limits.daily, Some(pol("10")), "the default");
+    assert_eq!(limits.total, Some(pol("5")));
+    assert_eq!(
+        consumer.allowed_origins,
+        ["https://chat.example.org", "http://localhost:3000"]
+    );
+    assert_eq!(consumer.data_dir, Some(PathBuf::from("/tmp/d")));
+    for origin in [
+        "*",
+        "null",
+        "chat.example.org",
+        "https://a/b",
+        "ftp://a",
+        "https://u@a",
+    ] {
+        let text =
+            format!(r#"{{openai: {{consumer: {{server: {{allowedOrigins: ["{origin}"]}}}}}}}}"#);
+        let error = load(&text).unwrap_err().to_string();
+        assert!(error.contains("allowedOrigins[0]"), "{error}");
+    }
+}
+
+#[test]
+fn a_consumer_process_has_its_keys_where_its_node_is() {
+    let data_dir = |text: &str| read_consumer(&file(text).path).unwrap().module.data_dir;
+    let named = r#"{rpc: {data_dir: "/srv/derouter"}}"#;
+    assert_eq!(data_dir(named), Some(PathBuf::from("/srv/derouter")));
+    assert_eq!(data_dir("{}"), paths::default_data_dir());
+    assert_eq!(data_dir("{rpc: {port: 5001}}"), None, "of any node");
+}
