@@ -100,7 +100,7 @@ impl OfferIndex {
             OfferEvent::Updated(snapshot) => self.put(snapshot),
             OfferEvent::Removed(removed) => {
                 let key = (removed.provider_peer_id, removed.offer_id);
-                self.set(key, removed.protocol_id.as_str(), None);
+                self.set(&key, removed.protocol_id.as_str(), None);
             }
         }
     }
@@ -134,11 +134,11 @@ impl OfferIndex {
             true => Offer::read(snapshot).map(Arc::new),
             false => None,
         };
-        self.set(key, protocol.as_str(), offer);
+        self.set(&key, protocol.as_str(), offer);
     }
 
-    fn set(&mut self, key: Key, protocol: &str, offer: Option<Arc<Offer>>) {
-        let known = self.offers.contains_key(&key);
+    fn set(&mut self, key: &Key, protocol: &str, offer: Option<Arc<Offer>>) {
+        let known = self.offers.contains_key(key);
         if offer.is_some() && !known && self.offers.len() >= MAX_OFFERS {
             self.left_out = self.left_out.saturating_add(1);
             return;
@@ -153,7 +153,7 @@ impl OfferIndex {
         }
         let now = versions.best().cloned();
         if now.is_none() {
-            self.offers.remove(&key);
+            self.offers.remove(key);
         }
         if let Some(before) = before {
             self.unlist(&before);

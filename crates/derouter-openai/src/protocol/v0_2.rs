@@ -133,15 +133,14 @@ impl OfferPayload {
         {
             return None;
         }
-        for text in [
+        let texts = [
             &mut offer.description,
             &mut offer.terms_url,
             &mut offer.quantization,
             &mut offer.region,
-        ] {
-            if let Some(text) = text {
-                truncate_to_char(text, MAX_TEXT_BYTES);
-            }
+        ];
+        for text in texts.into_iter().flatten() {
+            truncate_to_char(text, MAX_TEXT_BYTES);
         }
         Some(offer).filter(|offer| !offer.models.is_empty() && !offer.endpoints().is_empty())
     }
@@ -403,7 +402,6 @@ impl From<Metered> for UsagePayload {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
 fn is_free(price: &Wei) -> bool {
     price.is_zero()
 }
