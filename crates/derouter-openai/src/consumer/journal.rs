@@ -773,7 +773,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(ProptestConfig::with_cases(24))]
 
         #[test]
         fn a_crash_anywhere_loses_nothing_that_was_signed_and_counts_nothing_else(

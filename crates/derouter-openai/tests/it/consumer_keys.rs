@@ -35,12 +35,6 @@ fn wei(amount: u128) -> Option<Wei> {
     Some(Wei::from_wei(amount))
 }
 
-/// What the request of these tests costs at most.
-fn worst_case() -> u128 {
-    let request = chat_request(&json!({"max_tokens": 10}));
-    u128::try_from(request.to_string().len()).unwrap() + 1024 + 10
-}
-
 async fn chat_with(gateway: &Gateway, header: &str, key: &str) -> reqwest::Response {
     let request = gateway.http.post(gateway.url("/chat/completions"));
     let request = request.header("content-type", "application/json");
@@ -164,7 +158,7 @@ async fn what_a_key_spent_outlasts_restarts_and_is_its_own() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path();
     let limited = KeyRules {
-        total: wei(worst_case() + COST),
+        total: wei(worst_case(&json!({"max_tokens": 10})).await + COST),
         ..KeyRules::default()
     };
     let key = create(data, "ci", limited);
@@ -192,7 +186,7 @@ async fn what_a_key_spent_outlasts_restarts_and_is_its_own() {
                 "{message}"
             );
             assert_eq!(chat_as(&gateway, &other).await.status(), 200);
-            let more = wei(10 * worst_case());
+            let more = wei(10 * worst_case(&json!({"max_tokens": 10})).await);
             KeyStore::new(data)
                 .set("ci", |rules| rules.total = more)
                 .unwrap();
@@ -211,7 +205,7 @@ async fn what_a_key_spent_outlasts_restarts_and_is_its_own() {
 
 #[tokio::test]
 async fn each_limit_of_the_configuration_is_told_by_name() {
-    let room = worst_case();
+    let room = worst_case(&json!({"max_tokens": 10})).await;
     let with = |set: fn(&mut Limits, Wei)| {
         let mut limits = Limits::NONE;
         set(&mut limits, Wei::from_wei(room - 1));
@@ -265,7 +259,7 @@ async fn a_provider_that_got_its_share_of_the_day_leaves_the_request_to_another(
     let cheap = node.provider(PRICE, Script::plain("hello"));
     let dear = node.provider(2 * PRICE, Script::plain("hello"));
     let limits = Limits {
-        provider_daily: wei(2 * worst_case()),
+        provider_daily: wei(2 * worst_case(&json!({"max_tokens": 10})).await),
         ..Limits::NONE
     };
     let config = ConsumerConfig {
@@ -274,7 +268,7 @@ async fn a_provider_that_got_its_share_of_the_day_leaves_the_request_to_another(
     };
     let gateway = Gateway::start_with(node.clone(), config).await;
     // The cheap one may be paid its worst case as long as it was paid no more than that before.
-    let cheap_answers = worst_case() / COST + 1;
+    let cheap_answers = worst_case(&json!({"max_tokens": 10})).await / COST + 1;
     let mut asked = 0;
     for n in 1..=cheap_answers + 1 {
         assert_eq!(
@@ -421,8 +415,8 @@ async fn an_attempt_that_failed_leaves_its_share_of_the_requests_limit_to_the_ne
     let first = node.provider(PRICE, Script::of(failing));
     let second = node.provider(PRICE + 1, Script::plain("hello"));
     let limits = Limits {
-        request: wei(2 * worst_case() - 1),
-        job: wei(2 * worst_case() - 1),
+        request: wei(2 * worst_case(&json!({"max_tokens": 10})).await - 1),
+        job: wei(2 * worst_case(&json!({"max_tokens": 10})).await - 1),
         ..Limits::NONE
     };
     let config = ConsumerConfig {

@@ -25,18 +25,12 @@ fn daily(wei: u128) -> ConsumerConfig {
     }
 }
 
-/// What `chat` with `max_tokens: 10` costs at most at 1,000,000 wei for a million tokens: one wei
-/// for each token. The prompt is bounded by its bytes and the template's tokens.
-fn worst_case(more: &Value) -> u128 {
-    u128::try_from(chat_request(more).to_string().len()).unwrap() + 1024 + 10
-}
-
 #[tokio::test]
 async fn a_request_that_could_go_over_the_limit_is_402_and_asks_nobody() {
     let node = FakeNode::new();
     node.provider(1_000_000, Script::plain("hello"));
     let request = json!({"max_tokens": 10});
-    let gateway = Gateway::start_with(node, daily(worst_case(&request) - 1)).await;
+    let gateway = Gateway::start_with(node, daily(worst_case(&request).await - 1)).await;
     let response = gateway.chat(&request).await;
     assert!(response.headers().get("retry-after").is_none());
     let (status, error) = error_of(response).await;
@@ -54,7 +48,7 @@ async fn only_what_was_signed_counts() {
     node.provider(1_000_000, Script::plain("hello"));
     let request = json!({"max_tokens": 10});
     // Each costs 14 wei in the end: three fit, the fourth could go over.
-    let gateway = Gateway::start_with(node, daily(worst_case(&request) + 2 * 14)).await;
+    let gateway = Gateway::start_with(node, daily(worst_case(&request).await + 2 * 14)).await;
     for n in 1..=3 {
         assert_eq!(gateway.chat(&request).await.status(), 200);
         while gateway.running.counters().signed.load(Ordering::Relaxed) < n {
@@ -81,7 +75,7 @@ async fn a_request_waits_for_what_running_ones_reserved() {
         vec![Script::of(slow), Script::plain("hello")],
     );
     let request = json!({"max_tokens": 10});
-    let gateway = Gateway::start_with(node, daily(worst_case(&request) + 14)).await;
+    let gateway = Gateway::start_with(node, daily(worst_case(&request).await + 14)).await;
     let counters = gateway.running.counters();
     let before = counters.requests.load(Ordering::Relaxed);
     let second = async {
@@ -116,7 +110,7 @@ async fn an_offer_that_fits_now_is_taken_before_waiting_for_another() {
     // Dearer in general, but its small window bounds what it can cost.
     let small = node.provider_of("m", 200, 2_000_000, vec![Script::plain("hello")]);
     let request = json!({"max_tokens": 10});
-    let gateway = Gateway::start_with(node, daily(worst_case(&request) + 450)).await;
+    let gateway = Gateway::start_with(node, daily(worst_case(&request).await + 450)).await;
     let running = gateway.chat(&request);
     let second = async {
         until(&gateway.node.asked, 1).await;
@@ -139,7 +133,7 @@ async fn an_offer_that_fits_now_is_taken_before_waiting_for_another() {
 #[tokio::test]
 async fn spending_of_earlier_runs_counts() {
     let request = json!({"max_tokens": 10});
-    let room = worst_case(&request);
+    let room = worst_case(&request).await;
     for (when, status) in [(now(), 402), (UnixSeconds(now().0 - 86_400), 200)] {
         let node = FakeNode::new();
         node.provider(1_000_000, Script::plain("hello"));
@@ -195,7 +189,7 @@ async fn concurrent_requests_never_go_over_the_limit() {
     let node = FakeNode::new();
     node.provider(1_000_000, Script::plain("hello"));
     let request = json!({"max_tokens": 10});
-    let limit = worst_case(&request) + 100;
+    let limit = worst_case(&request).await + 100;
     let gateway = Gateway::start_with(node, daily(limit)).await;
     let requests = (0..40).map(|_| gateway.chat(&request));
     let answers = futures::future::join_all(requests).await;

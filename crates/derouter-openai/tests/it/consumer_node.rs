@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use derouter_openai::frames::Json;
 use derouter_openai::protocol::{
-    EPILOGUE_OBJECT, Epilogue, OfferPayload, Usage, protocol_id, public_payload,
+    EPILOGUE_OBJECT, Epilogue, OfferPayload, Usage, protocol_id, protocol_ids, public_payload,
 };
 use derouter_sdk::wire::cbor;
 use derouter_sdk::{
@@ -354,7 +354,13 @@ impl Node for FakeNode {
 
     async fn watch_offers(&self, filter: OfferFilter) -> Result<Watch<OfferEvent>, NodeError> {
         self.check_available()?;
-        assert_eq!(filter, OfferFilter::protocol(protocol_id()));
+        assert_eq!(
+            filter,
+            OfferFilter {
+                protocol_ids: Some(protocol_ids()),
+                ..OfferFilter::default()
+            }
+        );
         let (events, receiver) = mpsc::channel(64);
         let mut state = self.state.lock().unwrap();
         let offers = state.providers.iter().map(|p| p.snapshot.clone()).collect();

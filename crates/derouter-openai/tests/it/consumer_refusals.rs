@@ -138,7 +138,7 @@ async fn any_bearer_is_accepted_and_goes_nowhere() {
 #[tokio::test]
 async fn other_urls_and_methods_are_refused_in_openai_shape() {
     let gateway = gateway().await;
-    let (status, error) = error_of(gateway.get("/embeddings").await).await;
+    let (status, error) = error_of(gateway.get("/fine_tuning/jobs").await).await;
     assert_eq!((status, &error["code"]), (404, &json!("unknown_url")));
     let (status, _) = error_of(gateway.get("/chat/completions").await).await;
     assert_eq!(status, 405);
@@ -160,9 +160,9 @@ async fn a_bad_body_is_400() {
 }
 
 #[tokio::test]
-async fn a_request_that_fits_no_job_is_413() {
+async fn a_request_that_nobody_could_be_sent_is_413() {
     let gateway = gateway().await;
-    for bytes in [1 << 20, 6 << 20] {
+    for bytes in [33 << 20, 40 << 20] {
         let content = "x".repeat(bytes);
         let request = json!({"messages": [{"role": "user", "content": content}]});
         let (status, error) = error_of(gateway.chat(&request).await).await;

@@ -132,3 +132,24 @@ pub(crate) fn text_of(events: &[Value]) -> String {
         .filter_map(|event| event["choices"][0]["delta"]["content"].as_str());
     texts.collect()
 }
+
+/// What a request costs at most at 1,000,000 wei for a million tokens, one wei for each token: what the
+/// gateway says when it may spend nothing.
+pub(crate) async fn worst_case(more: &Value) -> u128 {
+    let node = FakeNode::new();
+    node.provider(1_000_000, Script::plain("hello"));
+    let config = ConsumerConfig {
+        limits: derouter_openai::consumer::Limits {
+            total: Some(derouter_sdk::Wei::ZERO),
+            ..derouter_openai::consumer::Limits::NONE
+        },
+        ..ConsumerConfig::default()
+    };
+    let gateway = Gateway::start_with(node, config).await;
+    let (_, error) = error_of(gateway.chat(more).await).await;
+    let message = error["message"].as_str().unwrap();
+    let (_, most) = message.split_once("may cost up to ").unwrap();
+    let (most, _) = most.split_once(" POL").unwrap();
+    let most = derouter_sdk::Wei::from_pol_text(most).unwrap();
+    most.to_string().parse().unwrap()
+}

@@ -98,6 +98,11 @@ impl Node for Handle {
         service: Arc<dyn ProviderService>,
     ) -> Result<Provision, ProvideError> {
         let mut offered = self.0.offered.lock().unwrap();
+        // The same service serves the same offer of `openai:0.2`.
+        let of_0_1 = offers
+            .into_iter()
+            .filter(|offer| offer.protocol_id == protocol_id());
+        let offers: Vec<OfferSpec> = of_0_1.collect();
         let ids: Vec<OfferId> = offers.iter().map(|offer| offer.offer_id.clone()).collect();
         for offer in offers {
             let id = offer.offer_id.clone();

@@ -64,7 +64,7 @@ async fn the_endpoint_spends_money_only_for_those_who_mean_it() {
         .unwrap();
     assert!((400..500).contains(&garbage.status), "{}", garbage.text());
     check_error_shape(&garbage);
-    let unknown = http::post_json(&format!("{}/embeddings", pair.url()), &json!({}))
+    let unknown = http::post_json(&format!("{}/fine_tuning/jobs", pair.url()), &json!({}))
         .await
         .unwrap();
     assert_eq!(unknown.status, 404);
