@@ -142,7 +142,8 @@ impl Provider {
     }
 }
 
-/// What a price and a time are worth: a fourth of the price makes up for 16 times the time.
+/// What a price and a time are worth, the lower the better: a fourth of the price makes up for 16
+/// times the time.
 pub(crate) fn value(price: f64, seconds: f64) -> f64 {
     price.max(1e-9).ln() + 0.5 * seconds.max(1e-3).ln()
 }
