@@ -236,11 +236,15 @@ fn balance(scored: &mut [Scored<'_>], wanted: &Wanted, random: &mut impl Rng) {
     let one = random.random_range(0..places.len());
     let other = (one + random.random_range(1..places.len())) % places.len();
     let place_of = |drawn: usize| places.get(drawn).copied().unwrap_or(0);
-    let load_of = |place: usize| scored.get(place).map_or(0.0, |(_, it, _)| load(it));
-    let (better, worse) = (place_of(one.min(other)), place_of(one.max(other)));
-    let chosen = match load_of(worse) < load_of(better) {
-        true => worse,
-        false => better,
+    let (one, other) = (place_of(one), place_of(other));
+    let better = |a: &Scored<'_>, b: &Scored<'_>| {
+        let by_load = load(a.1).total_cmp(&load(b.1));
+        by_load.then(a.2.score.total_cmp(&b.2.score)).is_lt()
+    };
+    // Of two that are alike in that, too, the one that was drawn first.
+    let chosen = match scored.get(one).zip(scored.get(other)) {
+        Some((first, second)) if better(second, first) => other,
+        _ => one,
     };
     move_first(scored, chosen, |why| why.balanced = true);
 }

@@ -49,7 +49,9 @@ impl Population {
             Self::Newcomers => {
                 "6 honest ones; after half of the time 2 come that are twice as fast for less"
             }
-            Self::Change => "11 honest ones; after half of the time the best 3 are ten times slower",
+            Self::Change => {
+                "11 honest ones; after half of the time the best 3 are ten times slower"
+            }
             Self::Flaky => "10 of which the cheap ones answer 30 to 90 % of requests",
         }
     }
