@@ -36,7 +36,17 @@ pub(crate) fn streams(options: &[&str]) -> Result<(), Failure> {
 
 /// Builds and runs a program of the testkit that needs no other.
 pub(crate) fn alone(program: &str, options: &[&str]) -> Result<(), Failure> {
-    let binaries = build(&["--package", "derouter-testkit", "--bin", program])?;
+    alone_with(program, &[], options)
+}
+
+/// The same, built with more than the usual features.
+pub(crate) fn alone_with(
+    program: &str,
+    features: &[&str],
+    options: &[&str],
+) -> Result<(), Failure> {
+    let what = ["--package", "derouter-testkit", "--bin", program];
+    let binaries = build(&[&what, features].concat())?;
     run(Command::new(binaries.join(program)).args(options))
 }
 

@@ -50,6 +50,8 @@ Tasks:
                            corpus. Needs a nightly compiler and cargo-fuzz
   sim discovery [OPTION]...  many nodes, and one node among many providers; options go to the
                            simulation (--providers N, --nodes N, --sharding, --legacy, ...)
+  sim router [OPTION]...   the gateway's choice of providers against cheapest-first, random, round-robin
+                           and an oracle, over synthetic providers (--requests N, --runs N, --only NAME)
 ";
 
 fn main() -> ExitCode {
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         ["bench", "hostile", options @ ..] => bench::hostile(options),
         ["lab", options @ ..] => lab::run_lab(options),
         ["sim", "discovery", options @ ..] => sim::discovery(options),
+        ["sim", "router", options @ ..] => sim::router(options),
         ["fuzz", options @ ..] => fuzz::run(options),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

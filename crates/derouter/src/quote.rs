@@ -36,11 +36,11 @@ pub(crate) async fn quote(args: QuoteArgs) -> Result<(), Failure> {
     let body = body.map_err(|error| unreachable(&base, &error))?;
     let quote: Value = serde_json::from_slice(&body).map_err(|_| no_gateway(&base))?;
     if !status.is_success() {
-        let message = quote["error"]["message"].as_str();
+        let message = field(field(&quote, "error"), "message").as_str();
         let message = message.map_or_else(|| status.to_string(), printable);
         return Err(Failure::failed(message));
     }
-    if quote["object"] != "derouter.quote" {
+    if field(&quote, "object") != "derouter.quote" {
         return Err(no_gateway(&base));
     }
     match args.json {
@@ -127,9 +127,9 @@ fn no_gateway(base: &str) -> Failure {
 fn table(quote: &Value) -> String {
     let mut lines = format!(
         "{}: {} tokens in, {} out\n\n{:<8}  {:<14} {:>14} {:>7} {:>7} {:>5} {:>6}  NOTE",
-        text(&quote["model"]),
-        quote["in"],
-        quote["out"],
+        text(field(quote, "model")),
+        field(quote, "in"),
+        field(quote, "out"),
         "PROVIDER",
         "OFFER",
         "COST POL",
@@ -138,34 +138,34 @@ fn table(quote: &Value) -> String {
         "GOOD",
         "SCORE",
     );
-    for offer in quote["offers"].as_array().into_iter().flatten() {
+    for offer in field(quote, "offers").as_array().into_iter().flatten() {
         let line = format!(
             "{:<8}  {:<14} {:>14} {:>7} {:>7} {:>5} {:>6}  {}",
-            short(&offer["provider"]),
-            cut(&text(&offer["offer"]), 14),
-            text(&offer["cost"]),
-            number(&offer["first_token_seconds"], "s"),
-            number(&offer["tokens_per_second"], ""),
-            percent(&offer["success"]),
-            number(&offer["score"], ""),
+            short(field(offer, "provider")),
+            cut(&text(field(offer, "offer")), 14),
+            text(field(offer, "cost")),
+            number(field(offer, "first_token_seconds"), "s"),
+            number(field(offer, "tokens_per_second"), ""),
+            percent(field(offer, "success")),
+            number(field(offer, "score"), ""),
             note(offer),
         );
         let _ = write!(lines, "\n{}", line.trim_end());
     }
-    if quote["fitting"] == 0 {
+    if field(quote, "fitting") == 0 {
         lines.push_str("\n(no offer fits)");
     }
-    let excluded = quote["excluded"].as_array().into_iter().flatten();
+    let excluded = field(quote, "excluded").as_array().into_iter().flatten();
     for (index, offer) in excluded.enumerate() {
         if index == 0 {
-            let _ = write!(lines, "\n\nleft out: {}", quote["left_out"]);
+            let _ = write!(lines, "\n\nleft out: {}", field(quote, "left_out"));
         }
         let line = format!(
             "{:<8}  {:<14} by {} {}",
-            short(&offer["provider"]),
-            cut(&text(&offer["offer"]), 14),
-            text(&offer["rule"]),
-            text(&offer["detail"]),
+            short(field(offer, "provider")),
+            cut(&text(field(offer, "offer")), 14),
+            text(field(offer, "rule")),
+            text(field(offer, "detail")),
         );
         let _ = write!(lines, "\n{}", cut(line.trim_end(), WIDTH));
     }
@@ -174,16 +174,24 @@ fn table(quote: &Value) -> String {
 
 fn note(offer: &Value) -> String {
     let mut notes = Vec::new();
-    if offer["cooling"] == true {
+    if field(offer, "cooling") == true {
         notes.push("failed just now");
     }
-    if offer["tried"].as_f64().is_none_or(|tried| tried < 1.0) {
+    if field(offer, "tried")
+        .as_f64()
+        .is_none_or(|tried| tried < 1.0)
+    {
         notes.push("new");
     }
-    if offer["path"] == "relayed" {
+    if field(offer, "path") == "relayed" {
         notes.push("relayed");
     }
     notes.join(", ")
+}
+
+/// A field; null when it is not there.
+fn field<'a>(object: &'a Value, name: &str) -> &'a Value {
+    object.get(name).unwrap_or(&Value::Null)
 }
 
 fn text(value: &Value) -> String {

@@ -9,6 +9,7 @@ pub(crate) mod preferences;
 mod properties;
 mod score;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use derouter_sdk::{OfferId, PeerId, Wei};
@@ -227,19 +228,35 @@ fn balance(scored: &mut [Scored<'_>], wanted: &Wanted, random: &mut impl Rng) {
     let alike = |why: &Why| {
         why.ordered == first.ordered && why.cooling == first.cooling && why.score <= most
     };
-    let count = scored.iter().take_while(|(_, _, why)| alike(why)).count();
-    if count < 2 || first.ordered.is_some() {
+    let alike = scored.iter().take_while(|(_, _, why)| alike(why));
+    let places = one_of_each_provider(alike.map(|(_, candidate, _)| *candidate));
+    if places.len() < 2 || first.ordered.is_some() {
         return;
     }
-    let one = random.random_range(0..count);
-    let other = (one + random.random_range(1..count)) % count;
-    let load_of = |place: usize| scored.get(place).map_or(0.0, |(_, it, _)| load(it));
-    let (better, worse) = (one.min(other), one.max(other));
-    let chosen = match load_of(worse) < load_of(better) {
-        true => worse,
-        false => better,
+    let one = random.random_range(0..places.len());
+    let other = (one + random.random_range(1..places.len())) % places.len();
+    let place_of = |drawn: usize| places.get(drawn).copied().unwrap_or(0);
+    let (one, other) = (place_of(one), place_of(other));
+    let better = |a: &Scored<'_>, b: &Scored<'_>| {
+        let by_load = load(a.1).total_cmp(&load(b.1));
+        by_load.then(a.2.score.total_cmp(&b.2.score)).is_lt()
+    };
+    // Of two that are alike in that, too, the one that was drawn first.
+    let chosen = match scored.get(one).zip(scored.get(other)) {
+        Some((first, second)) if better(second, first) => other,
+        _ => one,
     };
     move_first(scored, chosen, |why| why.balanced = true);
+}
+
+/// The places of the first offer of each provider: who lists many is drawn no more often.
+fn one_of_each_provider<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> Vec<usize> {
+    let mut seen = HashSet::new();
+    candidates
+        .enumerate()
+        .filter(|(_, candidate)| seen.insert(candidate.provider))
+        .map(|(place, _)| place)
+        .collect()
 }
 
 /// Now and then an offer that nobody has tried goes before one that is known, for else nobody
@@ -258,11 +275,8 @@ fn explore(scored: &mut [Scored<'_>], wanted: &Wanted, random: &mut impl Rng) {
     let unknown = |(_, candidate, why): &Scored<'_>| {
         candidate.quality.tried < KNOWN_AFTER && !why.cooling && why.cost.approximately() <= most
     };
-    let places = scored.iter().enumerate();
-    let places: Vec<usize> = places
-        .filter(|(_, entry)| unknown(entry))
-        .map(|(place, _)| place)
-        .collect();
+    let mut places = one_of_each_provider(scored.iter().map(|(_, candidate, _)| *candidate));
+    places.retain(|place| scored.get(*place).is_some_and(unknown));
     if places.is_empty() {
         return;
     }

@@ -272,7 +272,10 @@ async fn a_provider_that_got_its_share_of_the_day_leaves_the_request_to_another(
     let mut asked = 0;
     for n in 1..=cheap_answers + 1 {
         assert_eq!(
-            gateway.chat(&json!({"max_tokens": 10})).await.status(),
+            gateway
+                .chat(&json!({"max_tokens": 10, "derouter": {"sort": "price"}}))
+                .await
+                .status(),
             200,
             "{n}"
         );
@@ -424,7 +427,8 @@ async fn an_attempt_that_failed_leaves_its_share_of_the_requests_limit_to_the_ne
         ..ConsumerConfig::default()
     };
     let gateway = Gateway::start_with(node.clone(), config).await;
-    let response = gateway.chat(&json!({"max_tokens": 10})).await;
+    let request = json!({"max_tokens": 10, "derouter": {"sort": "price"}});
+    let response = gateway.chat(&request).await;
     assert_eq!(response.status(), 200);
     let asked: Vec<usize> = node.asked.borrow().iter().map(|(p, _)| *p).collect();
     assert_eq!(asked, [first, second]);

@@ -29,7 +29,7 @@ async fn offer_of(gateway: &Gateway, more: &Value) -> String {
 async fn a_request_says_who_may_answer_and_providers_are_not_told() {
     let (gateway, [cheap, dear]) = two().await;
     assert_eq!(offer_of(&gateway, &json!({})).await, "offer-0");
-    let end = &dear[dear.len() - 10..];
+    let end = dear.get(dear.len() - 10..).unwrap();
     for preferences in [
         json!({"derouter": {"only": [dear]}}),
         json!({"derouter": {"only": [end]}}),
@@ -185,4 +185,40 @@ async fn a_denied_provider_is_never_asked() {
     assert_eq!(offer_of(&gateway, &json!({})).await, "offer-1");
     let model: Value = json_of(gateway.get("/models/m").await).await;
     assert_eq!(model["providers"], 1);
+}
+
+#[tokio::test]
+async fn what_answers_show_of_a_provider_is_measured() {
+    let node = FakeNode::new();
+    let gate = std::sync::Arc::new(tokio::sync::Notify::new());
+    let usage = derouter_openai::protocol::Usage {
+        prompt_tokens: 10,
+        completion_tokens: 40,
+    };
+    let text = "x".repeat(100);
+    let steps = [prologue(), chunk(&text), Step::Gate(gate.clone())];
+    let end = [chunk(&text), finish(), usage_chunk(usage), honest()];
+    let mut script = Script::of(steps.into_iter().chain(end).collect());
+    script.usage = usage;
+    let provider = node.provider(POL, script);
+    let gateway = Gateway::start(node).await;
+    let quote = async || -> Value {
+        let base = gateway.running.base_url().replace("/v1", "");
+        let url = format!("{base}/derouter/quote?model=m");
+        json_of(gateway.http.get(url).send().await.unwrap()).await
+    };
+    let response = gateway.chat(&json!({"stream": true})).await;
+    let running = quote().await;
+    assert_eq!(running["offers"][0]["in_flight"], 1);
+    let delay = std::time::Duration::from_millis(100);
+    tokio::time::sleep(delay).await;
+    gate.notify_one();
+    let (_, done) = events_of(response).await;
+    assert!(done);
+    assert_eq!(until(&gateway.node.ended, 1).await[0].0, provider);
+    let offer = quote().await["offers"][0].clone();
+    let speed = offer["tokens_per_second"].as_f64().unwrap();
+    assert!((1.0..=400.0).contains(&speed), "{offer}");
+    assert!(offer["first_token_seconds"].is_number(), "{offer}");
+    assert!(offer["success"].as_f64().unwrap() > 0.95, "{offer}");
 }

@@ -127,3 +127,39 @@ async fn an_answer_that_breaks_half_way_ends_with_an_error_event() {
     );
     ledger.one_failed().await;
 }
+
+/// What a request would cost, asked on the command line.
+#[tokio::test]
+async fn a_quote_tells_the_price_and_buys_nothing() {
+    let pair = Pair::start(DEROUTER, &[MODEL]).await;
+    let ledger = pair.ledger().await;
+    let quote = async |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(DEROUTER);
+        command.arg("quote").args(arguments);
+        derouter_testkit::Process::spawn("quote", command)
+            .exit()
+            .await
+    };
+    let url = pair.url();
+    let asked = quote(&[
+        MODEL, "--in", "1000", "--out", "500", "--json", "--url", url,
+    ])
+    .await;
+    assert_eq!(asked.code, Some(0), "{asked:?}");
+    let told: Value = serde_json::from_str(&asked.stdout).unwrap();
+    assert_eq!(told["offers"].as_array().unwrap().len(), 1, "{told}");
+    assert!(told["offers"][0]["parts"]["price"].is_number(), "{told}");
+    let table = quote(&[MODEL, "--url", url]).await;
+    assert!(
+        table.stdout.contains("PROVIDER") && table.stdout.contains("new"),
+        "{table:?}"
+    );
+    let dear = quote(&[MODEL, "--url", url, "--max-price", "0.000000000001"]).await;
+    assert!(dear.stdout.contains("by max_price"), "{dear:?}");
+    assert_eq!(quote(&["no-such-model", "--url", url]).await.code, Some(1));
+    assert_eq!(
+        quote(&[MODEL, "--url", "http://127.0.0.1:1"]).await.code,
+        Some(4)
+    );
+    ledger.none().await;
+}

@@ -555,7 +555,7 @@ mod tests {
     fn the_end_of_a_peer_id_stands_for_it_if_it_is_long_enough() {
         let peer = PeerId::random();
         let id = peer.to_string();
-        let end = |count: usize| ProviderName::End(id[id.len() - count..].to_owned());
+        let end = |count: usize| ProviderName::End(id.get(id.len() - count..).unwrap().to_owned());
         assert!(end(8).means(&peer));
         assert!(!end(7).means(&peer));
         assert!(!end(8).means(&PeerId::random()));

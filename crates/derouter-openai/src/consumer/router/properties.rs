@@ -334,6 +334,17 @@ fn equals_share_the_requests_and_who_has_more_to_do_gets_fewer() {
 }
 
 #[test]
+fn who_lists_many_offers_is_drawn_no_more_often() {
+    let alone = priced(1_000_000, 1_000_000);
+    let many = priced(1_000_000, 1_000_000);
+    let mut candidates = vec![many; 30];
+    candidates.push(alone);
+    let firsts = (0..200).map(|seed| ranked(&candidates, &wanted(rules()), seed).order[0]);
+    let alone = firsts.filter(|place| *place == 30).count();
+    assert!((60..140).contains(&alone), "{alone}");
+}
+
+#[test]
 fn a_newcomer_is_tried_now_and_then_if_it_is_not_too_dear() {
     let known = measured(priced(1_000_000, 1_000_000), 0.3, 100.0);
     let newcomer = priced(1_500_000, 1_500_000);
