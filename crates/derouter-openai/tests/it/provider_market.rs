@@ -463,7 +463,7 @@ async fn a_trial_is_remembered_over_a_restart_by_the_nodes_records() {
         "job_rowid": 1, "provider_job_id": key.job_id, "provider_peer_id": key.provider.to_string(),
         "consumer_peer_id": consumer.to_string(), "offer_id": "offer", "offer_snapshot_rowid": 1,
         "offer_protocol_id": PROTOCOL, "offer_payload": on_trial(price).payload().to_json(),
-        "offer_active": true, "currency": "Polygon",
+        "offer_active": true, "currency": 0,
         "public_payload": free.public_payload, "created_at_local": 1, "created_at_sync": 1,
     }))
     .unwrap();
