@@ -524,3 +524,23 @@ async fn a_redirect_of_the_backend_is_not_followed() {
     assert_eq!(bought.service_error(), "the backend failed (307)");
     assert!(other.seen().is_empty());
 }
+
+#[tokio::test]
+async fn many_offers_are_provided_together_and_one_can_still_go() {
+    let fake = Fake::default();
+    let names: Vec<String> = (0..100)
+        .map(|number| format!("model-{number:03}"))
+        .collect();
+    let listed: Vec<&str> = names.iter().map(String::as_str).collect();
+    fake.lists(&listed[1..]);
+    let mut config = config(fake.start().await, offer());
+    let offers = names.iter().map(|name| {
+        let mut config = offer();
+        config.model_id.clone_from(name);
+        (name.clone(), config)
+    });
+    config.backends[0].offers = offers.collect();
+    let market = open(config).await;
+    assert_eq!(market.offer_ids(), listed[1..]);
+    assert_eq!(market.calls(), 1);
+}
