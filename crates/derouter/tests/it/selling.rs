@@ -1,11 +1,10 @@
 //! What a provider sells and to whom, seen by a consumer's gateway at another node.
 
-use std::process::Command;
-
 use derouter_testkit::home::openai_provider;
 use derouter_testkit::pair::{wait_model, wait_no_model};
 use derouter_testkit::{Backend, BackendOptions, NodeConfig, NodeHome, Pair, Process, http};
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 use crate::DEROUTER;
 
