@@ -48,6 +48,8 @@ pub fn openai_provider(backend_url: &str, models: &[&str]) -> Value {
         .iter()
         .map(|model| ((*model).to_owned(), offer(model)));
     json!({
+        // Tests name models as they like.
+        "check_backend": "alive",
         "openai_base_url": backend_url,
         "openai_api_key": BACKEND_KEY,
         "offers": Value::Object(offers.collect()),

@@ -1,8 +1,12 @@
 //! Keeps on the market what can be served now, at the price of now.
 //!
-//! Each offer is provided on its own, so that one can be taken back without the others. Each time it is
-//! provided it gets a [`Service`] of its own, which holds the payload that was announced: the node asks the
-//! service that came with the payload that a consumer means, so a job has the price of its own snapshot.
+//! Each time that offers are provided they get a [`Service`] of their own, which holds the payloads that were
+//! announced: the node asks the service that came with the payload that a consumer means, so a job has the
+//! price of its own snapshot.
+//!
+//! Offers are provided one by one, so that one can be taken back without the others. Providers with many
+//! provide those of a backend together, as each provision is some work for the node; when one of these
+//! changes, the others are away for a moment.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -12,6 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use derouter_sdk::{
     OfferId, OfferSpec, ProvideError, ProvideOptions, ProviderService, Provision, UnixSeconds,
 };
+use futures::StreamExt;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
@@ -23,7 +28,7 @@ use super::monitor::{Found, Monitor};
 use super::pump::{Offer, Shared};
 use super::running::StartError;
 use super::service::Service;
-use super::v0_2;
+use super::v0_2::{self, Sold};
 use crate::protocol::{self, OfferPayload, protocol_id};
 
 /// How often prices, slots and lists are looked at.
@@ -44,8 +49,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// Offers of a provider up to which each is provided on its own.
+const MOST_ALONE: usize = 64;
+
 /// Services of offers that are kept for their running jobs.
-const MAX_SERVICES: usize = 1_024;
+const MAX_SERVICES: usize = 16_384;
 
 /// Offers on the market, and the services of those that were.
 #[derive(Default)]
@@ -61,9 +69,25 @@ struct State {
     services: HashMap<OfferId, Arc<Service>>,
 }
 
+impl State {
+    /// Makes room for another service.
+    fn forget_a_service(&mut self, newcomer: &OfferId) {
+        if self.services.len() < MAX_SERVICES || self.services.contains_key(newcomer) {
+            return;
+        }
+        let idle = self
+            .services
+            .keys()
+            .find(|id| !self.offers.contains_key(id));
+        let idle = idle.cloned();
+        idle.and_then(|idle| self.services.remove(&idle));
+    }
+}
+
 struct Held {
     payload: String,
-    _provision: Provision,
+    /// Its own, or shared with those that were provided with it.
+    provision: Arc<Provision>,
 }
 
 impl fmt::Debug for OnMarket {
@@ -99,29 +123,44 @@ impl OnMarket {
         state.offers.get(offer_id).map(|held| held.payload.clone())
     }
 
+    /// Takes an offer back, and with it those that were provided together with it.
     fn take_back(&self, offer_id: &OfferId) {
-        let held = self.lock().offers.remove(offer_id);
-        drop(held);
+        let mut gone = Vec::new();
+        {
+            let mut state = self.lock();
+            let Some(held) = state.offers.remove(offer_id) else {
+                return;
+            };
+            let together =
+                |_: &OfferId, other: &mut Held| Arc::ptr_eq(&other.provision, &held.provision);
+            if Arc::strong_count(&held.provision) > 1 {
+                gone.extend(state.offers.extract_if(together).map(|(_, held)| held));
+            }
+            gone.push(held);
+        }
+        drop(gone);
     }
 
-    fn put(&self, offer_id: OfferId, held: Held, service: Arc<Service>) {
+    fn put(&self, offers: Vec<OfferSpec>, provision: Provision, service: &Arc<Service>) {
+        let provision = Arc::new(provision);
+        let mut earlier = Vec::new();
         let mut state = self.lock();
-        if !state.services.contains_key(&offer_id) && state.services.len() >= MAX_SERVICES {
-            let idle = state
-                .services
-                .keys()
-                .find(|id| !state.offers.contains_key(id));
-            let idle = idle.cloned();
-            idle.and_then(|idle| state.services.remove(&idle));
+        for offer in offers {
+            let id = offer.offer_id;
+            state.forget_a_service(&id);
+            let service = Arc::clone(service);
+            earlier.push(state.services.insert(id.clone(), service));
+            if !state.closed {
+                let held = Held {
+                    payload: offer.protocol_payload,
+                    provision: Arc::clone(&provision),
+                };
+                state.offers.insert(id, held);
+            }
         }
-        let earlier = state.services.insert(offer_id.clone(), service);
-        let late = if state.closed {
-            Some(held)
-        } else {
-            state.offers.insert(offer_id, held)
-        };
+        // What is dropped here may call the node.
         drop(state);
-        drop((earlier, late));
+        drop((earlier, provision));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -213,6 +252,27 @@ impl Stand {
         }
     }
 
+    /// What is to be announced now, if anything.
+    fn wanted(&mut self, now: Instant) -> Option<OfferPayload> {
+        let absent = self.absent(now);
+        self.tell(absent);
+        match absent {
+            None => Some(self.config.payload_at(unix_now())),
+            Some(_) => None,
+        }
+    }
+
+    fn offer(&self, payload: OfferPayload) -> Arc<Offer> {
+        Arc::new(Offer {
+            id: self.offer_id.clone(),
+            config: self.config.clone(),
+            payload,
+            backend: Arc::clone(&self.monitor.backend),
+            monitor: Arc::clone(&self.monitor),
+            lane: Arc::clone(&self.lane),
+        })
+    }
+
     /// Tells the operator, once.
     fn tell(&mut self, absent: Option<Absent>) {
         let before = std::mem::replace(&mut self.told, absent);
@@ -249,6 +309,8 @@ pub(super) struct Keeper {
     on_market: Arc<OnMarket>,
     monitors: Vec<Arc<Monitor>>,
     stands: Vec<Stand>,
+    /// Of the stands.
+    ids: HashSet<OfferId>,
     changed: Arc<Notify>,
 }
 
@@ -266,6 +328,7 @@ impl Keeper {
             on_market: Arc::default(),
             monitors: Vec::new(),
             stands: Vec::new(),
+            ids: HashSet::new(),
             changed,
         }
     }
@@ -286,22 +349,18 @@ impl Keeper {
         monitor: &Arc<Monitor>,
     ) -> Result<(), StartError> {
         let stand = Stand::new(offer_id, config.clone(), monitor, false)?;
-        if self.has(&stand.offer_id) {
+        if !self.ids.insert(stand.offer_id.clone()) {
             return Err(StartError::DuplicateOffer(offer_id.to_owned()));
         }
         self.stands.push(stand);
         Ok(())
     }
 
-    fn has(&self, offer_id: &OfferId) -> bool {
-        self.stands.iter().any(|stand| stand.offer_id == *offer_id)
-    }
-
     /// Puts on the market what can be served now.
     pub(super) async fn open(&mut self) -> Result<(), ProvideError> {
         self.discover();
-        for index in 0..self.stands.len() {
-            self.settle(index).await?;
+        for (_, provided) in self.settle().await {
+            provided?;
         }
         Ok(())
     }
@@ -312,11 +371,8 @@ impl Keeper {
             // Whichever comes first.
             let _ = timeout(LOOK_EVERY, self.changed.notified()).await;
             self.discover();
-            for index in 0..self.stands.len() {
-                let settled = self.settle(index).await;
-                if let Err(error) = settled {
-                    self.try_later(index, &error);
-                }
+            for (offers, provided) in self.settle().await {
+                self.try_later(&offers, provided.err().as_ref());
             }
         }
     }
@@ -342,6 +398,7 @@ impl Keeper {
                         && !monitor.has(stand.config.backend_model());
                 if !stays {
                     self.on_market.take_back(&stand.offer_id);
+                    self.ids.remove(&stand.offer_id);
                 }
                 stays
             });
@@ -361,102 +418,124 @@ impl Keeper {
         let config = discover.offer(&found.model, found.context_size);
         // One whose name is taken, by another backend's offer perhaps, can't be told apart.
         match Stand::new(&found.model, config, monitor, true) {
-            Ok(stand) if !self.has(&stand.offer_id) => self.stands.push(stand),
+            Ok(stand) if self.ids.insert(stand.offer_id.clone()) => self.stands.push(stand),
             Ok(_) => {}
             Err(error) => tracing::debug!(model = found.model, %error, "a model becomes no offer"),
         }
     }
 
-    /// Makes the market fit what can be served of an offer.
-    async fn settle(&mut self, index: usize) -> Result<(), ProvideError> {
+    /// Makes the market fit what can be served. What became of the offers that were provided.
+    async fn settle(&mut self) -> Vec<(Vec<OfferId>, Result<(), ProvideError>)> {
         let now = Instant::now();
-        let Some(stand) = self.stands.get_mut(index) else {
-            return Ok(());
-        };
-        let absent = stand.absent(now);
-        stand.tell(absent);
-        let payload = match absent {
-            None => Some(stand.config.payload_at(unix_now())),
-            Some(_) => None,
-        };
-        let wanted = payload.as_ref().map(OfferPayload::to_json);
-        let held = self.on_market.payload(&stand.offer_id);
-        if wanted == held {
-            return Ok(());
-        }
-        if held.is_some() {
-            self.on_market.take_back(&stand.offer_id);
-        }
-        let early = stand.retry_at.is_some_and(|at| now < at);
-        match payload {
-            Some(payload) if !early && !self.on_market.is_closed() => {
-                self.provide(index, payload).await
+        let wanted: Vec<_> = self
+            .stands
+            .iter_mut()
+            .map(|stand| stand.wanted(now))
+            .collect();
+        for (stand, wanted) in self.stands.iter().zip(&wanted) {
+            let wanted = wanted.as_ref().map(OfferPayload::to_json);
+            let held = self.on_market.payload(&stand.offer_id);
+            if held.is_some() && held != wanted {
+                self.on_market.take_back(&stand.offer_id);
             }
-            _ => Ok(()),
+        }
+        let batches = self.batches(wanted, now);
+        let provided: Vec<_> = batches
+            .into_iter()
+            .map(|batch| self.provide(batch))
+            .collect();
+        // In their order, and all at once: the node stores what came meanwhile together.
+        futures::stream::iter(provided)
+            .buffered(MOST_ALONE)
+            .collect()
+            .await
+    }
+
+    /// What is to be provided now, in batches.
+    fn batches(&self, wanted: Vec<Option<OfferPayload>>, now: Instant) -> Vec<Vec<Arc<Offer>>> {
+        let together = self.stands.len() > MOST_ALONE;
+        let mut batches: Vec<Vec<Arc<Offer>>> = Vec::new();
+        for (stand, payload) in self.stands.iter().zip(wanted) {
+            let early = stand.retry_at.is_some_and(|at| now < at);
+            let Some(payload) = payload.filter(|_| !early) else {
+                continue;
+            };
+            if self.on_market.payload(&stand.offer_id).is_some() {
+                continue;
+            }
+            let offer = stand.offer(payload);
+            let same = |batch: &&mut Vec<Arc<Offer>>| {
+                let first = batch.first();
+                first.is_some_and(|first| Arc::ptr_eq(&first.monitor, &offer.monitor))
+            };
+            match batches.last_mut().filter(same) {
+                Some(batch) if together => batch.push(offer),
+                _ => batches.push(vec![offer]),
+            }
+        }
+        batches
+    }
+
+    /// Puts offers on the market together.
+    fn provide(
+        &self,
+        offers: Vec<Arc<Offer>>,
+    ) -> impl Future<Output = (Vec<OfferId>, Result<(), ProvideError>)> + Send + use<> {
+        let (on_market, options) = (Arc::clone(&self.on_market), self.options.clone());
+        let shared = Arc::clone(&self.shared);
+        let connections = self.connections.clone();
+        async move {
+            let ids: Vec<OfferId> = offers.iter().map(|offer| offer.id.clone()).collect();
+            if on_market.is_closed() {
+                return (ids, Ok(()));
+            }
+            let spec = |offer: &Arc<Offer>| OfferSpec {
+                protocol_id: protocol_id(),
+                offer_id: offer.id.clone(),
+                protocol_payload: offer.payload.to_json(),
+            };
+            let specs: Vec<OfferSpec> = offers.iter().map(spec).collect();
+            let sold: Vec<Sold> = offers.iter().map(Sold::new).collect();
+            let of_0_2 = sold.iter().map(Sold::spec);
+            let both = specs.iter().cloned().zip(of_0_2);
+            let both = both.flat_map(|(spec, of_0_2)| [spec, of_0_2]).collect();
+            let by_id = offers.into_iter().map(|offer| (offer.id.clone(), offer));
+            let sold_by_id = sold
+                .into_iter()
+                .map(|sold| (sold.offer.id.clone(), Arc::new(sold)));
+            let service = Arc::new(Service {
+                offers: by_id.collect(),
+                sold: sold_by_id.collect(),
+                shared: Arc::clone(&shared),
+                connections,
+            });
+            let serves = Arc::clone(&service) as Arc<dyn ProviderService>;
+            match shared.node.provide(both, options, serves).await {
+                Ok(provision) => {
+                    on_market.put(specs, provision, &service);
+                    (ids, Ok(()))
+                }
+                Err(error) => (ids, Err(error)),
+            }
         }
     }
 
-    async fn provide(&mut self, index: usize, payload: OfferPayload) -> Result<(), ProvideError> {
-        let Some(stand) = self.stands.get_mut(index) else {
-            return Ok(());
-        };
-        let spec = OfferSpec {
-            protocol_id: protocol_id(),
-            offer_id: stand.offer_id.clone(),
-            protocol_payload: payload.to_json(),
-        };
-        let of_0_2 = v0_2::payload(&stand.config, &payload);
-        let spec_0_2 = OfferSpec {
-            protocol_id: protocol::v0_2::protocol_id(),
-            offer_id: stand.offer_id.clone(),
-            protocol_payload: of_0_2.to_json(),
-        };
-        let offer = Offer {
-            id: stand.offer_id.clone(),
-            config: stand.config.clone(),
-            payload,
-            backend: Arc::clone(&stand.monitor.backend),
-            monitor: Arc::clone(&stand.monitor),
-            lane: Arc::clone(&stand.lane),
-        };
-        let offer = Arc::new(offer);
-        let sold = v0_2::Sold {
-            offer: Arc::clone(&offer),
-            terms: of_0_2.terms(),
-        };
-        let service = Arc::new(Service {
-            offers: HashMap::from([(stand.offer_id.clone(), offer)]),
-            sold: HashMap::from([(stand.offer_id.clone(), Arc::new(sold))]),
-            shared: Arc::clone(&self.shared),
-            connections: self.connections.clone(),
-        });
-        let serves = Arc::clone(&service) as Arc<dyn ProviderService>;
-        let text = spec.protocol_payload.clone();
-        let options = self.options.clone();
-        let provision = self
-            .shared
-            .node
-            .provide(vec![spec, spec_0_2], options, serves)
-            .await?;
-        (stand.retry_at, stand.pause) = (None, FIRST_PAUSE);
-        let held = Held {
-            payload: text,
-            _provision: provision,
-        };
-        self.on_market.put(stand.offer_id.clone(), held, service);
-        Ok(())
-    }
-
-    fn try_later(&mut self, index: usize, error: &ProvideError) {
-        let Some(stand) = self.stands.get_mut(index) else {
-            return;
-        };
-        // Over the RPC, an offer that was taken back may be there for a moment.
-        if stand.pause > FIRST_PAUSE {
-            tracing::warn!(offer = %stand.offer_id, %error, "the offer can't be put on the market yet");
+    /// Has offers that the node did not take wait before they are provided again.
+    fn try_later(&mut self, offers: &[OfferId], error: Option<&ProvideError>) {
+        let ids: HashSet<&OfferId> = offers.iter().collect();
+        let stands = self.stands.iter_mut();
+        for stand in stands.filter(|stand| ids.contains(&stand.offer_id)) {
+            let Some(error) = error else {
+                (stand.retry_at, stand.pause) = (None, FIRST_PAUSE);
+                continue;
+            };
+            // Over the RPC, an offer that was taken back may be there for a moment.
+            if stand.pause > FIRST_PAUSE {
+                tracing::warn!(offer = %stand.offer_id, %error, "the offer can't be put on the market yet");
+            }
+            stand.retry_at = Some(Instant::now() + stand.pause);
+            stand.pause = stand.pause.saturating_mul(2).min(LONGEST_PAUSE);
         }
-        stand.retry_at = Some(Instant::now() + stand.pause);
-        stand.pause = stand.pause.saturating_mul(2).min(LONGEST_PAUSE);
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a backend says of its models. Pure.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 /// Models of one list that are looked at: OpenRouter has some 500.
@@ -79,12 +81,13 @@ pub(super) fn context_in_show(shown: &Value) -> Option<u64> {
     Some(longest.map_or(served, |longest| served.min(longest)))
 }
 
-/// Whether two names are one model's: Ollama adds `:latest` where there is no tag.
-pub(super) fn is_same(named: &str, wanted: &str) -> bool {
+/// Whether a model is among these names. Ollama adds `:latest` where there is no tag.
+pub(super) fn has(names: &HashSet<String>, model: &str) -> bool {
     const LATEST: &str = ":latest";
-    named == wanted
-        || named.strip_suffix(LATEST) == Some(wanted)
-        || wanted.strip_suffix(LATEST) == Some(named)
+    let untagged = model.strip_suffix(LATEST);
+    names.contains(model)
+        || untagged.is_some_and(|model| names.contains(model))
+        || names.contains(&format!("{model}{LATEST}"))
 }
 
 #[cfg(test)]
@@ -148,7 +151,20 @@ mod tests {
 
     #[test]
     fn a_name_without_a_tag_is_the_latest() {
-        assert!(is_same("llama3.2:latest", "llama3.2") && is_same("a", "a:latest"));
-        assert!(!is_same("llama3.2:3b", "llama3.2") && !is_same("a", "b"));
+        let names = ["llama3.2:latest", "phi4", "qwen:3b"]
+            .map(str::to_owned)
+            .into();
+        for model in [
+            "llama3.2",
+            "llama3.2:latest",
+            "phi4",
+            "phi4:latest",
+            "qwen:3b",
+        ] {
+            assert!(has(&names, model), "{model}");
+        }
+        for model in ["qwen", "qwen:latest", "llama3.2:1b", ""] {
+            assert!(!has(&names, model), "{model}");
+        }
     }
 }

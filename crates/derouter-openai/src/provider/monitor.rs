@@ -1,6 +1,6 @@
 //! Looks after one backend: probes it, and knows its health and its models.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::backend::Backend;
 use super::config::{BackendCheck, BackendOptions, DEFAULT_DISCOVERED, Discover};
 use super::health::{Health, Verdict};
-use super::models::{ModelInfo, is_same};
+use super::models::{self, ModelInfo};
 
 /// How long the start waits for the first look: offers of a backend that is not there should not be seen at
 /// all, and one that is slow should not hold up a node.
@@ -42,6 +42,8 @@ struct State {
     health: Health,
     /// The latest list, when the backend has one.
     models: Option<Vec<ModelInfo>>,
+    /// Their names.
+    names: HashSet<String>,
     /// The windows of the models that may become offers.
     contexts: HashMap<String, Option<u64>>,
 }
@@ -72,6 +74,7 @@ impl Monitor {
             state: Mutex::new(State {
                 health: Health::new(Instant::now()),
                 models: None,
+                names: HashSet::new(),
                 contexts: HashMap::new(),
             }),
             asked: Notify::new(),
@@ -135,9 +138,7 @@ impl Monitor {
     pub(super) fn has(&self, model: &str) -> bool {
         let state = self.lock();
         match &state.models {
-            Some(models) if self.check == BackendCheck::Models => {
-                models.iter().any(|named| is_same(&named.id, model))
-            }
+            Some(_) if self.check == BackendCheck::Models => models::has(&state.names, model),
             _ => true,
         }
     }
@@ -183,6 +184,8 @@ impl Monitor {
             let jitter = rand::random_range(0.0..1.0);
             state.health.probed(probed.is_ok(), Instant::now(), jitter);
             if let Ok(models) = &probed {
+                let names = models.iter().flatten().map(|model| model.id.clone());
+                state.names = names.collect();
                 state.models.clone_from(models);
                 state.contexts = listed;
             }

@@ -11,7 +11,9 @@ mod serve;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use derouter_sdk::{FailureReason, JobId, JobKey, JobRefusal, JobStream, NodeDesk, ProviderDesk};
+use derouter_sdk::{
+    FailureReason, JobId, JobKey, JobRefusal, JobStream, NodeDesk, OfferSpec, ProviderDesk,
+};
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -20,7 +22,7 @@ use super::backend::Failure;
 use super::pump::ending::record_failure;
 use super::pump::{Offer, Shared};
 use crate::protocol::REASON_SERVICE_ERROR;
-use crate::protocol::v0_2::{Body, RequestHead};
+use crate::protocol::v0_2::{Body, RequestHead, protocol_id};
 use crate::terms::Terms;
 use ask::Ask;
 pub(super) use offer::payload;
@@ -35,6 +37,25 @@ const BODY_KIB: usize = 256 * 1024;
 pub(super) struct Sold {
     pub(super) offer: Arc<Offer>,
     pub(super) terms: Terms,
+}
+
+impl Sold {
+    /// The same offer.
+    pub(super) fn new(offer: &Arc<Offer>) -> Self {
+        Self {
+            terms: payload(&offer.config, &offer.payload).terms(),
+            offer: Arc::clone(offer),
+        }
+    }
+
+    /// What is announced.
+    pub(super) fn spec(&self) -> OfferSpec {
+        OfferSpec {
+            protocol_id: protocol_id(),
+            offer_id: self.offer.id.clone(),
+            protocol_payload: payload(&self.offer.config, &self.offer.payload).to_json(),
+        }
+    }
 }
 
 /// The jobs.

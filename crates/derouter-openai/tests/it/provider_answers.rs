@@ -1,7 +1,7 @@
 //! What a consumer gets, and what it owes for it.
 
 use derouter_openai::protocol::{Endpoint, OfferPayload, Prologue, Usage, public_payload};
-use derouter_openai::provider::{Limits, ProviderConfig, start_echo_backend};
+use derouter_openai::provider::{BackendCheck, Limits, ProviderConfig, start_echo_backend};
 use derouter_sdk::Wei;
 use derouter_testkit::backend::answer;
 use derouter_testkit::{Backend, Outcome};
@@ -145,7 +145,14 @@ async fn a_chunk_of_300_000_characters_passes() {
 async fn the_backend_gets_the_request_and_our_key_and_nothing_of_the_consumer() {
     let mut renamed = offer();
     renamed.backend_model = Some("name-at-the-backend".to_owned());
-    let market = Market::open_with(renamed, Limits::default()).await;
+    let models = vec!["name-at-the-backend".to_owned()];
+    let backend = Backend::start_with(derouter_testkit::BackendOptions {
+        models,
+        ..Default::default()
+    });
+    let backend = backend.await;
+    let config = config(backend.url(), renamed);
+    let market = Market::open_at(backend, config).await;
     let mut request = chat(true);
     request["user"] = json!("someone");
     request["unknown_field"] = json!({"kept": [1, null]});
@@ -264,7 +271,9 @@ async fn streams_that_differ_from_openais_are_understood() {
 #[tokio::test]
 async fn the_echo_says_that_it_is_one() {
     let echo = start_echo_backend().await.unwrap();
-    let config = config(echo.base_url(), offer());
+    let mut config = config(echo.base_url(), offer());
+    // It answers under any name.
+    config.backends[0].options.check = BackendCheck::Alive;
     let market = Market::open_at(Backend::start().await, config).await;
     for stream in [true, false] {
         let request = chat(stream);

@@ -463,7 +463,7 @@ async fn a_trial_is_remembered_over_a_restart_by_the_nodes_records() {
         "job_rowid": 1, "provider_job_id": key.job_id, "provider_peer_id": key.provider.to_string(),
         "consumer_peer_id": consumer.to_string(), "offer_id": "offer", "offer_snapshot_rowid": 1,
         "offer_protocol_id": PROTOCOL, "offer_payload": on_trial(price).payload().to_json(),
-        "offer_active": true, "currency": "Polygon",
+        "offer_active": true, "currency": 0,
         "public_payload": free.public_payload, "created_at_local": 1, "created_at_sync": 1,
     }))
     .unwrap();
@@ -523,4 +523,24 @@ async fn a_redirect_of_the_backend_is_not_followed() {
     let (_, bought) = market.buy(&chat(true)).await;
     assert_eq!(bought.service_error(), "the backend failed (307)");
     assert!(other.seen().is_empty());
+}
+
+#[tokio::test]
+async fn many_offers_are_provided_together_and_one_can_still_go() {
+    let fake = Fake::default();
+    let names: Vec<String> = (0..100)
+        .map(|number| format!("model-{number:03}"))
+        .collect();
+    let listed: Vec<&str> = names.iter().map(String::as_str).collect();
+    fake.lists(&listed[1..]);
+    let mut config = config(fake.start().await, offer());
+    let offers = names.iter().map(|name| {
+        let mut config = offer();
+        config.model_id.clone_from(name);
+        (name.clone(), config)
+    });
+    config.backends[0].offers = offers.collect();
+    let market = open(config).await;
+    assert_eq!(market.offer_ids(), listed[1..]);
+    assert_eq!(market.calls(), 1);
 }

@@ -47,6 +47,8 @@ pub(crate) struct TestNode {
     services: Mutex<HashMap<OfferId, Weak<dyn ProviderService>>>,
     /// How often an offer was put on the market.
     provided: AtomicUsize,
+    /// In so many calls.
+    calls: AtomicUsize,
     /// What the node knows of earlier jobs.
     records: Mutex<Vec<JobRecord>>,
     outcomes: Mutex<HashMap<JobId, Outcome>>,
@@ -98,6 +100,7 @@ impl Node for Handle {
         service: Arc<dyn ProviderService>,
     ) -> Result<Provision, ProvideError> {
         let mut offered = self.0.offered.lock().unwrap();
+        self.0.calls.fetch_add(1, Ordering::Relaxed);
         // The same service serves the same offer of `openai:0.2`.
         let of_0_1 = offers
             .into_iter()
@@ -280,6 +283,11 @@ impl Market {
     /// How often an offer was put on the market.
     pub(crate) fn times_provided(&self) -> usize {
         self.node.provided.load(Ordering::Relaxed)
+    }
+
+    /// In how many calls offers were put on the market.
+    pub(crate) fn calls(&self) -> usize {
+        self.node.calls.load(Ordering::Relaxed)
     }
 
     /// Waits until these are on offer, and no others.

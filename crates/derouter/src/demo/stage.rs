@@ -12,8 +12,8 @@ use derouter_node::{
 };
 use derouter_openai::consumer::{ConsumerConfig, RunningConsumer};
 use derouter_openai::provider::{
-    BackendConfig, BackendOptions, EchoBackend, OfferConfig, OfferTerms, ProviderConfig,
-    RunningProvider,
+    BackendCheck, BackendConfig, BackendOptions, EchoBackend, OfferConfig, OfferTerms,
+    ProviderConfig, RunningProvider,
 };
 use derouter_sdk::{Node, PeerId, Wei};
 use tempfile::TempDir;
@@ -231,7 +231,11 @@ fn provider_config(backend: &Backend) -> ProviderConfig {
         base_url: backend.base_url.clone(),
         api_key: backend.api_key.clone(),
         offers: BTreeMap::from([("demo".to_owned(), offer)]),
-        options: BackendOptions::default(),
+        // The user chose the model; the echo answers under any name.
+        options: BackendOptions {
+            check: BackendCheck::Alive,
+            ..BackendOptions::default()
+        },
     };
     ProviderConfig {
         backends: vec![config],

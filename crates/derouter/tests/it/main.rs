@@ -24,6 +24,7 @@ mod logs;
 mod mdns;
 mod network;
 mod relay;
+mod selling;
 mod signature;
 mod start;
 mod stop;

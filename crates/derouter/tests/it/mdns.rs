@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use derouter_testkit::home::openai_provider;
 use derouter_testkit::{NodeConfig, NodeHome, NodeProcess, Process, eventually};
 use serde_json::json;
 
@@ -103,7 +104,9 @@ async fn two_nodes_find_each_other_by_mdns() {
             .with("listen", listen)
     };
     // The backend is never asked: the offer alone has to arrive.
-    let selling = config(0).provides("http://127.0.0.1:9/v1", &[MODEL]);
+    let mut provider = openai_provider("http://127.0.0.1:9/v1", &[MODEL]);
+    provider["check_backend"] = json!("off");
+    let selling = config(0).with("openai", json!({"provider": provider}));
     let (provider_home, consumer_home) = (
         NodeHome::new("provider", &selling),
         NodeHome::new("consumer", &config(1).consumes()),
