@@ -178,6 +178,7 @@ fn terms(provider: &Provider) -> Terms {
         Rate::PerMillion(wei.unwrap_or(Wei::MAX))
     };
     Terms {
+        trial: None,
         models: vec![MODEL.to_owned()],
         endpoints: vec![Endpoint::Chat],
         context: 128_000,
