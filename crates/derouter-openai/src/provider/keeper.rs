@@ -284,6 +284,10 @@ impl Stand {
         match absent {
             // The monitor has told that, once for all offers.
             Some(Absent::BackendDown) => tracing::debug!(%offer, "not on the market"),
+            Some(Absent::ModelMissing) if self.discovered => tracing::info!(
+                %offer, backend,
+                "the backend does not name this model any more: the offer leaves the market"
+            ),
             Some(Absent::ModelMissing) => tracing::warn!(
                 %offer, model, backend, named = self.monitor.named(),
                 "the backend does not name this offer's model, so the offer is not on the market: load the model there, set the offer's backend_model to the name it has there, or check_backend to \"alive\" if the server takes any name"
