@@ -69,6 +69,17 @@ fn sample(node: &CrashNode) -> [f64; 3] {
 /// Samples of one node: hours since the begin, and each measure.
 type Samples = Vec<(f64, [f64; 3])>;
 
+/// Memory at each tenth of the run: whether it levels out is seen better than told by a slope.
+fn course(name: &str, samples: &Samples) {
+    let tenth = (samples.len() / 10).max(1);
+    let tenths = samples
+        .iter()
+        .step_by(tenth)
+        .map(|(_, all)| all.first().copied().unwrap_or_default());
+    let memory: Vec<String> = tenths.map(|memory| format!("{memory:.1}")).collect();
+    println!("{name:<9} memory, MiB: {}", memory.join(" "));
+}
+
 fn judge(name: &str, samples: &Samples) -> bool {
     let first = samples.last().map_or(0.0, |(at, _)| at * WARM_UP);
     let mut good = true;
@@ -122,6 +133,8 @@ async fn soak(node: PathBuf, minutes: u64) -> bool {
         findings.jobs() as f64 / longest.as_secs_f64(),
         findings.violations.len()
     );
+    course("consumer", &samples[0]);
+    course("provider", &samples[1]);
     let consumer = judge("consumer", &samples[0]);
     let provider = judge("provider", &samples[1]);
     let steady = consumer && provider;

@@ -46,9 +46,14 @@ struct Scene {
 fn check_price(trade: &Trade, usage: &Value) {
     let payload = trade.consumer.public_payload.as_deref().unwrap();
     let payload: Value = serde_json::from_str(payload).unwrap();
-    for key in ["prompt_tokens", "completion_tokens"] {
-        assert_eq!(payload["response"]["usage"][key], usage[key], "{payload}");
-    }
+    assert_eq!(
+        payload["usage"]["input"], usage["prompt_tokens"],
+        "{payload}"
+    );
+    assert_eq!(
+        payload["usage"]["output"], usage["completion_tokens"],
+        "{payload}"
+    );
     let [prompt, completion] =
         ["prompt_tokens", "completion_tokens"].map(|key| u128::from(usage[key].as_u64().unwrap()));
     let owed = (prompt + 2 * completion) * 1_000_000_000_000;
