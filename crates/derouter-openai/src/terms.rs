@@ -221,16 +221,13 @@ impl Terms {
 
     /// What an offer of `openai:0.1` says.
     pub fn of_0_1(offer: &OfferPayload) -> Self {
-        let text = || vec!["text".to_owned()];
         Self {
             models: vec![offer.model_id.clone()],
             endpoints: vec![Endpoint::Chat, Endpoint::Completions],
             context: offer.context_size,
             max_output: None,
-            // Which it does not say; what it can't read it refuses.
-            input_modalities: [text(), vec!["image".into(), "audio".into(), "file".into()]]
-                .concat(),
-            output_modalities: text(),
+            input_modalities: any_input(),
+            output_modalities: vec!["text".to_owned()],
             features: None,
             quantization: None,
             prices: Prices::of_0_1(offer),
@@ -242,6 +239,12 @@ impl Terms {
             description: offer.description.clone(),
         }
     }
+}
+
+/// What the prompts of a provider may hold that does not say: what it can't read it refuses.
+pub(crate) fn any_input() -> Vec<String> {
+    let kinds = ["text", "image", "audio", "video", "file"];
+    kinds.map(str::to_owned).to_vec()
 }
 
 #[cfg(test)]

@@ -8,10 +8,13 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+pub use other::{HEARD, SPEECH_BYTES};
+
 use crate::fault::{Behaviour, Fault};
 use crate::wait::eventually;
 
 pub mod answer;
+mod other;
 mod serve;
 
 /// Requests kept for a test to look at; a bench makes more, and the oldest go first.

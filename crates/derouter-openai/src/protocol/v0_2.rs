@@ -15,7 +15,7 @@ use derouter_sdk::wire::limits::JOB_ARGS_BYTES;
 use derouter_sdk::{ProtocolId, UnixSeconds, Wei};
 use serde::{Deserialize, Serialize};
 
-use crate::terms::{Endpoint, Metered, Prices, Rate, Terms};
+use crate::terms::{self, Endpoint, Metered, Prices, Rate, Terms};
 
 /// The protocol's id.
 pub const PROTOCOL: &str = "openai:0.2";
@@ -53,15 +53,16 @@ pub struct OfferPayload {
     /// The longest answer in tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_output: Option<u64>,
-    /// What a prompt may hold: `text`, `image`, `audio`, `video`, `file`.
-    #[serde(default = "text_only")]
-    pub input: Vec<String>,
+    /// What a prompt may hold: `text`, `image`, `audio`, `video`, `file`. Absent when the provider does not
+    /// say: what it can't read it refuses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<Vec<String>>,
     /// What an answer may hold.
     #[serde(default = "text_only")]
     pub output: Vec<String>,
-    /// Such as `tools`, `json_schema`, `reasoning`, `logprobs`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub features: Vec<String>,
+    /// Such as `tools`, `json_schema`, `reasoning`, `logprobs`. Absent when the provider does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<Vec<String>>,
     /// Such as `q4_k_m`, `fp8`, `bf16`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<String>,
@@ -119,18 +120,7 @@ impl OfferPayload {
     /// Reads an offer's payload; `None` when it is not one of this protocol, or names nothing.
     pub fn parse(payload: &str) -> Option<Self> {
         let mut offer: Self = serde_json::from_str(payload).ok()?;
-        let lists = [
-            &offer.models,
-            &offer.endpoints,
-            &offer.input,
-            &offer.output,
-            &offer.features,
-        ];
-        let too_long = |name: &String| name.is_empty() || name.len() > MAX_NAME_BYTES;
-        if lists
-            .iter()
-            .any(|names| names.len() > MAX_NAMES || names.iter().any(too_long))
-        {
+        if offer.has_bad_names() {
             return None;
         }
         let texts = [
@@ -151,6 +141,15 @@ impl OfferPayload {
         serde_json::to_string(self).unwrap_or_default()
     }
 
+    /// Whether a list has too many names, or one that is empty or too long.
+    fn has_bad_names(&self) -> bool {
+        let lists = [&self.models, &self.endpoints, &self.output];
+        let said = [&self.input, &self.features].into_iter().flatten();
+        let bad = |name: &String| name.is_empty() || name.len() > MAX_NAME_BYTES;
+        let mut lists = lists.into_iter().chain(said);
+        lists.any(|names| names.len() > MAX_NAMES || names.iter().any(bad))
+    }
+
     fn endpoints(&self) -> Vec<Endpoint> {
         let paths = self.endpoints.iter();
         paths.filter_map(|path| Endpoint::of_path(path)).collect()
@@ -163,9 +162,9 @@ impl OfferPayload {
             endpoints: self.endpoints(),
             context: self.context,
             max_output: self.max_output,
-            input_modalities: self.input.clone(),
+            input_modalities: self.input.clone().unwrap_or_else(terms::any_input),
             output_modalities: self.output.clone(),
-            features: Some(self.features.clone()),
+            features: self.features.clone(),
             quantization: self.quantization.clone(),
             prices: self.prices.into(),
             trial: self.trial,

@@ -182,11 +182,11 @@ pub struct Announced {
     pub endpoints: Vec<Endpoint>,
     /// The longest answer in tokens.
     pub max_output: Option<u64>,
-    /// What a prompt may hold, such as `text`, `image`; text when it is empty.
+    /// What a prompt may hold, such as `text`, `image`; not said when it is empty.
     pub input_modalities: Vec<String>,
     /// What an answer may hold; text when it is empty.
     pub output_modalities: Vec<String>,
-    /// Such as `tools`, `json_schema`, `reasoning`, `logprobs`.
+    /// Such as `tools`, `json_schema`, `reasoning`, `logprobs`; not said when it is empty.
     pub features: Vec<String>,
     /// Such as `q4_k_m`, `fp8`.
     pub quantization: Option<String>,

@@ -15,11 +15,12 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::answer::{self, Kind};
+use super::other::other;
 use super::{Outcome, SeenRequest, Shared, Ticket, lock};
 use crate::fault::{Behaviour, Fault, Usage};
 
 /// The largest request that is read: images come inside.
-const REQUEST_BYTES: usize = 64 * 1024 * 1024;
+pub(super) const REQUEST_BYTES: usize = 64 * 1024 * 1024;
 
 /// Longer than every deadline that a test has.
 const FOR_EVER: Duration = Duration::from_secs(3_600);
@@ -29,6 +30,10 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/models", get(models))
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(text))
+        .route("/v1/embeddings", post(other))
+        .route("/v1/responses", post(other))
+        .route("/v1/audio/transcriptions", post(other))
+        .route("/v1/audio/speech", post(other))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES))
         .with_state(shared)
 }
@@ -257,13 +262,13 @@ fn send(
     respond(StatusCode::OK, content_type, Body::from_stream(steps))
 }
 
-fn error(status: StatusCode, message: &str) -> Response {
+pub(super) fn error(status: StatusCode, message: &str) -> Response {
     let error = json!({"message": message, "type": "test_error", "param": null, "code": null});
     let body = json!({"error": error}).to_string();
     respond(status, "application/json", Body::from(body))
 }
 
-fn respond(status: StatusCode, content_type: &'static str, body: Body) -> Response {
+pub(super) fn respond(status: StatusCode, content_type: &'static str, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let value = header::HeaderValue::from_static(content_type);

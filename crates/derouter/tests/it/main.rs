@@ -18,6 +18,7 @@ mod drain;
 mod endpoint;
 mod faults;
 mod hostile;
+mod http_jobs;
 mod js_module;
 mod lab;
 mod logs;

@@ -19,19 +19,15 @@ pub(in crate::provider) fn payload(
         [] => &chat[..],
         endpoints => endpoints,
     };
-    let text = || vec!["text".to_owned()];
-    let or_text = |names: &[String]| match names {
-        [] => text(),
-        names => names.to_vec(),
-    };
+    let said = |names: &[String]| (!names.is_empty()).then(|| names.to_vec());
     OfferPayload {
         models,
         endpoints: endpoints.iter().map(|e| e.path().to_owned()).collect(),
         context: config.context_size,
         max_output: announced.max_output,
-        input: or_text(&announced.input_modalities),
-        output: or_text(&announced.output_modalities),
-        features: announced.features.clone(),
+        input: said(&announced.input_modalities),
+        output: said(&announced.output_modalities).unwrap_or_else(|| vec!["text".to_owned()]),
+        features: said(&announced.features),
         quantization: announced.quantization.clone(),
         prices: PricePayload {
             input: per_token(at.input_token_price.wei),
