@@ -7,8 +7,13 @@ use serde_json::Value;
 
 use crate::consumer;
 use crate::frames::{Json, ReadValueError, read_value};
+use crate::meter::Meter;
+use crate::protocol::v0_2::frames::{Frame, FrameReader};
+use crate::protocol::v0_2::{self, Body, RequestHead};
 use crate::protocol::{Epilogue, OfferPayload, Usage};
 use crate::provider;
+use crate::sse::Splitter;
+use crate::terms::{Endpoint, Metered};
 
 /// By the name of their folder in `fuzz/corpus`.
 pub const TARGETS: &[Target] = &[
@@ -20,6 +25,10 @@ pub const TARGETS: &[Target] = &[
     ("openai_job_args", job_args),
     ("openai_backend_answer", backend_answer),
     ("openai_offer_payload", offer_payload),
+    ("openai_frames", frames),
+    ("openai_request_head", request_head),
+    ("openai_offer_0_2", offer_0_2),
+    ("openai_answer_events", answer_events),
 ];
 
 /// Server-sent events of a backend: the same however they are split.
@@ -98,4 +107,82 @@ pub fn offer_payload(data: &[u8]) {
         let less = payload.cost(&Usage::default());
         assert!(less.is_some_and(|less| less <= most));
     }
+}
+
+/// The frames of an answer of `openai:0.2`: what is taken is written the same again.
+pub fn frames(data: &[u8]) {
+    let mut reader = FrameReader::new(data);
+    while let Some(Ok(frame)) = reader.next().now_or_never() {
+        let mut bytes = bytes::BytesMut::new();
+        match &frame {
+            Frame::Head(head) => bytes.extend_from_slice(&Frame::head(head)),
+            Frame::Data(data) if data.is_empty() => continue,
+            Frame::Data(data) => Frame::put_data(data, &mut bytes),
+            Frame::Epilogue(epilogue) => bytes.extend_from_slice(&Frame::epilogue(epilogue)),
+            Frame::Failed(failed) => bytes.extend_from_slice(&Frame::failed(failed)),
+        }
+        let again = FrameReader::new(&bytes[..]).next().now_or_never();
+        assert_eq!(again.and_then(Result::ok), Some(frame));
+    }
+}
+
+/// The arguments of a job of `openai:0.2`.
+pub fn request_head(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let Ok((head, body)) = RequestHead::parse(text) else {
+        return;
+    };
+    assert!(head.body_bytes <= v0_2::MAX_BODY_BYTES);
+    let Body::Here(body) = body else { return };
+    let again = head.to_args(body.as_bytes());
+    assert_eq!(RequestHead::parse(&again), Ok((head, Body::Here(body))));
+}
+
+/// The payload of an offer of `openai:0.2`.
+pub fn offer_0_2(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let Some(payload) = v0_2::OfferPayload::parse(text) else {
+        return;
+    };
+    let again = v0_2::OfferPayload::parse(&payload.to_json());
+    assert_eq!(again.as_ref(), Some(&payload));
+    let terms = payload.terms();
+    assert!(!terms.models.is_empty() && !terms.endpoints.is_empty());
+    let used = Metered {
+        input: u64::MAX,
+        cached_input: 1,
+        output: u64::MAX,
+        images: 1,
+        seconds: 1,
+    };
+    let nothing = terms.prices.cost(&Metered::default());
+    if let Some(most) = terms.prices.cost(&used) {
+        assert!(nothing.is_some_and(|least| least <= most));
+    }
+}
+
+/// The events of an answer, or all of it, counted. The first byte chooses the endpoint.
+pub fn answer_events(data: &[u8]) {
+    let Some((first, body)) = data.split_first() else {
+        return;
+    };
+    let endpoint = Endpoint::ALL.get(usize::from(*first) % Endpoint::ALL.len());
+    let (mut events, mut meter) = (Splitter::default(), Meter::default());
+    events.push(body);
+    while let Ok(Some(event)) = events.next() {
+        if let Ok(value) = serde_json::from_slice::<Value>(&event.data()) {
+            meter.event(&value);
+        }
+    }
+    if let (Ok(value), Some(endpoint)) = (serde_json::from_slice(body), endpoint) {
+        meter.body(*endpoint, &value);
+    }
+    if let Some(used) = meter.reported() {
+        assert!(used.cached_input <= used.input);
+    }
+    assert!(!meter.says_something() || meter.has_begun());
 }

@@ -152,6 +152,13 @@ impl Meter {
         self.is_over || each
     }
 
+    /// Whether what has come of a stream can be all of it. Some servers give no reason for an answer's end:
+    /// then text and a usage will do.
+    pub(crate) fn is_whole(&self) -> bool {
+        let without_reason = self.finished.is_empty() && self.text_bytes > 0;
+        self.is_ended() || without_reason && self.usage.is_some()
+    }
+
     /// Whether so many choices have ended: all that a client of a chat waits for.
     pub(crate) fn has_ended(&self, answers: u64) -> bool {
         let finished = u64::try_from(self.finished.len()).unwrap_or(u64::MAX);

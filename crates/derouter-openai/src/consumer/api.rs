@@ -242,6 +242,7 @@ async fn other(
 
 fn http(answer: v0_2::Answer) -> Response {
     let mut response = Response::default();
+    *response.status_mut() = answer.status();
     let headers = response.headers_mut();
     name_job(&answer.offer, &answer.job.key, &answer.job.route, headers);
     match answer.cost() {

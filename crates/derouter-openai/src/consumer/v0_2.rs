@@ -11,6 +11,7 @@ use std::time::{Duration, Instant as StdInstant};
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use derouter_sdk::{JobStream, Wei};
+use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
@@ -26,10 +27,14 @@ use crate::protocol::v0_2::frames::{Frame, FrameReader, ReadFrameError};
 use crate::protocol::v0_2::{
     ANSWER_HEADERS, AnswerHead, Epilogue, Failed, RequestHead, media_type,
 };
+use crate::terms::Endpoint;
 use pass::Passing;
 
-/// The longest answer in one piece that is read before it is passed on.
-const MAX_PLAIN_BYTES: usize = 64 * 1024 * 1024;
+/// The longest answer in one piece that is read before it is passed on: a text, or a list of vectors.
+const MAX_PLAIN_BYTES: usize = 16 * 1024 * 1024;
+
+/// The same of images in base64.
+const MAX_IMAGES_BYTES: usize = 64 * 1024 * 1024;
 
 /// An answer that has begun.
 pub(crate) struct Answer {
@@ -114,7 +119,6 @@ pub(crate) async fn begin(stream: JobStream, asked: &Asked) -> Result<Begun, (Fa
 impl Begun {
     /// Whether the endpoint's answers are always JSON or events.
     fn is_structured(&self, asked: &Asked) -> bool {
-        use crate::terms::Endpoint;
         matches!(
             asked.endpoint,
             Endpoint::Chat | Endpoint::Completions | Endpoint::Responses | Endpoint::Embeddings
@@ -149,10 +153,14 @@ impl Begun {
     async fn plain(&mut self, asked: &Asked) -> Result<(), (Failure, i64)> {
         let mut body = BytesMut::new();
         let length = self.head.body_bytes;
+        let most = match asked.endpoint {
+            Endpoint::ImageGenerations | Endpoint::ImageEdits => MAX_IMAGES_BYTES,
+            _ => MAX_PLAIN_BYTES,
+        };
         while length.is_none_or(|length| u64::try_from(body.len()).is_ok_and(|read| read < length))
         {
             match self.frames.next().await.map_err(read_failure)? {
-                Frame::Data(data) if body.len() + data.len() > MAX_PLAIN_BYTES => {
+                Frame::Data(data) if body.len() + data.len() > most => {
                     return Err(violation("an answer that is too long"));
                 }
                 Frame::Data(data) => body.extend_from_slice(&data),
@@ -233,6 +241,11 @@ impl Answer {
             return Some(Wei::ZERO);
         }
         self.offer.terms.prices.cost(&self.begun.meter.reported()?)
+    }
+
+    /// The status, which is one of success.
+    pub(crate) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.begun.head.status).unwrap_or(StatusCode::OK)
     }
 
     /// Puts the provider's headers where the client reads them.

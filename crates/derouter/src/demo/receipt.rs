@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use derouter_openai::protocol::{OfferPayload, Usage, protocol_id};
+use derouter_openai::protocol::protocol_ids;
+use derouter_openai::record::bought;
 use derouter_sdk::{JobEvent, JobFilter, JobQuery, JobRecord, Node, NodeError, PeerId, Watch, Wei};
-use serde_json::Value;
 
 use super::screen::Screen;
 use super::stage::Actors;
@@ -39,7 +39,7 @@ pub(super) struct Receipt {
 
 fn filter() -> JobFilter {
     JobFilter {
-        protocol_ids: Some(vec![protocol_id()]),
+        protocol_ids: Some(protocol_ids()),
         ..JobFilter::default()
     }
 }
@@ -135,17 +135,15 @@ impl Receipt {
 
 impl Bill {
     fn of(job: &JobRecord) -> Option<Self> {
-        let offer = OfferPayload::parse(&job.offer_payload)?;
-        let public: Value = serde_json::from_str(job.public_payload.as_deref()?).ok()?;
-        let usage = Usage::from_json(public.get("response")?.get("usage")?)?;
+        let bought = bought(job)?;
         let price = match &job.balance_delta {
             Some(text) => text.parse().ok()?,
             None => Wei::ZERO,
         };
         Some(Self {
-            model: offer.model_id,
-            prompt_tokens: usage.prompt_tokens,
-            completion_tokens: usage.completion_tokens,
+            model: bought.model,
+            prompt_tokens: bought.used.input,
+            completion_tokens: bought.used.output,
             price,
         })
     }

@@ -72,7 +72,7 @@ impl Expected<'_> {
             serde_json::from_str(&epilogue.public_payload).map_err(|_| Violation::PublicPayload)?;
         self.check_request(&payload)?;
         let used = Metered::from(payload.usage);
-        if self.events && !self.cancelled && !self.meter.is_ended() {
+        if self.events && !self.cancelled && !self.meter.is_whole() {
             return Err(Violation::NoEnd);
         }
         if !self.cancelled {

@@ -209,7 +209,7 @@ impl Pass {
                 Frame::Epilogue(epilogue) => {
                     let answer = self.answer.take()?;
                     let chunks = answer.begun.passing.chunks;
-                    if answer.is_event_stream() && !answer.begun.meter.is_ended() {
+                    if answer.is_event_stream() && !answer.begun.meter.is_whole() {
                         let why = "the provider billed it before its end";
                         answer.break_off(why);
                         return Some(broken(why, true));
@@ -318,5 +318,85 @@ impl Drop for Pass {
         if let Some(answer) = self.answer.take() {
             answer.client_left();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol;
+
+    fn asked(request: &Value) -> Asked {
+        Asked::parse(protocol::Endpoint::Chat, request.to_string().as_bytes()).unwrap()
+    }
+
+    fn chat(include_usage: bool) -> Asked {
+        asked(&json!({"model": "m", "messages": [], "stream": true,
+            "stream_options": {"include_usage": include_usage}}))
+    }
+
+    /// What of a stream passes, in pieces of `size` bytes.
+    fn pass(asked: &Asked, text: &str, size: usize) -> Result<String, Unfit> {
+        let (mut passing, mut meter) = (Passing::new(asked, true), Meter::default());
+        let mut out = BytesMut::new();
+        for piece in text.as_bytes().chunks(size) {
+            passing.events(piece, &mut meter, &mut out)?;
+        }
+        Ok(String::from_utf8(out.to_vec()).unwrap())
+    }
+
+    const CHUNK: &str = "data: {\"id\":\"c\", \"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":null}], \"new\": 1.50}\n\n";
+
+    #[test]
+    fn a_chunk_that_a_client_can_read_passes_byte_for_byte() {
+        for size in [1, 7, 1000] {
+            assert_eq!(pass(&chat(false), CHUNK, size).as_deref(), Ok(CHUNK));
+        }
+    }
+
+    #[test]
+    fn what_a_client_did_not_ask_for_or_could_not_read_is_made_right() {
+        let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1}}\n\n";
+        assert_eq!(pass(&chat(false), usage, 9).as_deref(), Ok(""));
+        assert_eq!(pass(&chat(true), usage, 9).as_deref(), Ok(usage));
+        let bare = "data: {\"usage\":{\"prompt_tokens\":1}}\n\n";
+        let shown = pass(&chat(true), bare, 9).unwrap();
+        assert!(shown.contains("\"choices\":[]"), "{shown}");
+        let twice =
+            "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\"}}]}\n\n".repeat(2);
+        let shown = pass(&chat(false), &twice, 9).unwrap();
+        assert_eq!(shown.matches("assistant").count(), 1, "{shown}");
+        assert_eq!(
+            shown.matches("\"finish_reason\":null").count(),
+            2,
+            "{shown}"
+        );
+        assert_eq!(
+            pass(&chat(false), "data: {\"ping\":1}\n\n", 9).as_deref(),
+            Ok("")
+        );
+        assert_eq!(pass(&chat(false), "data: [DONE]\n\n", 9).as_deref(), Ok(""));
+    }
+
+    #[test]
+    fn events_of_other_endpoints_pass_as_they_are() {
+        let request = json!({"model": "m", "input": "x", "stream": true});
+        let body = request.to_string();
+        let none = serde_json::Map::new();
+        let asked = Asked::parse_other(Endpoint::Responses, body.as_bytes(), none).unwrap();
+        let event = "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"a\"}\n\n";
+        assert_eq!(pass(&asked, event, 11).as_deref(), Ok(event));
+    }
+
+    #[test]
+    fn errors_and_noise_do_not_pass() {
+        let chat = chat(false);
+        let error = "data: {\"error\":{\"message\":\"no\"}}\n\n";
+        assert_eq!(pass(&chat, error, 9), Err(Unfit::Error("no".into())));
+        for text in ["data: {\n\n", "data: 7\n\n", "event: error\ndata: {}\n\n"] {
+            assert!(pass(&chat, text, 9).is_err(), "{text:?}");
+        }
+        let endless = format!("data: {}", "x".repeat(2 << 20));
+        assert!(pass(&chat, &endless, 65_536).is_err());
     }
 }

@@ -36,6 +36,8 @@ pub(super) struct Ask {
     pub(super) endpoint: Endpoint,
     /// The model, as the consumer named it.
     pub(super) model: String,
+    /// Whether the answer is to come in events.
+    pub(super) stream: bool,
     /// Of the body as the consumer sent it.
     pub(super) sha256: String,
     /// Bytes of text in the prompt.
@@ -69,6 +71,7 @@ impl Ask {
         let mut ask = Self {
             endpoint,
             model: head.model.clone(),
+            stream: false,
             sha256,
             prompt_bytes: 0,
             most: Metered {
@@ -100,6 +103,7 @@ impl Ask {
         if request.get("model").and_then(Value::as_str) != Some(&self.model) {
             return Err("the body names another model than the head".to_owned());
         }
+        self.stream = request.get("stream").and_then(Value::as_bool) == Some(true);
         let config = &sold.offer.config;
         self.limit_output(&mut request, sold);
         match self.endpoint {
@@ -149,6 +153,23 @@ impl Ask {
             if let Some(limit) = limit.as_u64() {
                 self.most.output = self.most.output.min(limit);
             }
+        }
+    }
+
+    /// The media type of the answer, where the endpoint and the request say which it must be: servers are
+    /// not always right about it.
+    pub(super) fn answer_type(&self) -> Option<&'static str> {
+        match self.endpoint {
+            Endpoint::Chat | Endpoint::Completions | Endpoint::Responses if self.stream => {
+                Some("text/event-stream; charset=utf-8")
+            }
+            Endpoint::Chat
+            | Endpoint::Completions
+            | Endpoint::Responses
+            | Endpoint::Embeddings
+            | Endpoint::Rerank
+            | Endpoint::Moderations => Some("application/json"),
+            _ => None,
         }
     }
 

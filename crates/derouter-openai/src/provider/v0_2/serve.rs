@@ -32,7 +32,7 @@ use crate::provider::normalize::error_message;
 use crate::provider::pump::Shared;
 use crate::provider::pump::ending::{after_trial, record_completion, record_failure};
 use crate::sse::{Event, Splitter};
-use crate::terms::{Endpoint, Metered};
+use crate::terms::Metered;
 
 /// The longest answer in one piece: images in base64 are the largest.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
@@ -99,8 +99,10 @@ impl Serving {
         let asked = match request {
             Requested::Asked { ask, answering } => Ok((ask, Answering::Asked(answering))),
             Requested::OnPipe(head) => {
-                let read = read_body(&mut reader, head.body_bytes, &bodies, shared.limits.write);
-                match read.await {
+                // All of it together: whoever sends slowly holds a slot.
+                let read = read_body(&mut reader, head.body_bytes, &bodies);
+                let read = timeout(shared.limits.first_byte, read).await;
+                match read.unwrap_or(Err("the request came too slowly")) {
                     Ok(body) => Ask::new(&head, body, &sold)
                         .map(|ask| (ask, Answering::NotYet))
                         .map_err(|reason| refused(&reason)),
@@ -191,21 +193,18 @@ async fn read_body(
     reader: &mut ReadHalf<JobStream>,
     length: u64,
     bodies: &Arc<Semaphore>,
-    between: Duration,
 ) -> Result<Bytes, &'static str> {
-    const ENDED: &str = "the request ended early";
     let kib = u32::try_from(length / 1024 + 1).unwrap_or(u32::MAX);
-    let room = timeout(between, Arc::clone(bodies).acquire_many_owned(kib)).await;
-    let Ok(Ok(_room)) = room else {
+    let room = Arc::clone(bodies).acquire_many_owned(kib).await;
+    let Ok(_room) = room else {
         return Err("there is no room for so large a request now");
     };
     let mut body = BytesMut::new();
     let mut rest = reader.take(length);
     while rest.limit() > 0 {
-        match timeout(between, rest.read_buf(&mut body)).await {
-            Ok(Ok(0)) | Ok(Err(_)) => return Err(ENDED),
-            Ok(Ok(_)) => {}
-            Err(_) => return Err("the request came too slowly"),
+        match rest.read_buf(&mut body).await {
+            Ok(0) | Err(_) => return Err("the request ended early"),
+            Ok(_) => {}
         }
     }
     Ok(body.freeze())
@@ -244,13 +243,16 @@ impl Job<'_> {
         };
         let response =
             response.unwrap_or_else(|_| Err(Failure::plain("the backend's client broke")))?;
-        let head = head(&response);
+        let mut head = head(&response);
+        if let Some(right) = ask.answer_type() {
+            right.clone_into(&mut head.content_type);
+        }
         if head.is_event_stream() {
             self.events(ask, head, response, writer, sent).await
         } else if head.is_json() {
             self.json(ask, head, response, writer, sent).await
         } else {
-            self.opaque(ask, head, response, writer, sent).await
+            self.opaque(head, response, writer, sent).await
         }
     }
 
@@ -295,18 +297,11 @@ impl Job<'_> {
     /// An answer that is neither JSON nor events: passed on as it comes.
     async fn opaque(
         &self,
-        ask: &Ask,
         head: AnswerHead,
         mut response: Response,
         writer: &mut Writer,
         sent: &mut Sent,
     ) -> Result<(), Broken> {
-        if matches!(
-            ask.endpoint,
-            Endpoint::Chat | Endpoint::Completions | Endpoint::Embeddings | Endpoint::Responses
-        ) {
-            return Err(Failure::plain("the backend sent something that is no answer").into());
-        }
         let mut limit = self.shared.limits.first_byte;
         while let Some(bytes) = self.read(&mut response, limit).await? {
             let mut frames = BytesMut::new();
@@ -375,7 +370,7 @@ impl Job<'_> {
                 }
             }
         }
-        if !sent.meter.is_ended() {
+        if !sent.meter.is_whole() {
             return Err(Failure::plain("the backend ended its answer early").into());
         }
         if !sent.meter.says_something() && !sent.begun {
