@@ -174,8 +174,9 @@ pub fn answer_events(data: &[u8]) {
     let (mut events, mut meter) = (Splitter::default(), Meter::default());
     events.push(body);
     while let Ok(Some(event)) = events.next() {
-        if let Ok(value) = serde_json::from_slice::<Value>(&event.data()) {
-            meter.event(&value);
+        let value = serde_json::from_slice::<Value>(&event.data());
+        if let (Ok(value), Some(endpoint)) = (value, endpoint) {
+            meter.event(*endpoint, &value);
         }
     }
     if let (Ok(value), Some(endpoint)) = (serde_json::from_slice(body), endpoint) {

@@ -4,6 +4,7 @@
 
 pub mod consumer;
 mod estimate;
+mod form;
 pub mod frames;
 #[doc(hidden)]
 pub mod fuzz;

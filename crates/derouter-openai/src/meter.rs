@@ -36,12 +36,22 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// Counts an event of a stream. What it says must be an object.
-    pub(crate) fn event(&mut self, event: &Value) {
+    /// Counts an event of a stream: what its client reads of it, no more. What it says must be an object.
+    pub(crate) fn event(&mut self, endpoint: Endpoint, event: &Value) {
         self.note_usage(event);
-        match event.get("type").and_then(Value::as_str) {
-            Some(kind) => self.typed_event(kind, event),
-            None => self.choices(event),
+        match endpoint {
+            Endpoint::Chat | Endpoint::Completions => self.choices(event),
+            _ => {
+                let kind = event.get("type").and_then(Value::as_str);
+                self.typed_event(kind.unwrap_or_default(), event);
+            }
+        }
+    }
+
+    /// An event that came when the answer was over for its client: only a usage that is missing counts.
+    pub(crate) fn late(&mut self, event: &Value) {
+        if self.usage.is_none() {
+            self.note_usage(event);
         }
     }
 
@@ -162,7 +172,7 @@ impl Meter {
     /// Whether so many choices have ended: all that a client of a chat waits for.
     pub(crate) fn has_ended(&self, answers: u64) -> bool {
         let finished = u64::try_from(self.finished.len()).unwrap_or(u64::MAX);
-        self.is_ended() && finished >= answers.max(1)
+        self.is_over || self.is_ended() && finished >= answers.max(1)
     }
 
     /// Whether anything of a streamed answer came: also a reason for its end alone.
@@ -209,6 +219,11 @@ impl Meter {
         if let Some(delta) = event.get("delta") {
             self.text(delta);
         }
+        for field in ["audio", "b64_json"] {
+            if let Some(data) = event.get(field).and_then(Value::as_str) {
+                self.opaque(data.len());
+            }
+        }
         self.is_over |= matches!(
             kind,
             "response.completed"
@@ -238,6 +253,21 @@ fn items(body: &Value, field: &str) -> u64 {
     items.map_or(0, |items| u64::try_from(items.len()).unwrap_or(u64::MAX))
 }
 
+/// About how many values JSON has, by its commas and brackets: to be known before each takes memory.
+pub(crate) fn json_items(text: &[u8]) -> usize {
+    let (mut items, mut in_text, mut escaped) = (0_usize, false, false);
+    for byte in text {
+        match (in_text, *byte) {
+            (true, _) if escaped => escaped = false,
+            (true, b'\\') => escaped = true,
+            (_, b'"') => in_text = !in_text,
+            (false, b',' | b'[' | b'{') => items = items.saturating_add(1),
+            _ => {}
+        }
+    }
+    items
+}
+
 /// A whole count, also when it is written as a float.
 fn whole(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| {
@@ -264,27 +294,35 @@ mod tests {
 
     use super::*;
 
-    fn stream(events: &[Value]) -> Meter {
+    fn stream(endpoint: Endpoint, events: &[Value]) -> Meter {
         let mut meter = Meter::default();
         for event in events {
-            meter.event(event);
+            meter.event(endpoint, event);
         }
         meter
     }
 
     #[test]
     fn a_chat_is_counted_from_its_chunks() {
-        let mut meter = stream(&[
-            json!({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}),
-        ]);
+        let mut meter = stream(
+            Endpoint::Chat,
+            &[json!({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})],
+        );
         assert!(!meter.has_begun());
         for text in ["Hel", "lo", " world"] {
-            meter.event(&json!({"choices": [{"index": 0, "delta": {"content": text}}]}));
+            meter.event(
+                Endpoint::Chat,
+                &json!({"choices": [{"index": 0, "delta": {"content": text}}]}),
+            );
         }
         assert!(meter.has_begun() && meter.says_something() && !meter.is_ended());
         assert_eq!((meter.estimated_output(), meter.reported()), (3, None));
-        meter.event(&json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}));
         meter.event(
+            Endpoint::Chat,
+            &json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}),
+        );
+        meter.event(
+            Endpoint::Chat,
             &json!({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3,
             "prompt_tokens_details": {"cached_tokens": 4}}}),
         );
@@ -301,12 +339,15 @@ mod tests {
 
     #[test]
     fn a_response_is_over_when_it_says_so() {
-        let mut meter = stream(&[
-            json!({"type": "response.created", "response": {"usage": null}}),
-            json!({"type": "response.output_text.delta", "delta": "Hello"}),
-        ]);
+        let mut meter = stream(
+            Endpoint::Responses,
+            &[
+                json!({"type": "response.created", "response": {"usage": null}}),
+                json!({"type": "response.output_text.delta", "delta": "Hello"}),
+            ],
+        );
         assert!(meter.says_something() && !meter.is_ended());
-        meter.event(&json!({"type": "response.completed", "response": {"usage":
+        meter.event(Endpoint::Responses, &json!({"type": "response.completed", "response": {"usage":
             {"input_tokens": 5, "output_tokens": 2, "output_tokens_details": {"reasoning_tokens": 1}}}}));
         assert!(meter.is_ended());
         assert_eq!(meter.reasoning_tokens(), 1);
@@ -314,6 +355,13 @@ mod tests {
             meter.reported().map(|used| (used.input, used.output)),
             Some((5, 2))
         );
+    }
+
+    #[test]
+    fn values_are_counted_without_being_read() {
+        let text = r#"{"a":[1,2,{"b":"x,y\",["}],"c":"d"}"#;
+        assert_eq!(json_items(text.as_bytes()), 6);
+        assert_eq!(json_items(b"\"[[[["), 0);
     }
 
     #[test]

@@ -115,6 +115,12 @@ impl Event {
         self.data().trim_ascii() == b"[DONE]"
     }
 
+    /// Whether there is a carriage return that ends no line here, and does elsewhere.
+    pub(crate) fn has_bare_return(&self) -> bool {
+        let mut pairs = self.raw.windows(2);
+        pairs.any(|pair| matches!(pair, [b'\r', next] if *next != b'\n'))
+    }
+
     fn has_data(&self) -> bool {
         self.fields().any(|(name, _)| name == b"data")
     }

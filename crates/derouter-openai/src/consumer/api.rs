@@ -227,12 +227,12 @@ async fn other(
         return Err(ApiError::unknown_url(request.method(), path));
     };
     let (parts, body) = request.into_parts();
-    let asked = match form::boundary(&parts.headers) {
-        Some(boundary) => {
+    let asked = match form::is_form(&parts.headers) {
+        true => {
             let body = read_in_time(&gateway, body).await?;
-            form::read(endpoint, &parts.headers, boundary, body).await?
+            form::read(endpoint, &parts.headers, body).await?
         }
-        None => {
+        false => {
             let body = read_json(&gateway, &parts.headers, body).await?;
             Asked::parse_other(endpoint, &body, Preferences::of_headers(&parts.headers)?)?
         }
@@ -242,7 +242,6 @@ async fn other(
 
 fn http(answer: v0_2::Answer) -> Response {
     let mut response = Response::default();
-    *response.status_mut() = answer.status();
     let headers = response.headers_mut();
     name_job(&answer.offer, &answer.job.key, &answer.job.route, headers);
     match answer.cost() {

@@ -19,8 +19,11 @@ use crate::terms::{self, Metered, Terms};
 /// The media type of most requests.
 const JSON: &str = "application/json";
 
-/// Fewer bytes hold no second of sound: codecs for speech begin at some 2 kbit/s.
-const LEAST_SOUND_BYTES: u64 = 250;
+/// Fewer bytes hold no second of sound that is worth hearing: 6 kbit/s.
+const LEAST_SOUND_BYTES: u64 = 750;
+
+/// A second of sound as it is mostly sent: 64 kbit/s.
+const TYPICAL_SOUND_BYTES: u64 = 8_000;
 
 /// What a `CreateJob` request holds besides `job_args`: the offer's payload (64,000 bytes at
 /// most), ids and CBOR around them.
@@ -85,6 +88,10 @@ pub(crate) struct Size {
     pub(crate) max_output_tokens: Option<u64>,
     /// The answer may hold tokens that are never seen, with the client's consent.
     pub(crate) hidden_reasoning: bool,
+    /// Images that are to be made.
+    pub(crate) images: u64,
+    /// Bytes of sound that is to be heard.
+    pub(crate) sound_bytes: u64,
 }
 
 impl Asked {
@@ -167,7 +174,7 @@ impl Asked {
         let stream = flag(&fields, "stream")
             .ok_or_else(|| ApiError::invalid_param("stream", "stream must be true or false."))?;
         Ok(Self {
-            size: Size::of_other(&fields, body.len()),
+            size: Size::of_other(endpoint, &fields, body.len()),
             endpoint,
             body: written(body, as_written, &fields),
             content_type: JSON.to_owned(),
@@ -190,7 +197,7 @@ impl Asked {
     ) -> Self {
         Self {
             preferences,
-            size: Size::of_other(&Map::new(), body.len()),
+            size: Size::of_other(endpoint, &Map::new(), body.len()),
             endpoint,
             fields: Map::new(),
             body,
@@ -284,11 +291,13 @@ impl Size {
             hidden_reasoning: chat_limit.is_some()
                 || count("best_of").is_some()
                 || fields.get("reasoning_effort").is_some_and(|v| !v.is_null()),
+            images: 0,
+            sound_bytes: 0,
         }
     }
 
     /// The size of a request to an endpoint that only `openai:0.2` has.
-    fn of_other(fields: &Map<String, Value>, body_bytes: usize) -> Self {
+    fn of_other(endpoint: terms::Endpoint, fields: &Map<String, Value>, body_bytes: usize) -> Self {
         let count = |name: &str| fields.get(name).and_then(Value::as_u64);
         let prompts = match fields.get("input").or_else(|| fields.get("documents")) {
             Some(Value::Array(prompts)) if prompts.iter().all(Value::is_string) => {
@@ -309,6 +318,16 @@ impl Size {
             answers: count("n").unwrap_or(1).max(1),
             max_output_tokens: count("max_output_tokens"),
             hidden_reasoning: fields.get("reasoning").is_some_and(|v| !v.is_null()),
+            images: match endpoint {
+                terms::Endpoint::ImageGenerations | terms::Endpoint::ImageEdits => {
+                    count("n").unwrap_or(1).max(1)
+                }
+                _ => 0,
+            },
+            sound_bytes: match endpoint {
+                terms::Endpoint::Transcriptions | terms::Endpoint::Translations => body_bytes,
+                _ => 0,
+            },
         }
     }
 
@@ -323,8 +342,8 @@ impl Size {
             input: prompt_tokens,
             cached_input: 0,
             output: completion_tokens.min(longest.saturating_mul(self.answers)),
-            images: self.answers,
-            seconds: (self.body_bytes / LEAST_SOUND_BYTES).saturating_add(1),
+            images: self.images,
+            seconds: self.sound_bytes.div_ceil(LEAST_SOUND_BYTES),
         }
     }
 
@@ -362,6 +381,8 @@ impl Size {
             output: TYPICAL_OUTPUT_TOKENS
                 .min(output)
                 .saturating_mul(self.answers),
+            images: self.images,
+            seconds: self.sound_bytes.div_ceil(TYPICAL_SOUND_BYTES),
             ..Metered::default()
         }
     }

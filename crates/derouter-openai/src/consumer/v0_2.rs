@@ -11,8 +11,7 @@ use std::time::{Duration, Instant as StdInstant};
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use derouter_sdk::{JobStream, Wei};
-use hyper::StatusCode;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
@@ -21,7 +20,7 @@ use super::gateway::Gateway;
 use super::job::OpenJob;
 use super::offers::Offer;
 use super::request::Asked;
-use crate::meter::Meter;
+use crate::meter::{Meter, json_items};
 use crate::protocol::REASON_SERVICE_ERROR;
 use crate::protocol::v0_2::frames::{Frame, FrameReader, ReadFrameError};
 use crate::protocol::v0_2::{
@@ -33,8 +32,26 @@ use pass::Passing;
 /// The longest answer in one piece that is read before it is passed on: a text, or a list of vectors.
 const MAX_PLAIN_BYTES: usize = 16 * 1024 * 1024;
 
+/// Bytes of events before one says something: an image in base64 fits.
+const MAX_SILENT_BYTES: usize = 4 * 1024 * 1024;
+
+/// Values in a JSON answer: a list of vectors has many.
+const MAX_PLAIN_ITEMS: usize = 4_000_000;
+
 /// The same of images in base64.
 const MAX_IMAGES_BYTES: usize = 64 * 1024 * 1024;
+
+/// Media types that pass to the client besides sound.
+const HARMLESS_TYPES: [&str; 8] = [
+    "application/json",
+    "application/octet-stream",
+    "text/event-stream",
+    "text/plain",
+    "text/vtt",
+    "image/png",
+    "image/jpeg",
+    "image/webp",
+];
 
 /// An answer that has begun.
 pub(crate) struct Answer {
@@ -92,8 +109,8 @@ pub(crate) async fn begin(stream: JobStream, asked: &Asked) -> Result<Begun, (Fa
         Frame::Failed(failed) => return Err(failure(failed)),
         Frame::Data(_) | Frame::Epilogue(_) => return Err(violation("an answer without a head")),
     };
-    if !(200..300).contains(&head.status) {
-        return Err(violation("an answer whose status is an error"));
+    if head.status != 200 {
+        return Err(violation("an answer whose status is not 200"));
     }
     let mut begun = Begun {
         passing: Passing::new(asked, head.is_event_stream()),
@@ -105,7 +122,11 @@ pub(crate) async fn begin(stream: JobStream, asked: &Asked) -> Result<Begun, (Fa
         whole: false,
         waited: Duration::ZERO,
     };
-    if begun.head.is_event_stream() != asked.stream && begun.is_structured(asked) {
+    let right_form = match asked.stream {
+        true => begun.head.is_event_stream(),
+        false => begun.head.is_json(),
+    };
+    if !right_form && is_structured(asked.endpoint) {
         return Err(violation("an answer in another form than was asked for"));
     }
     match begun.head.is_event_stream() {
@@ -116,20 +137,30 @@ pub(crate) async fn begin(stream: JobStream, asked: &Asked) -> Result<Begun, (Fa
     Ok(begun)
 }
 
-impl Begun {
-    /// Whether the endpoint's answers are always JSON or events.
-    fn is_structured(&self, asked: &Asked) -> bool {
-        matches!(
-            asked.endpoint,
-            Endpoint::Chat | Endpoint::Completions | Endpoint::Responses | Endpoint::Embeddings
-        )
-    }
+/// Whether the endpoint's answers are always JSON or events.
+fn is_structured(endpoint: Endpoint) -> bool {
+    matches!(
+        endpoint,
+        Endpoint::Chat
+            | Endpoint::Completions
+            | Endpoint::Responses
+            | Endpoint::Embeddings
+            | Endpoint::Rerank
+            | Endpoint::Moderations
+    )
+}
 
+impl Begun {
     async fn first_event(&mut self) -> Result<(), (Failure, i64)> {
         let mut out = BytesMut::new();
+        let mut read = 0_usize;
         loop {
             match self.frames.next().await.map_err(read_failure)? {
                 Frame::Data(data) => {
+                    read = read.saturating_add(data.len());
+                    if read > MAX_SILENT_BYTES {
+                        return Err(violation("megabytes that say nothing"));
+                    }
                     let passed = self.passing.events(&data, &mut self.meter, &mut out);
                     passed.map_err(|why| match why {
                         pass::Unfit::Error(message) => {
@@ -171,6 +202,9 @@ impl Begun {
                 Frame::Failed(failed) => return Err(failure(failed)),
                 Frame::Head(_) => return Err(violation("a second head")),
             }
+        }
+        if json_items(&body) > MAX_PLAIN_ITEMS {
+            return Err(violation("an answer of too many values"));
         }
         let value: Value =
             serde_json::from_slice(&body).map_err(|_| violation("an answer that is not JSON"))?;
@@ -243,32 +277,17 @@ impl Answer {
         self.offer.terms.prices.cost(&self.begun.meter.reported()?)
     }
 
-    /// The status, which is one of success.
-    pub(crate) fn status(&self) -> StatusCode {
-        StatusCode::from_u16(self.begun.head.status).unwrap_or(StatusCode::OK)
-    }
-
     /// Puts the provider's headers where the client reads them.
     pub(crate) fn describe(&self, headers: &mut HeaderMap) {
         let head = &self.begun.head;
         let plain = media_type(&head.content_type);
-        // Nothing that a browser would run.
-        let harmless = [
-            "application/json",
-            "text/",
-            "audio/",
-            "image/",
-            "application/octet-stream",
-        ];
-        let is_harmless = harmless.iter().any(|kind| plain.starts_with(kind));
-        let content_type = match plain.as_str() {
-            "text/html" | "image/svg+xml" | "text/xml" | "text/javascript" => None,
-            _ => HeaderValue::from_str(&head.content_type)
-                .ok()
-                .filter(|_| is_harmless),
-        };
+        // Nothing that a browser would run, whatever it takes it for.
+        let harmless = plain.starts_with("audio/") || HARMLESS_TYPES.contains(&plain.as_str());
+        let content_type = HeaderValue::from_str(&head.content_type);
+        let content_type = content_type.ok().filter(|_| harmless);
         let binary = HeaderValue::from_static("application/octet-stream");
         headers.insert(CONTENT_TYPE, content_type.unwrap_or(binary));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         for name in ANSWER_HEADERS {
             let value = head
                 .headers

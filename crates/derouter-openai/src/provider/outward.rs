@@ -149,7 +149,7 @@ pub(super) fn has_forbidden_link(messages: &Value, links: MediaLinks) -> bool {
 }
 
 /// Parts of a message are a few levels deep: `{type, image_url: {url}}`.
-fn is_forbidden_link(part: &Value, links: MediaLinks) -> bool {
+pub(super) fn is_forbidden_link(part: &Value, links: MediaLinks) -> bool {
     match part {
         Value::Object(entries) => entries.iter().any(|(key, value)| match value {
             Value::String(text) => {

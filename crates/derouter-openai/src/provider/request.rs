@@ -96,11 +96,9 @@ fn check_prompt(request: &Map<String, Value>) -> Result<(), String> {
     }
 }
 
-pub(super) fn check_links(request: &Map<String, Value>, offer: &OfferConfig) -> Result<(), String> {
-    let mut read = ["messages", "input"]
-        .iter()
-        .filter_map(|field| request.get(*field));
-    if read.any(|value| outward::has_forbidden_link(value, offer.terms.media_links)) {
+fn check_links(request: &Map<String, Value>, offer: &OfferConfig) -> Result<(), String> {
+    let messages = request.get("messages").unwrap_or(&Value::Null);
+    if outward::has_forbidden_link(messages, offer.terms.media_links) {
         let words = "this provider does not fetch that image or file: send it inside the request, as a data: URL";
         return Err(words.to_owned());
     }

@@ -123,7 +123,8 @@ impl Jobs {
         let ask = match body {
             Body::Here(body) => {
                 let body = body.as_bytes().to_vec();
-                Some(Ask::new(&head, body.into(), &new.sold).map_err(refused)?)
+                let ask = Ask::new(&head, body.into(), &new.sold).await;
+                Some(ask.map_err(refused)?)
             }
             Body::OnPipe => None,
         };

@@ -76,7 +76,7 @@ fn prompts(request: &Map<String, Value>) -> u64 {
 }
 
 /// Answers over all prompts. Of `best_of` answers all are made, and `n` are seen.
-fn answers(request: &Map<String, Value>) -> u64 {
+pub(super) fn answers(request: &Map<String, Value>) -> u64 {
     let count = |field: &str| request.get(field).and_then(Value::as_u64);
     let per_prompt = count("n").max(count("best_of")).unwrap_or(1).max(1);
     per_prompt.saturating_mul(prompts(request))

@@ -416,7 +416,7 @@ async fn an_attempt_that_failed_leaves_its_share_of_the_requests_limit_to_the_ne
     let node = FakeNode::new();
     let failing = vec![prologue(), Step::Close];
     let first = node.provider(PRICE, Script::of(failing));
-    let second = node.provider(PRICE + 1, Script::plain("hello"));
+    let second = node.provider(PRICE * 3 / 2, Script::plain("hello"));
     let limits = Limits {
         request: wei(2 * worst_case(&json!({"max_tokens": 10})).await - 1),
         job: wei(2 * worst_case(&json!({"max_tokens": 10})).await - 1),

@@ -163,3 +163,16 @@ async fn a_client_that_leaves_stops_the_backend_and_pays_for_what_came() {
     let cost = MILLI_POL + u128::from(tokens) * TOKEN_WEI;
     assert_eq!(owed(trade.consumer.balance_delta.as_deref()), cost);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_usage_comes_last_for_those_who_ask() {
+    let pair = pair().await;
+    let url = format!("{}/chat/completions", pair.url());
+    let request = json!({"model": MODEL, "stream": true, "stream_options": {"include_usage": true},
+        "messages": [{"role": "user", "content": "Say some words"}]});
+    let mut stream = http::stream(&url, &request).await.unwrap();
+    let (text, ended) = stream.rest().await;
+    ended.unwrap();
+    assert!(text.contains("\"choices\":[]"), "{text}");
+    assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+}

@@ -285,7 +285,7 @@ impl Scene {
         self.ledger.signed(16).await;
     }
 
-    async fn a_client_that_leaves_cancels_the_backend_and_pays_nothing(&mut self) {
+    async fn a_client_that_leaves_cancels_the_backend_and_pays_for_what_came(&mut self) {
         self.pair.backend.forget();
         let test = json!({"chunks": 2_000, "pace_ms": 20});
         let body = with(streamed(chat()), "derouter_test", test);
@@ -297,9 +297,15 @@ impl Scene {
             .backend
             .wait_seen("the backend's client left", left)
             .await;
-        let trade = self.ledger.one_failed().await;
-        assert_eq!(trade.consumer.balance_delta, None);
-        assert_eq!(trade.provider.balance_delta, None);
+        let trade = self.ledger.one_signed().await;
+        let payload = trade.consumer.public_payload.as_deref().unwrap();
+        let payload: Value = serde_json::from_str(payload).unwrap();
+        assert_eq!(payload["cancelled"], true, "{payload}");
+        let output = payload["usage"]["output"].as_u64().unwrap();
+        assert!((1..500).contains(&output), "{payload}");
+        let usage =
+            json!({"prompt_tokens": payload["usage"]["input"], "completion_tokens": output});
+        check_price(&trade, &usage);
     }
 
     async fn a_plain_request_that_is_given_up_cancels_the_backend_too(&mut self) {
@@ -352,7 +358,7 @@ async fn run(language: Language, modules: Modules) {
     scene.request_fields_pass_through().await;
     scene.sixteen_at_once().await;
     scene
-        .a_client_that_leaves_cancels_the_backend_and_pays_nothing()
+        .a_client_that_leaves_cancels_the_backend_and_pays_for_what_came()
         .await;
     scene
         .a_plain_request_that_is_given_up_cancels_the_backend_too()

@@ -129,7 +129,7 @@ impl Expected<'_> {
             .saturating_add(UNSEEN_TOKENS.saturating_mul(size.answers))
             .saturating_add(self.most_hidden());
         at_most("output tokens", used.output, seen)?;
-        at_most("images", used.images, self.meter.images())?;
+        at_most("images", used.images, self.meter.images().min(most.images))?;
         let seconds = match self.meter.seconds() {
             0 => most.seconds,
             told => told.min(most.seconds),
@@ -185,6 +185,7 @@ mod tests {
     use super::*;
     use crate::protocol;
     use crate::protocol::v0_2::OfferPayload;
+    use crate::terms::Endpoint;
 
     const NOW: UnixSeconds = UnixSeconds(1_750_000_000);
 
@@ -205,9 +206,9 @@ mod tests {
             let offer = r#"{"models":["m"],"endpoints":["chat/completions"],"context":8192,
                 "prices":{"input":"10","cached_input":"1","output":"100"}}"#;
             let mut meter = Meter::default();
-            meter.event(&json!({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": "stop"}]}));
+            meter.event(Endpoint::Chat, &json!({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": "stop"}]}));
             if let Some(usage) = usage {
-                meter.event(&json!({"choices": [], "usage": usage}));
+                meter.event(Endpoint::Chat, &json!({"choices": [], "usage": usage}));
             }
             Self {
                 asked,

@@ -19,9 +19,12 @@ use crate::terms::Endpoint;
 /// did not ask for them.
 pub(super) struct Passing {
     events: Splitter,
+    endpoint: Endpoint,
     /// Chunks of `chat/completions` and `completions`, whose form is known.
     chunks: bool,
     include_usage: bool,
+    /// The chunk that holds nothing but the usage has come.
+    usage_came: bool,
     roles: Roles,
 }
 
@@ -40,8 +43,21 @@ impl Passing {
             events: Splitter::default(),
             chunks: is_event_stream
                 && matches!(asked.endpoint, Endpoint::Chat | Endpoint::Completions),
+            endpoint: asked.endpoint,
             include_usage: asked.include_usage,
+            usage_came: false,
             roles: Roles::default(),
+        }
+    }
+
+    /// Takes bytes that came when the answer was over for its client: what is in them is not paid, only a
+    /// usage is taken that has not come before.
+    pub(super) fn late(&mut self, bytes: &[u8], meter: &mut Meter) {
+        self.events.push(bytes);
+        while let Ok(Some(event)) = self.events.next() {
+            if let Ok(value) = serde_json::from_slice(&event.data()) {
+                meter.late(&value);
+            }
         }
     }
 
@@ -66,6 +82,10 @@ impl Passing {
         if event.is_done() {
             return Ok(());
         }
+        if event.has_bare_return() {
+            // Some clients end a line there, and would read something else than is counted here.
+            return Err(Unfit::Invalid("an event with a bare carriage return"));
+        }
         let mut value: Value = serde_json::from_slice(&event.data())
             .map_err(|_| Unfit::Invalid("an event that is not JSON"))?;
         if !value.is_object() {
@@ -77,7 +97,7 @@ impl Passing {
         if event.is_error() {
             return Err(Unfit::Error("The provider reported an error.".to_owned()));
         }
-        meter.event(&value);
+        meter.event(self.endpoint, &value);
         if !self.chunks {
             out.extend_from_slice(&event.raw);
             return Ok(());
@@ -93,6 +113,7 @@ impl Passing {
     /// Makes a chunk what OpenAI's own would be, where it is not.
     fn correct(&mut self, chunk: &mut Value) -> Corrected {
         let is_usage = is_usage_chunk(chunk);
+        self.usage_came |= is_usage;
         if is_usage && !self.include_usage {
             return Corrected::Nothing;
         }
@@ -249,7 +270,7 @@ impl Pass {
     async fn wait(&mut self) -> Option<Waited> {
         let answer = self.answer.as_mut()?;
         let deadlines = answer.gateway.config.deadlines;
-        let patience = match answer.begun.meter.is_ended() {
+        let patience = match answer.client_has_all() {
             true => deadlines.done,
             false => deadlines.next_value,
         };
@@ -281,7 +302,7 @@ impl Pass {
     fn over(&mut self, why: &'static str) -> Option<Result<Bytes, std::io::Error>> {
         let answer = self.answer.take()?;
         let (events, chunks) = (answer.is_event_stream(), answer.begun.passing.chunks);
-        if events && answer.begun.meter.is_ended() {
+        if events && answer.has_ended() {
             answer.settle_later(false);
             return chunks.then_some(Ok(DONE));
         }
@@ -303,11 +324,17 @@ impl Answer {
     /// Whether the client has all of a stream that it reads: what comes behind is the bill.
     fn client_has_all(&self) -> bool {
         let begun = &self.begun;
-        let wants_usage = begun.passing.include_usage && begun.meter.reported().is_none();
-        begun.passing.chunks
-            && begun.first.is_empty()
-            && !wants_usage
-            && begun.meter.has_ended(self.asked.size.answers)
+        let wants_usage = begun.passing.include_usage && !begun.passing.usage_came;
+        begun.passing.chunks && begun.first.is_empty() && !wants_usage && self.has_ended()
+    }
+
+    /// Whether each answer that was asked for has come to its end.
+    pub(super) fn has_ended(&self) -> bool {
+        let answers = match self.begun.passing.chunks {
+            true => self.asked.size.answers,
+            false => 1,
+        };
+        self.begun.meter.has_ended(answers)
     }
 }
 

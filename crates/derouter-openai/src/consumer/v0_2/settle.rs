@@ -14,6 +14,9 @@ use crate::protocol::v0_2::Epilogue;
 use crate::protocol::v0_2::frames::Frame;
 use crate::protocol::{REASON_PROTOCOL_VIOLATION, REASON_SERVICE_ERROR};
 
+/// What a provider may have sent before it heard that no more is wanted: as much as is under way at once.
+const MAX_LATE_BYTES: usize = 256 * 1024;
+
 impl Answer {
     /// The answer broke: nothing is signed.
     pub(super) fn break_off(self, reason: &str) {
@@ -25,7 +28,7 @@ impl Answer {
 
     /// The client went away in the middle: the provider is told to stop, and is paid for what it sent.
     pub(super) fn client_left(self) {
-        if self.begun.meter.is_ended() || self.begun.whole {
+        if self.has_ended() || self.begun.whole {
             return self.settle_later(false);
         }
         count(&self.gateway.counters.abandoned);
@@ -63,11 +66,20 @@ impl Answer {
             // A pipe that is broken says as much.
             let _ = self.begun.frames.stream().shutdown().await;
         }
+        let mut late = 0;
         loop {
             match self.begun.frames.next().await.ok()? {
                 Frame::Epilogue(epilogue) => return Some(epilogue),
-                // What was sent before the provider heard of it is to be paid too.
-                Frame::Data(bytes) => self.count(&bytes),
+                // What was sent before the provider heard of it is to be paid too, within reason.
+                Frame::Data(bytes) if cancelled && late < MAX_LATE_BYTES => {
+                    late = late.saturating_add(bytes.len());
+                    self.count(&bytes);
+                }
+                Frame::Data(_) if cancelled => {}
+                Frame::Data(bytes) => {
+                    let begun = &mut self.begun;
+                    begun.passing.late(&bytes, &mut begun.meter);
+                }
                 Frame::Head(_) => {}
                 Frame::Failed(_) => return None,
             }

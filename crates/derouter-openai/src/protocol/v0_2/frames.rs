@@ -131,11 +131,6 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    /// A frame that has come already.
-    pub fn buffered(&mut self) -> Result<Option<Frame>, ReadFrameError> {
-        self.decode()
-    }
-
     fn decode(&mut self) -> Result<Option<Frame>, ReadFrameError> {
         let Some((header, _)) = self.buffer.split_first_chunk::<HEADER_BYTES>() else {
             return Ok(None);

@@ -12,19 +12,19 @@ use bytes::{Bytes, BytesMut};
 use derouter_sdk::{FailureReason, JobKey, JobStream, ProviderCompletion, ProviderDesk, Wei};
 use reqwest::Response;
 use reqwest::header::CONTENT_TYPE;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::ask::Ask;
 use super::{Requested, Taken};
 use crate::meter::Meter;
-use crate::protocol::REASON_SERVICE_ERROR;
 use crate::protocol::v0_2::frames::Frame;
 use crate::protocol::v0_2::{
     ANSWER_HEADERS, AnswerHead, Epilogue, Failed, MAX_HEADER_BYTES, PublicPayload,
 };
+use crate::protocol::{REASON_SERVICE_ERROR, Usage};
 use crate::provider::admission::Consumer;
 use crate::provider::backend::{Failure, describe};
 use crate::provider::health::Verdict;
@@ -45,6 +45,12 @@ const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long closing our direction may take.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a request may take to come on the pipe: 32 MiB at 5 Mbit/s. It holds a slot meanwhile.
+const UPLOAD_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long it waits for memory.
+const PLACE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Bytes of events that are held back until one says something.
 const MAX_HELD_BYTES: usize = 64 * 1024;
@@ -77,6 +83,8 @@ struct Sent {
     bytes: u64,
     /// The head is out.
     begun: bool,
+    /// What names the answer in each of its chunks.
+    names: Map<String, Value>,
 }
 
 impl Serving {
@@ -101,12 +109,16 @@ impl Serving {
             Requested::OnPipe(head) => {
                 // All of it together: whoever sends slowly holds a slot.
                 let read = read_body(&mut reader, head.body_bytes, &bodies);
-                let read = timeout(shared.limits.first_byte, read).await;
-                match read.unwrap_or(Err("the request came too slowly")) {
-                    Ok(body) => Ask::new(&head, body, &sold)
+                let read = timeout(UPLOAD_LIMIT, read);
+                match shared.stop.run_until_cancelled(read).await {
+                    // Its place among the bodies is kept until it is read.
+                    Some(Ok(Ok((body, _place)))) => Ask::new(&head, body, &sold)
+                        .await
                         .map(|ask| (ask, Answering::NotYet))
                         .map_err(|reason| refused(&reason)),
-                    Err(reason) => Err(refused(reason)),
+                    Some(Ok(Err(reason))) => Err(Failure::plain(reason)),
+                    Some(Err(_)) => Err(Failure::plain("the request came too slowly")),
+                    None => Err(Failure::plain("the provider is shutting down")),
                 }
             }
         };
@@ -193,10 +205,10 @@ async fn read_body(
     reader: &mut ReadHalf<JobStream>,
     length: u64,
     bodies: &Arc<Semaphore>,
-) -> Result<Bytes, &'static str> {
+) -> Result<(Bytes, OwnedSemaphorePermit), &'static str> {
     let kib = u32::try_from(length / 1024 + 1).unwrap_or(u32::MAX);
-    let room = Arc::clone(bodies).acquire_many_owned(kib).await;
-    let Ok(_room) = room else {
+    let place = Arc::clone(bodies).acquire_many_owned(kib);
+    let Ok(Ok(place)) = timeout(PLACE_LIMIT, place).await else {
         return Err("there is no room for so large a request now");
     };
     let mut body = BytesMut::new();
@@ -207,7 +219,7 @@ async fn read_body(
             Ok(_) => {}
         }
     }
-    Ok(body.freeze())
+    Ok((body.freeze(), place))
 }
 
 /// Returns when the consumer closes its direction. It has nothing more to say.
@@ -283,7 +295,17 @@ impl Job<'_> {
         }
         let renamed = self.rename(ask, &mut value);
         sent.meter = meter;
-        let body = match renamed {
+        let told = ask.has_chunks() && sent.meter.reported().is_none();
+        if told {
+            let usage = estimated_usage(&sent.meter, ask);
+            if let Some(fields) = value.as_object_mut() {
+                fields.insert("usage".to_owned(), usage.to_json());
+            }
+            sent.meter = Meter::default();
+            sent.meter.body(ask.endpoint, &value);
+            self.shared.counters.usage_estimated.increment();
+        }
+        let body = match renamed || told {
             true => value.to_string().into_bytes(),
             false => body.to_vec(),
         };
@@ -349,7 +371,8 @@ impl Job<'_> {
             if done {
                 break;
             }
-            let limit = match (heard, sent.meter.is_ended()) {
+            let ended = sent.meter.has_ended(ask.answers);
+            let limit = match (heard, ended && sent.meter.reported().is_some()) {
                 (_, true) => LAST_WORDS_LIMIT,
                 (true, false) => self.shared.limits.between_chunks,
                 (false, false) => self.shared.limits.first_byte,
@@ -357,7 +380,7 @@ impl Job<'_> {
             match self.read(&mut response, limit).await {
                 Ok(Some(bytes)) => events.push(&bytes),
                 // The answer is there, whatever became of the words behind it.
-                Err(_) if sent.meter.is_ended() => break,
+                Err(_) if ended => break,
                 Err(failure) => return Err(failure.into()),
                 Ok(None) => {
                     if let Some(event) = events.finish()
@@ -370,6 +393,10 @@ impl Job<'_> {
                 }
             }
         }
+        if sent.meter.is_ended() && sent.meter.reported().is_none() && ask.has_chunks() {
+            self.tell_usage(ask, sent, &mut out);
+            self.flush(&head, &mut out, writer, sent).await?;
+        }
         if !sent.meter.is_whole() {
             return Err(Failure::plain("the backend ended its answer early").into());
         }
@@ -377,6 +404,18 @@ impl Job<'_> {
             return Err(Failure::plain("the backend's answer is empty").into());
         }
         Ok(())
+    }
+
+    /// Adds the usage that the backend does not tell, for clients that ask for it.
+    fn tell_usage(&self, ask: &Ask, sent: &mut Sent, out: &mut BytesMut) {
+        let usage = estimated_usage(&sent.meter, ask);
+        let mut chunk = sent.names.clone();
+        chunk.insert("choices".to_owned(), json!([]));
+        chunk.insert("usage".to_owned(), usage.to_json());
+        let chunk = Value::Object(chunk);
+        sent.meter.event(ask.endpoint, &chunk);
+        out.extend_from_slice(format!("data: {chunk}\n\n").as_bytes());
+        self.shared.counters.usage_estimated.increment();
     }
 
     fn event(
@@ -396,8 +435,12 @@ impl Job<'_> {
             return Err(self.error(value.as_object().and_then(error_message)));
         }
         self.check_no_error(&value)?;
-        sent.meter.event(&value);
-        if self.rename(ask, &mut value) {
+        sent.meter.event(ask.endpoint, &value);
+        let renamed = self.rename(ask, &mut value);
+        if sent.names.is_empty() {
+            sent.names = names(&value);
+        }
+        if renamed {
             out.extend_from_slice(b"data: ");
             out.extend_from_slice(value.to_string().as_bytes());
             out.extend_from_slice(b"\n\n");
@@ -515,6 +558,11 @@ impl Job<'_> {
             self.fail(writer, &Ended::Failed(failure), sent).await;
             return 0;
         };
+        // An empty answer costs nothing, the request neither.
+        let cost = match sent.meter.says_something() {
+            true => cost,
+            false => Wei::ZERO,
+        };
         let (shared, offer) = (self.shared, &self.sold.offer);
         let cost = after_trial(shared, offer, self.key, self.consumer, cost).await;
         let public = PublicPayload {
@@ -621,8 +669,28 @@ impl Sent {
     }
 }
 
+/// What names the answer in a chunk.
+fn names(chunk: &Value) -> Map<String, Value> {
+    let fields = ["id", "object", "created", "model"].into_iter();
+    let named = fields.filter_map(|field| Some((field.to_owned(), chunk.get(field)?.clone())));
+    named.collect()
+}
+
+/// The usage that a backend does not report.
+fn estimated_usage(meter: &Meter, ask: &Ask) -> Usage {
+    let (used, _) = settle(meter, ask);
+    Usage {
+        prompt_tokens: used.input,
+        completion_tokens: used.output,
+    }
+}
+
 /// What is billed, and whether a count was estimated.
 fn settle(meter: &Meter, ask: &Ask) -> (Metered, bool) {
+    if !meter.says_something() {
+        // An empty answer costs nothing.
+        return (Metered::default(), false);
+    }
     let reported = meter.reported();
     let estimated = reported.is_none();
     let used = reported.unwrap_or_else(|| Metered {
@@ -630,14 +698,19 @@ fn settle(meter: &Meter, ask: &Ask) -> (Metered, bool) {
         cached_input: 0,
         output: meter.estimated_output(),
         images: meter.images(),
-        seconds: meter.seconds(),
+        seconds: 0,
     });
+    let seconds = match used.seconds {
+        // Of most forms of an answer nobody says how long the sound was.
+        0 => ask.least_seconds(),
+        told => told,
+    };
     let used = Metered {
         input: used.input.min(ask.most.input),
         cached_input: used.cached_input.min(ask.most.input),
         output: used.output.min(ask.most.output),
         images: meter.images().min(ask.most.images),
-        seconds: used.seconds.min(ask.most.seconds),
+        seconds: seconds.min(ask.most.seconds),
     };
     (used, estimated)
 }
