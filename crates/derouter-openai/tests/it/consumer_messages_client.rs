@@ -161,7 +161,7 @@ async fn anthropics_package_raises_the_right_errors() {
             "invalid_request_error",
         ),
         (
-            json!({"system": "x".repeat(2_000_000)}),
+            json!({"system": "x".repeat(34_000_000)}),
             "ContentTooLargeError",
             413,
             "request_too_large",
