@@ -48,6 +48,7 @@ fn selling(backend_url: &str) -> NodeConfig {
     let mut sold: Value = offer(MODEL);
     sold["max_concurrency"] = 1_024.into();
     let provider = json!({
+        "check_backend": "alive",
         "openai_base_url": backend_url,
         "openai_api_key": "bench",
         "max_unsigned": {"$pol": "1000000"},
