@@ -61,7 +61,7 @@ pub use keys::{KeyError, KeyRecord, KeyRules, KeyStore};
 pub use router::{Sort, Tuning, Weights};
 pub use spending::KeyLimits;
 
-pub(crate) use measure::generated_bytes;
+pub(crate) use measure::{SILENT_FIELDS, generated_bytes};
 
 use gateway::{Gateway, Tasks};
 use journal::Journal;

@@ -8,21 +8,10 @@
 
 use serde_json::Value;
 
+use crate::consumer::SILENT_FIELDS;
+
 /// What a bill may be over the count by these rules: an eighth.
 const TOLERANCE_DIVISOR: u64 = 8;
-
-/// Fields of an answer that hold no generated text, or repeat it.
-const SILENT_FIELDS: [&str; 9] = [
-    "role",
-    "type",
-    "id",
-    "index",
-    "object",
-    "logprobs",
-    "finish_reason",
-    "native_finish_reason",
-    "stop_reason",
-];
 
 /// The most tokens that a text can be; at least 1 when there is any.
 pub(crate) fn most_tokens(text: &str) -> u64 {

@@ -46,7 +46,7 @@ const OPAQUE_PARTS: [&str; 7] = [
 ];
 
 /// Fields of a choice that hold no generated text, or repeat it.
-const SILENT_FIELDS: [&str; 9] = [
+pub(crate) const SILENT_FIELDS: [&str; 9] = [
     "role",
     "type",
     "id",

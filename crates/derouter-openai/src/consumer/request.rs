@@ -115,17 +115,7 @@ impl Asked {
         merge_headers(&mut fields, of_headers)?;
         let preferences = Preferences::take(&mut fields)?;
         check_prompt(endpoint, &fields)?;
-        let model = match fields.get("model") {
-            Some(Value::String(model)) if !model.is_empty() => model.clone(),
-            _ => {
-                return Err(ApiError::invalid_param(
-                    "model",
-                    "You must provide a model.",
-                ));
-            }
-        };
-        let stream = flag(&fields, "stream")
-            .ok_or_else(|| ApiError::invalid_param("stream", "stream must be true or false."))?;
+        let (model, stream) = (model_of(&fields)?, is_streamed(&fields)?);
         let include_usage = fields
             .get("stream_options")
             .and_then(|options| options.get("include_usage"))
@@ -162,17 +152,7 @@ impl Asked {
         let as_written = !Preferences::are_in(&fields);
         merge_headers(&mut fields, of_headers)?;
         let preferences = Preferences::take(&mut fields)?;
-        let model = match fields.get("model") {
-            Some(Value::String(model)) if !model.is_empty() => model.clone(),
-            _ => {
-                return Err(ApiError::invalid_param(
-                    "model",
-                    "You must provide a model.",
-                ));
-            }
-        };
-        let stream = flag(&fields, "stream")
-            .ok_or_else(|| ApiError::invalid_param("stream", "stream must be true or false."))?;
+        let (model, stream) = (model_of(&fields)?, is_streamed(&fields)?);
         Ok(Self {
             size: Size::of_other(endpoint, &fields, body.len()),
             endpoint,
@@ -225,6 +205,21 @@ impl Asked {
         let compact = serde_json::to_string(&self.fields).ok()?;
         (compact.len() <= MAX_JOB_ARGS_BYTES).then_some(compact)
     }
+}
+
+fn model_of(fields: &Map<String, Value>) -> Result<String, ApiError> {
+    match fields.get("model") {
+        Some(Value::String(model)) if !model.is_empty() => Ok(model.clone()),
+        _ => Err(ApiError::invalid_param(
+            "model",
+            "You must provide a model.",
+        )),
+    }
+}
+
+fn is_streamed(fields: &Map<String, Value>) -> Result<bool, ApiError> {
+    let wrong = || ApiError::invalid_param("stream", "stream must be true or false.");
+    flag(fields, "stream").ok_or_else(wrong)
 }
 
 fn check_prompt(endpoint: Endpoint, fields: &Map<String, Value>) -> Result<(), ApiError> {
