@@ -5,20 +5,12 @@ use derouter_sdk::wire::limits::PUBLIC_PAYLOAD_BYTES;
 use derouter_sdk::{UnixSeconds, Wei};
 use serde_json::{Map, Value};
 
-use super::request::Asked;
+use super::request::{Asked, UNSEEN_TOKENS};
 use super::tally::Tally;
 use crate::protocol::{EPILOGUE_OBJECT, Endpoint, Epilogue, OfferPayload, Usage};
 
-/// Tokens of an answer that leave no text: its end, marks around calls and reasoning, a few words
-/// of reasoning that a server keeps back. Worth little at any price under the caps.
-const UNSEEN_TOKENS: u64 = 256;
-
-/// Tokens of one answer that may be billed without being seen when the client set no limit: the
-/// longest reasoning that servers do unasked. More is paid only under a limit of the client's.
-const HIDDEN_TOKENS: u64 = 32_768;
-
 /// How far a provider's clock may be off. Time zones taken for UTC are within it.
-const CLOCK_TOLERANCE_SECONDS: u64 = 24 * 60 * 60;
+pub(super) const CLOCK_TOLERANCE_SECONDS: u64 = 24 * 60 * 60;
 
 /// What differs. Texts name fields and counts, never contents.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -135,25 +127,10 @@ impl Expected<'_> {
             return Err(Violation::NothingSeen { billed });
         }
         let seen = bytes.saturating_add(UNSEEN_TOKENS.saturating_mul(size.answers));
-        if billed > seen.saturating_add(self.most_hidden(reasoning)) {
+        if billed > seen.saturating_add(size.most_hidden(reasoning)) {
             return Err(Violation::UnseenTokens { billed, bytes });
         }
         Ok(())
-    }
-
-    /// The tokens that may be billed without being seen: any number that the client's own limit
-    /// allows, if it agreed to them, else as many as the usage says were reasoning.
-    fn most_hidden(&self, reasoning: u64) -> u64 {
-        let size = &self.asked.size;
-        let most = match size.max_output_tokens {
-            Some(_) => u64::MAX,
-            None => HIDDEN_TOKENS.saturating_mul(size.answers),
-        };
-        if size.hidden_reasoning {
-            most
-        } else {
-            most.min(reasoning)
-        }
     }
 
     fn check_balance(&self, usage: &Usage, billed: Option<Wei>) -> Result<Wei, Violation> {
@@ -230,6 +207,7 @@ fn same_float(one: &serde_json::Number, other: &serde_json::Number) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::consumer::request::HIDDEN_TOKENS;
     use crate::protocol::public_payload;
     use serde_json::json;
 

@@ -52,6 +52,14 @@ const MOST_BYTES_PER_TOKEN: u64 = 6;
 /// The answer's length that prices are compared for when the client sets no limit.
 const TYPICAL_OUTPUT_TOKENS: u64 = 512;
 
+/// Tokens of an answer that leave no text: its end, marks around calls and reasoning, a few words
+/// of reasoning that a server keeps back. Worth little at any price under the caps.
+pub(crate) const UNSEEN_TOKENS: u64 = 256;
+
+/// Tokens of one answer that may be billed without being seen when the client set no limit: the
+/// longest reasoning that servers do unasked. More is paid only under a limit of the client's.
+pub(crate) const HIDDEN_TOKENS: u64 = 32_768;
+
 /// A request that may be sent to a provider.
 #[derive(Debug)]
 pub(crate) struct Asked {
@@ -379,6 +387,19 @@ impl Size {
             images: self.images,
             seconds: self.sound_bytes.div_ceil(TYPICAL_SOUND_BYTES),
             ..Metered::default()
+        }
+    }
+
+    /// The tokens that may be billed without being seen: any number that the client's own limit
+    /// allows, if it agreed to them, else as many as the usage says were reasoning.
+    pub(crate) fn most_hidden(&self, reasoning: u64) -> u64 {
+        let most = match self.max_output_tokens {
+            Some(_) => u64::MAX,
+            None => HIDDEN_TOKENS.saturating_mul(self.answers),
+        };
+        match self.hidden_reasoning {
+            true => most,
+            false => most.min(reasoning),
         }
     }
 

@@ -5,22 +5,12 @@ use derouter_sdk::wire::limits::PUBLIC_PAYLOAD_BYTES;
 use derouter_sdk::{UnixSeconds, Wei};
 use sha2::{Digest, Sha256};
 
-use crate::consumer::request::Asked;
+use crate::consumer::epilogue::CLOCK_TOLERANCE_SECONDS;
+use crate::consumer::request::{Asked, UNSEEN_TOKENS};
 use crate::estimate;
 use crate::meter::Meter;
 use crate::protocol::v0_2::{Epilogue, PublicPayload};
 use crate::terms::{Metered, Terms};
-
-/// Tokens of an answer that leave no text: its end, marks around calls and reasoning, a few words
-/// of reasoning that a server keeps back. Worth little at any price under the caps.
-const UNSEEN_TOKENS: u64 = 256;
-
-/// Tokens of one answer that may be billed without being seen when the client set no limit: the
-/// longest reasoning that servers do unasked. More is paid only under a limit of the client's.
-const HIDDEN_TOKENS: u64 = 32_768;
-
-/// How far a provider's clock may be off. Time zones taken for UTC are within it.
-const CLOCK_TOLERANCE_SECONDS: u64 = 24 * 60 * 60;
 
 /// What differs. Texts name fields and counts, never contents.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -127,7 +117,7 @@ impl Expected<'_> {
         at_most("output tokens", used.output, most.output)?;
         let seen = estimate::with_tolerance(self.meter.most_tokens())
             .saturating_add(UNSEEN_TOKENS.saturating_mul(size.answers))
-            .saturating_add(self.most_hidden());
+            .saturating_add(size.most_hidden(self.meter.reasoning_tokens()));
         at_most("output tokens", used.output, seen)?;
         at_most("images", used.images, self.meter.images().min(most.images))?;
         let seconds = match self.meter.seconds() {
@@ -135,20 +125,6 @@ impl Expected<'_> {
             told => told.min(most.seconds),
         };
         at_most("seconds", used.seconds, seconds)
-    }
-
-    /// The tokens that may be billed without being seen: any number that the client's own limit
-    /// allows, if it agreed to them, else as many as the usage says were reasoning.
-    fn most_hidden(&self) -> u64 {
-        let size = &self.asked.size;
-        let most = match size.max_output_tokens {
-            Some(_) => u64::MAX,
-            None => HIDDEN_TOKENS.saturating_mul(size.answers),
-        };
-        match size.hidden_reasoning {
-            true => most,
-            false => most.min(self.meter.reasoning_tokens()),
-        }
     }
 
     fn check_balance(&self, used: &Metered, billed: Option<Wei>) -> Result<Wei, Violation> {
