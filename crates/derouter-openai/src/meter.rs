@@ -175,11 +175,6 @@ impl Meter {
         self.is_over || self.is_ended() && finished >= answers.max(1)
     }
 
-    /// Whether anything of a streamed answer came: also a reason for its end alone.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.says_something() || !self.finished.is_empty()
-    }
-
     fn note_usage(&mut self, value: &Value) {
         let within = value.get("response").and_then(|v| v.get("usage"));
         let usage = value.get("usage").or(within);

@@ -130,7 +130,7 @@ pub(crate) async fn begin(stream: JobStream, asked: &Asked) -> Result<Begun, (Fa
         return Err(violation("an answer in another form than was asked for"));
     }
     match begun.head.is_event_stream() {
-        true => begun.first_event().await?,
+        true => begun.first_event(asked).await?,
         false if begun.head.is_json() => begun.plain(asked).await?,
         false => begun.first_bytes().await?,
     }
@@ -151,7 +151,7 @@ fn is_structured(endpoint: Endpoint) -> bool {
 }
 
 impl Begun {
-    async fn first_event(&mut self) -> Result<(), (Failure, i64)> {
+    async fn first_event(&mut self, asked: &Asked) -> Result<(), (Failure, i64)> {
         let mut out = BytesMut::new();
         let mut read = 0_usize;
         loop {
@@ -168,9 +168,12 @@ impl Begun {
                         }
                         pass::Unfit::Invalid(what) => violation(what),
                     })?;
-                    if self.meter.has_begun() {
+                    if self.meter.says_something() {
                         self.first = out.freeze();
                         return Ok(());
+                    }
+                    if self.meter.has_ended(asked.size.answers) {
+                        return Err(empty());
                     }
                 }
                 Frame::Failed(failed) => return Err(failure(failed)),
@@ -213,10 +216,7 @@ impl Begun {
         }
         self.meter.body(asked.endpoint, &value);
         if !self.meter.says_something() {
-            return Err((
-                Failure::service(Some("The provider's answer is empty.".into())),
-                REASON_SERVICE_ERROR,
-            ));
+            return Err(empty());
         }
         self.first = body.freeze();
         self.whole = true;
@@ -235,6 +235,12 @@ impl Begun {
             Frame::Head(_) => Err(violation("a second head")),
         }
     }
+}
+
+/// An answer that is over and shows nothing: another provider may say more.
+fn empty() -> (Failure, i64) {
+    let message = "The provider's answer is empty.".to_owned();
+    (Failure::service(Some(message)), REASON_SERVICE_ERROR)
 }
 
 fn failure(failed: Failed) -> (Failure, i64) {

@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::time::Duration;
 
 use derouter_openai::consumer::{
-    ConsumerConfig, Limits, ModelRule, PriceCap, Routing, Sort, Tuning, Weights,
+    ConsumerConfig, Deadlines, Limits, ModelRule, PriceCap, Routing, Sort, Tuning, Weights,
 };
 use derouter_openai::provider::{
     BackendCheck, BackendConfig, BackendOptions, ConsumerLists, Discover, MediaLinks, OfferConfig,
@@ -18,7 +19,7 @@ use serde::de::IgnoredAny;
 
 use super::offer_terms::{AnnounceSection, QueueLength, QueueSeconds, Schedule};
 use super::value::{
-    BaseUrl, Drain, LiteralPath, Named, OneOrMany, Origin, Peer, Pol, Port, Positive,
+    BaseUrl, Drain, LiteralPath, Named, OneOrMany, Origin, Peer, Pol, Port, Positive, Seconds,
 };
 use super::{ConfigError, LogSection};
 
@@ -384,6 +385,7 @@ pub(super) struct ConsumerSection {
     server: ServerSection,
     limits: LimitsSection,
     routing: RoutingSection,
+    timeouts: TimeoutsSection,
     store_payloads: Option<bool>,
     // The keys of a process of its own.
     pub(super) rpc: Option<RpcSection>,
@@ -434,6 +436,40 @@ struct LimitsSection {
     provider_daily: Option<Pol>,
     daily: Option<Pol>,
     total: Option<Pol>,
+}
+
+/// How long providers are waited for, each in seconds.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TimeoutsSection {
+    connect: Option<Seconds>,
+    first_token: Option<Seconds>,
+    between_chunks: Option<Seconds>,
+    plain_answer: Option<Seconds>,
+    all_attempts: Option<Seconds>,
+    streamed_answer: Option<Seconds>,
+}
+
+impl TimeoutsSection {
+    fn check(self) -> Deadlines {
+        let mut deadlines = Deadlines::default();
+        let set = |place: &mut Duration, own: Option<Seconds>| {
+            if let Some(own) = own {
+                *place = own.0;
+            }
+        };
+        set(&mut deadlines.create, self.connect);
+        set(&mut deadlines.open, self.connect);
+        set(&mut deadlines.first_value, self.first_token);
+        set(&mut deadlines.next_value, self.between_chunks);
+        set(&mut deadlines.plain_answer, self.plain_answer);
+        set(&mut deadlines.all_attempts, self.all_attempts);
+        set(&mut deadlines.streamed_answer, self.streamed_answer);
+        // Providers of 0.1 say that they begin before they do, and no later than their answer.
+        let first = deadlines.first_value.max(deadlines.plain_answer);
+        deadlines.prologue = deadlines.prologue.min(first);
+        deadlines
+    }
 }
 
 /// How providers are chosen.
@@ -613,7 +649,7 @@ impl ConsumerSection {
                 .collect(),
             data_dir: data_dir.map(Path::to_path_buf),
             store_payloads: self.store_payloads.unwrap_or(store_payloads),
-            deadlines: defaults.deadlines,
+            deadlines: self.timeouts.check(),
         }
     }
 

@@ -16,6 +16,7 @@ mod db;
 mod discovery;
 mod drain;
 mod endpoint;
+mod fault_matrix;
 mod faults;
 mod hostile;
 mod http_jobs;

@@ -161,7 +161,7 @@ impl Serving {
         drop(slot);
         let tokens = match ended {
             Ended::Complete => job.complete(&ask, &sent, false, &mut writer).await,
-            Ended::Cancelled if sent.meter.has_begun() => {
+            Ended::Cancelled if sent.meter.says_something() => {
                 job.complete(&ask, &sent, true, &mut writer).await
             }
             unanswered => {
@@ -461,7 +461,7 @@ impl Job<'_> {
         writer: &mut Writer,
         sent: &mut Sent,
     ) -> Result<(), Broken> {
-        let says_nothing = !sent.begun && !sent.meter.has_begun();
+        let says_nothing = !sent.begun && !sent.meter.says_something();
         if out.is_empty() || says_nothing && out.len() < MAX_HELD_BYTES {
             return Ok(());
         }
