@@ -303,14 +303,14 @@ mod tests {
             Endpoint::Chat,
             &[json!({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})],
         );
-        assert!(!meter.has_begun());
+        assert!(!meter.says_something());
         for text in ["Hel", "lo", " world"] {
             meter.event(
                 Endpoint::Chat,
                 &json!({"choices": [{"index": 0, "delta": {"content": text}}]}),
             );
         }
-        assert!(meter.has_begun() && meter.says_something() && !meter.is_ended());
+        assert!(meter.says_something() && !meter.is_ended());
         assert_eq!((meter.estimated_output(), meter.reported()), (3, None));
         meter.event(
             Endpoint::Chat,
