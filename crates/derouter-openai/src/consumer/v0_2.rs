@@ -2,6 +2,7 @@
 //! counted on the way.
 
 pub(crate) mod bill;
+mod incoming;
 mod pass;
 mod settle;
 
@@ -14,6 +15,7 @@ use derouter_sdk::{JobStream, Wei};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
+use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Failure, error_message, violation};
 use super::gateway::Gateway;
@@ -22,11 +24,12 @@ use super::offers::Offer;
 use super::request::Asked;
 use crate::meter::{Meter, json_items};
 use crate::protocol::REASON_SERVICE_ERROR;
-use crate::protocol::v0_2::frames::{Frame, FrameReader, ReadFrameError};
+use crate::protocol::v0_2::frames::{Frame, ReadFrameError};
 use crate::protocol::v0_2::{
     ANSWER_HEADERS, AnswerHead, Epilogue, Failed, RequestHead, media_type,
 };
 use crate::terms::Endpoint;
+use incoming::Incoming;
 use pass::Passing;
 
 /// The longest answer in one piece that is read before it is passed on: a text, or a list of vectors.
@@ -65,7 +68,7 @@ pub(crate) struct Answer {
 
 /// What there is of an answer.
 pub(crate) struct Begun {
-    frames: FrameReader<JobStream>,
+    frames: Incoming,
     head: AnswerHead,
     meter: Meter,
     passing: Passing,
@@ -90,9 +93,13 @@ pub(crate) fn head(asked: &Asked) -> RequestHead {
 }
 
 /// Sends what of the request did not fit the job's arguments, and reads up to where the answer says
-/// something.
-pub(crate) async fn begin(stream: JobStream, asked: &Asked) -> Result<Begun, (Failure, i64)> {
-    let mut frames = FrameReader::new(stream);
+/// something. Once it is `lost`, the provider is told that no more is wanted.
+pub(crate) async fn begin(
+    stream: JobStream,
+    asked: &Asked,
+    lost: CancellationToken,
+) -> Result<Begun, (Failure, i64)> {
+    let mut frames = Incoming::new(stream, lost);
     if !head(asked).holds(&asked.body) {
         let pipe = frames.stream();
         let sent = async {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use derouter_openai::consumer::{
     ConsumerConfig, Deadlines, Limits, ModelRule, PriceCap, Routing, Sort, Tuning, Weights,
+    is_percentile,
 };
 use derouter_openai::provider::{
     BackendCheck, BackendConfig, BackendOptions, ConsumerLists, Discover, MediaLinks, OfferConfig,
@@ -479,6 +480,7 @@ struct RoutingSection {
     weights: WeightsSection,
     sort: Option<SortKey>,
     explore: Option<Share>,
+    hedge: Option<Percentile>,
     allow_providers: Vec<Provider>,
     deny_providers: Vec<Provider>,
 }
@@ -523,6 +525,22 @@ struct Share(f64);
 impl<'de> Deserialize<'de> for Share {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         number_up_to(1.0, deserializer).map(Share)
+    }
+}
+
+/// A percentile after which hedging makes sense.
+#[derive(Clone, Copy, Debug)]
+struct Percentile(f64);
+
+impl<'de> Deserialize<'de> for Percentile {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = f64::deserialize(deserializer)?;
+        if !is_percentile(number) {
+            return Err(serde::de::Error::custom(format_args!(
+                "{number} is not a percentile from 50 to 99.9"
+            )));
+        }
+        Ok(Self(number))
     }
 }
 
@@ -583,6 +601,7 @@ impl RoutingSection {
                 SortKey::Latency => Some(Sort::Latency),
                 SortKey::Throughput => Some(Sort::Throughput),
             }),
+            hedge: self.hedge.map(|percentile| percentile.0),
             allow_providers: providers(self.allow_providers),
             deny_providers: providers(self.deny_providers),
         }

@@ -322,7 +322,7 @@ fn how_providers_are_chosen_is_read() {
     assert_eq!(routing("{}"), derouter_openai::consumer::Routing::default());
     let peer = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";
     let own = routing(&format!(
-        r#"{{weights: {{latency: 3, path: 0}}, sort: "price", explore: 0.5,
+        r#"{{weights: {{latency: 3, path: 0}}, sort: "price", explore: 0.5, hedge: 95,
             allow_providers: ["{peer}"], deny_providers: ["{peer}"]}}"#
     ));
     assert_eq!(own.tuning.weights.latency, 3.0);
@@ -331,6 +331,8 @@ fn how_providers_are_chosen_is_read() {
         (0.0, 1.0)
     );
     assert_eq!(own.tuning.explore, 0.5);
+    assert_eq!(own.hedge, Some(95.0));
+    assert!(read("{hedge: 100}").is_err() && read("{hedge: true}").is_err());
     assert_eq!(own.sort, Some(derouter_openai::consumer::Sort::Price));
     assert_eq!(own.allow_providers, own.deny_providers);
     assert_eq!(own.allow_providers.len(), 1);
