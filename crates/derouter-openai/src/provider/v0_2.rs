@@ -22,7 +22,7 @@ use super::backend::Failure;
 use super::pump::ending::record_failure;
 use super::pump::{Offer, Shared};
 use crate::protocol::REASON_SERVICE_ERROR;
-use crate::protocol::v0_2::{Body, RequestHead, protocol_id};
+use crate::protocol::v0_2::{Body, OfferPayload, RequestHead, protocol_id};
 use crate::terms::Terms;
 use ask::Ask;
 pub(super) use offer::payload;
@@ -53,7 +53,11 @@ impl Sold {
         OfferSpec {
             protocol_id: protocol_id(),
             offer_id: self.offer.id.clone(),
-            protocol_payload: payload(&self.offer.config, &self.offer.payload).to_json(),
+            protocol_payload: OfferPayload {
+                load: self.offer.load,
+                ..payload(&self.offer.config, &self.offer.payload)
+            }
+            .to_json(),
         }
     }
 }

@@ -76,6 +76,7 @@ async fn handle(shared: Arc<Shared>, kind: Kind, request: Request) -> Response {
         headers: headers.collect(),
         body: body.clone(),
         outcome: Outcome::Running,
+        ended_at: None,
     });
     let told = *lock(&shared.behaviour);
     let behaviour = told.for_request(&body);

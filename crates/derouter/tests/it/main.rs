@@ -9,6 +9,7 @@
     missing_docs
 )]
 
+mod cancel;
 mod client;
 mod corpus;
 mod crash;
@@ -18,6 +19,7 @@ mod drain;
 mod endpoint;
 mod fault_matrix;
 mod faults;
+mod hedge;
 mod hostile;
 mod http_jobs;
 mod js_module;
@@ -25,6 +27,7 @@ mod lab;
 mod logs;
 mod mdns;
 mod network;
+mod old_only;
 mod relay;
 mod selling;
 mod signature;

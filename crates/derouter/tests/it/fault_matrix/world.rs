@@ -8,14 +8,7 @@ use derouter_openai::provider::{
     BackendCheck, BackendConfig, BackendOptions as ProviderBackend, OfferConfig, ProviderConfig,
     RunningProvider, start,
 };
-use derouter_sdk::{
-    CompleteJobError, ConsumerCompletion, CreateJobError, FailJobError, FailureReason, JobEvent,
-    JobFilter, JobKey, JobQuery, JobRecord, JobStream, Node, NodeError, OfferEvent, OfferFilter,
-    OfferId, OfferSnapshot, OfferSpec, OpenJobError, PeerId, ProvideError, ProvideOptions,
-    ProviderCompleteError, ProviderCompletion, ProviderEvent, ProviderRecord, ProviderService,
-    Provision, RemoteJob, RemoteJobError, SnapshotId, TcpNode, UnixSeconds, Watch, Wei,
-    async_trait,
-};
+use derouter_sdk::{JobRecord, Node, OfferId, OfferSpec, ProvideOptions, Provision, TcpNode, Wei};
 use derouter_testkit::home::{offer, openai_consumer, openai_provider};
 use derouter_testkit::ledger::node;
 use derouter_testkit::pair::{free_port, models};
@@ -28,6 +21,7 @@ use super::liar::{Liar, Scripts, TOKEN_WEI};
 use super::{Case, Over, Who};
 use crate::DEROUTER;
 use crate::fault_matrix::rows::Cause;
+use crate::old_only::OldOnly;
 
 /// The most that all cases together may cost, in POL. A request that does not limit its answer may cost more.
 pub(super) const TOTAL_POL: &str = "0.2";
@@ -263,100 +257,4 @@ async fn wait_second_offers(url: &str, cases: &[Case]) {
         (twice == cases.iter().filter(|case| case.other).count()).then_some(())
     })
     .await;
-}
-
-/// A node whose modules offer with `openai:0.1` alone.
-struct OldOnly(TcpNode);
-
-#[async_trait]
-impl Node for OldOnly {
-    async fn provide(
-        &self,
-        mut offers: Vec<OfferSpec>,
-        options: ProvideOptions,
-        service: Arc<dyn ProviderService>,
-    ) -> Result<Provision, ProvideError> {
-        offers.retain(|offer| offer.protocol_id == protocol::protocol_id());
-        self.0.provide(offers, options, service).await
-    }
-
-    async fn peer_id(&self) -> Result<PeerId, NodeError> {
-        self.0.peer_id().await
-    }
-
-    async fn active_offers(&self, filter: &OfferFilter) -> Result<Vec<OfferSnapshot>, NodeError> {
-        self.0.active_offers(filter).await
-    }
-
-    async fn active_providers(&self) -> Result<Vec<PeerId>, NodeError> {
-        self.0.active_providers().await
-    }
-
-    async fn offer_snapshots(&self, ids: &[SnapshotId]) -> Result<Vec<OfferSnapshot>, NodeError> {
-        self.0.offer_snapshots(ids).await
-    }
-
-    async fn providers(&self, ids: &[PeerId]) -> Result<Vec<ProviderRecord>, NodeError> {
-        self.0.providers(ids).await
-    }
-
-    async fn jobs(&self, query: &JobQuery) -> Result<Vec<JobRecord>, NodeError> {
-        self.0.jobs(query).await
-    }
-
-    async fn watch_offers(&self, filter: OfferFilter) -> Result<Watch<OfferEvent>, NodeError> {
-        self.0.watch_offers(filter).await
-    }
-
-    async fn watch_providers(&self) -> Result<Watch<ProviderEvent>, NodeError> {
-        self.0.watch_providers().await
-    }
-
-    async fn watch_jobs(&self, filter: JobFilter) -> Result<Watch<JobEvent>, NodeError> {
-        self.0.watch_jobs(filter).await
-    }
-
-    async fn create_job(
-        &self,
-        offer: SnapshotId,
-        job_args: Option<String>,
-    ) -> Result<JobKey, CreateJobError> {
-        self.0.create_job(offer, job_args).await
-    }
-
-    async fn open_job(&self, job: &JobKey) -> Result<JobStream, OpenJobError> {
-        self.0.open_job(job).await
-    }
-
-    async fn remote_job(&self, job: &JobKey) -> Result<RemoteJob, RemoteJobError> {
-        self.0.remote_job(job).await
-    }
-
-    async fn complete_job(
-        &self,
-        job: &JobKey,
-        completion: ConsumerCompletion,
-    ) -> Result<(), CompleteJobError> {
-        self.0.complete_job(job, completion).await
-    }
-
-    async fn fail_job(&self, job: &JobKey, failure: FailureReason) -> Result<(), FailJobError> {
-        self.0.fail_job(job, failure).await
-    }
-
-    async fn provider_complete_job(
-        &self,
-        job: &JobKey,
-        completion: ProviderCompletion,
-    ) -> Result<UnixSeconds, ProviderCompleteError> {
-        self.0.provider_complete_job(job, completion).await
-    }
-
-    async fn provider_fail_job(
-        &self,
-        job: &JobKey,
-        failure: FailureReason,
-    ) -> Result<(), FailJobError> {
-        self.0.provider_fail_job(job, failure).await
-    }
 }
