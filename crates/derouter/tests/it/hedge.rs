@@ -14,7 +14,7 @@ use crate::DEROUTER;
 const MODEL: &str = "test-model";
 
 /// As long as the timer for the first token.
-const FIRST_TOKEN: Duration = Duration::from_secs(6);
+const FIRST_TOKEN: Duration = Duration::from_secs(4);
 
 /// The most that a request may cost, in POL.
 const LIMIT: &str = "0.05";
@@ -157,7 +157,7 @@ async fn a_slow_first_token_is_hedged_within_the_limits_and_the_loser_is_not_pai
     // Slow, and the other one stuck: the first answers after all, and the other one is not paid.
     world.other_backend.set_fault(Some(Fault::StallFirst));
     world.slow_backend.set_behaviour(Behaviour {
-        pace: Duration::from_millis(400),
+        pace: Duration::from_millis(150),
         chunks: 2,
         ..Behaviour::default()
     });

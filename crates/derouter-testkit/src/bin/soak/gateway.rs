@@ -17,12 +17,23 @@ use derouter_testkit::ledger;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::judge::{SHORTEST_MINUTES, Samples, course, judge, pause, sample};
+use crate::judge::{SHORTEST_MINUTES, Samples, course, judge, sample};
 use load::Load;
 use world::World;
 
 /// Clients at once.
 const CLIENTS: u64 = 64;
+
+/// Memory is compared at rest: while clients come and go it swings with what runs. The rest is longer than a
+/// provider keeps answers for consumers that may lack their ends (20 s).
+const WORK: Duration = Duration::from_secs(60);
+const REST: Duration = Duration::from_secs(30);
+
+/// The end of a rest, in which samples are taken.
+const SAMPLED: Duration = Duration::from_secs(5);
+
+/// How often it is looked at all this.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Of all requests that were not cancelled, so many may fail.
 const MAY_FAIL: f64 = 0.001;
@@ -44,17 +55,25 @@ pub(crate) async fn soak(node: PathBuf, minutes: u64) -> bool {
     let begin = Instant::now();
     let longest = Duration::from_secs(minutes * 60);
     let mut samples: [Samples; 2] = Default::default();
-    let mut sampled_at = begin;
+    let mut failed = 0;
     while begin.elapsed() < longest {
-        if sampled_at.elapsed() >= pause(longest) {
-            sampled_at = Instant::now();
-            let at = begin.elapsed().as_secs_f64() / 3600.0;
+        let (cycle, at) = (WORK + REST, begin.elapsed());
+        let of_cycle = Duration::from_secs(at.as_secs() % cycle.as_secs());
+        let rests = of_cycle >= WORK;
+        load.rest.store(rests, Ordering::Relaxed);
+        if rests && of_cycle + SAMPLED >= cycle {
+            let at = at.as_secs_f64() / 3600.0;
             for (node, samples) in [&world.consumer, &world.steady].iter().zip(&mut samples) {
                 samples.push((at, sample(node)));
             }
         }
         world.trouble().await;
-        sleep(Duration::from_millis(250)).await;
+        let failures = load.counts.lock().unwrap().failures.len();
+        if failures > failed {
+            world.tell_attempts();
+            failed = failures;
+        }
+        sleep(LOOK).await;
     }
     load.stop.store(true, Ordering::Relaxed);
     let ended = tokio::time::timeout(SETTLE, async {

@@ -109,6 +109,8 @@ pub(super) struct Load {
     client: reqwest::Client,
     troubles: Arc<Troubles>,
     pub(super) stop: AtomicBool,
+    /// No new requests for now.
+    pub(super) rest: AtomicBool,
     pub(super) counts: Mutex<Counts>,
 }
 
@@ -119,6 +121,7 @@ impl Load {
             client: reqwest::Client::new(),
             troubles,
             stop: AtomicBool::new(false),
+            rest: AtomicBool::new(false),
             counts: Mutex::default(),
         }
     }
@@ -127,6 +130,10 @@ impl Load {
     pub(super) async fn run(self: Arc<Self>, seed: u64) {
         let mut random = StdRng::seed_from_u64(seed);
         while !self.stop.load(Ordering::Relaxed) {
+            if self.rest.load(Ordering::Relaxed) {
+                sleep(Duration::from_millis(PAUSE.end)).await;
+                continue;
+            }
             let kind = Kind::any(&mut random);
             let request = kind.request(&mut random);
             let after = random.random_range(1..4);

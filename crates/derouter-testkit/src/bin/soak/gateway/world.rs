@@ -20,6 +20,9 @@ pub(super) const MODEL: &str = "test-model";
 /// Providers that get into trouble.
 const RESTLESS: usize = 3;
 
+/// Failed attempts that are shown when a request fails.
+const SHOWN_ATTEMPTS: usize = 12;
+
 /// What a backend gets into.
 const FAULTS: [Fault; 9] = [
     Fault::ServerError,
@@ -217,6 +220,17 @@ impl World {
             let lasts = rand::rng().random_range(lasts);
             one.next = Instant::now() + Duration::from_millis(lasts);
         }
+    }
+
+    /// Shows the gateway's latest failed attempts: a request has just failed.
+    pub(super) fn tell_attempts(&self) {
+        let log = self.consumer.process().process().stderr();
+        let failed = log.iter().filter(|line| line.contains("attempt failed"));
+        let failed: Vec<_> = failed.collect();
+        for line in failed.iter().rev().take(SHOWN_ATTEMPTS).rev() {
+            println!("{line}");
+        }
+        println!("the good provider is {}", self.steady_peer);
     }
 
     /// Ends all troubles.
