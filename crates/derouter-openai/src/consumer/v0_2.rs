@@ -253,6 +253,7 @@ fn empty() -> (Failure, i64) {
 fn failure(failed: Failed) -> (Failure, i64) {
     let failure = match failed.status {
         Some(400 | 404 | 413 | 422) => Failure::refused(failed.message),
+        Some(429) => Failure::Busy,
         _ => Failure::service(Some(failed.message)),
     };
     (failure, REASON_SERVICE_ERROR)

@@ -15,7 +15,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 use liar::{TOKEN_WEI, WORD};
-use rows::{BACKENDS, Cause, Form, PROVIDERS, Paid, Row, Seen};
+use rows::{BACKENDS, Cause, Form, PROVIDERS, Paid, Row, Seen, Versions};
 use world::{TOTAL_POL, World};
 
 /// Cases that run at once.
@@ -70,10 +70,11 @@ impl Saw {
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for row in BACKENDS.iter().chain(PROVIDERS) {
-        let versions = [Over::New, Over::Old];
-        let versions = versions
-            .iter()
-            .filter(|over| **over == Over::New || row.old);
+        let versions: &[Over] = match row.over {
+            Versions::Both => &[Over::New, Over::Old],
+            Versions::New => &[Over::New],
+            Versions::Old => &[Over::Old],
+        };
         for over in versions {
             for stream in [false, true] {
                 if row.form != Form::Both && (row.form == Form::Streamed) != stream {

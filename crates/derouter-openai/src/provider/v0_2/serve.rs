@@ -116,7 +116,7 @@ impl Serving {
                         .await
                         .map(|ask| (ask, Answering::NotYet))
                         .map_err(|reason| refused(&reason)),
-                    Some(Ok(Err(reason))) => Err(Failure::plain(reason)),
+                    Some(Ok(Err(failure))) => Err(failure),
                     Some(Err(_)) => Err(Failure::plain("the request came too slowly")),
                     None => Err(Failure::plain("the provider is shutting down")),
                 }
@@ -205,16 +205,20 @@ async fn read_body(
     reader: &mut ReadHalf<JobStream>,
     length: u64,
     (bodies, consumer): (&Arc<Bodies>, Consumer),
-) -> Result<(Bytes, Room), &'static str> {
+) -> Result<(Bytes, Room), Failure> {
     let room = bodies.room(consumer, length);
     let Ok(room) = timeout(PLACE_LIMIT, room).await else {
-        return Err("there is no room for so large a request now");
+        return Err(Failure {
+            // Busy, to its consumer.
+            status: Some(429),
+            ..Failure::plain("there is no room for so large a request now")
+        });
     };
     let mut body = BytesMut::new();
     let mut rest = reader.take(length);
     while rest.limit() > 0 {
         match rest.read_buf(&mut body).await {
-            Ok(0) | Err(_) => return Err("the request ended early"),
+            Ok(0) | Err(_) => return Err(Failure::plain("the request ended early")),
             Ok(_) => {}
         }
     }

@@ -34,6 +34,14 @@ pub(super) enum Seen {
     Breaks,
 }
 
+/// Versions of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Versions {
+    Both,
+    New,
+    Old,
+}
+
 /// What the provider that goes wrong is paid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Paid {
@@ -49,8 +57,8 @@ pub(super) struct Row {
     pub(super) what: &'static str,
     pub(super) cause: Cause,
     pub(super) form: Form,
-    /// Whether it is tried over `openai:0.1` too.
-    pub(super) old: bool,
+    /// Over what it is tried.
+    pub(super) over: Versions,
     pub(super) seen: Seen,
     pub(super) paid: Paid,
 }
@@ -74,7 +82,7 @@ const fn backend(
         what,
         cause,
         form,
-        old: true,
+        over: Versions::Both,
         seen,
         paid,
     }
@@ -92,7 +100,7 @@ const fn lie(
         what,
         cause: Cause::Provider(Accept::Take, steps),
         form,
-        old: true,
+        over: Versions::Both,
         seen,
         paid: Paid::Nothing,
     }
@@ -104,7 +112,7 @@ const fn accept(name: &'static str, what: &'static str, accept: Accept, seen: Se
         what,
         cause: Cause::Provider(accept, &[]),
         form: Form::Both,
-        old: true,
+        over: Versions::Both,
         seen,
         paid: Paid::Nothing,
     }
@@ -119,7 +127,17 @@ impl Row {
     }
 
     const fn new_only(self) -> Self {
-        Self { old: false, ..self }
+        Self {
+            over: Versions::New,
+            ..self
+        }
+    }
+
+    const fn old_only(self) -> Self {
+        Self {
+            over: Versions::Old,
+            ..self
+        }
     }
 }
 
@@ -139,8 +157,10 @@ pub(super) const BACKENDS: &[Row] = &[
         "429",
         Backend("429"),
         Both,
-        Seen::Error(502, "provider_failed"),
-    ),
+        Seen::Error(429, "all_providers_busy"),
+    )
+    .new_only(),
+    backend("busy", "429", Backend("429"), Both, FAILED).old_only(),
     backend("error-500", "500", Backend("500"), Both, FAILED),
     backend("error-401", "401", Backend("401"), Both, FAILED),
     backend(
@@ -151,6 +171,7 @@ pub(super) const BACKENDS: &[Row] = &[
         Seen::Error(400, ""),
     )
     .new_only(),
+    backend("error-400", "400", Backend("400"), Both, FAILED).old_only(),
     backend("slow", "no first byte", Backend("stall-first"), Both, SLOW),
     backend(
         "stall",

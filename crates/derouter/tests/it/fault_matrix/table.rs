@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::rows::{BACKENDS, Form, PROVIDERS, Paid, Row, Seen};
+use super::rows::{BACKENDS, Form, PROVIDERS, Paid, Row, Seen, Versions};
 
 /// Set, the file is written anew in place of being compared.
 const WRITE: &str = "DEROUTER_WRITE_DOCS";
@@ -29,22 +29,26 @@ fn with_another(row: &Row) -> &'static str {
 }
 
 fn table(rows: &[Row]) -> String {
-    let mut text = "| what it does | asked for | over 0.1 too | alone, the client sees | is paid | with another provider |\n|---|---|---|---|---|---|\n".to_owned();
+    let mut text = "| what it does | asked for | over | alone, the client sees | is paid | with another provider |\n|---|---|---|---|---|---|\n".to_owned();
     for row in rows {
         let form = match row.form {
             Form::Plain => "in one piece",
             Form::Streamed => "streamed",
-            Form::Both => "both",
+            Form::Both => "either way",
         };
         let paid = match row.paid {
             Paid::Nothing => "nothing",
             Paid::Right => "what it costs",
         };
-        let old = if row.old { "yes" } else { "" };
+        let over = match row.over {
+            Versions::Both => "both",
+            Versions::New => "0.2",
+            Versions::Old => "0.1",
+        };
         let (seen, another) = (seen(row.seen), with_another(row));
         let _ = writeln!(
             text,
-            "| {} | {form} | {old} | {seen} | {paid} | {another} |",
+            "| {} | {form} | {over} | {seen} | {paid} | {another} |",
             row.what
         );
     }
