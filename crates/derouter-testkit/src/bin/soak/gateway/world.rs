@@ -45,9 +45,12 @@ const PEACE: std::ops::Range<u64> = 2_000..8_000;
 /// An answer that breaks so soon after a trouble is still of it: timers are 10 s.
 const AFTERMATH: Duration = Duration::from_secs(15);
 
-/// When each provider was in trouble last: since when, and until when.
+/// Since when, and until when.
+type Time = (Instant, Option<Instant>);
+
+/// When each provider was in trouble.
 #[derive(Debug, Default)]
-pub(super) struct Troubles(Mutex<HashMap<String, Vec<(Instant, Option<Instant>)>>>);
+pub(super) struct Troubles(Mutex<HashMap<String, Vec<Time>>>);
 
 impl Troubles {
     fn began(&self, peer: &str) {
@@ -69,9 +72,7 @@ impl Troubles {
     pub(super) fn since(&self, peer: &str, since: Instant) -> bool {
         let all = self.0.lock().unwrap();
         let times = all.get(peer).map_or(&[][..], Vec::as_slice);
-        let touches = |(_, until): &(Instant, Option<Instant>)| {
-            until.is_none_or(|until| until + AFTERMATH > since)
-        };
+        let touches = |(_, until): &Time| until.is_none_or(|until| until + AFTERMATH > since);
         times.iter().any(touches)
     }
 }
