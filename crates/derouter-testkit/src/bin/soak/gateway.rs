@@ -47,7 +47,12 @@ const SETTLE: Duration = Duration::from_secs(60);
 /// Runs it. True when the gateway answered and nothing grows.
 pub(crate) async fn soak(node: PathBuf, minutes: u64) -> bool {
     let mut world = World::start(&node).await;
-    let load = Arc::new(Load::new(world.url(), Arc::clone(&world.troubles)));
+    let load = Load::new(
+        world.url(),
+        Arc::clone(&world.troubles),
+        world.restless_peers(),
+    );
+    let load = Arc::new(load);
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
         clients.spawn(Arc::clone(&load).run(number));
@@ -82,6 +87,10 @@ pub(crate) async fn soak(node: PathBuf, minutes: u64) -> bool {
     let hang = ended.await.is_err();
     world.calm().await;
     let good = tell(&load, longest, hang);
+    println!(
+        "{} attempts failed and were made good, in the last of its log",
+        world.failed_attempts()
+    );
     let agree = settled(&world).await;
     course("consumer", &samples[0]);
     course("provider", &samples[1]);

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
@@ -20,6 +21,9 @@ const KEPT: usize = 10_000;
 
 /// A pause of a client between two requests, in milliseconds.
 const PAUSE: std::ops::Range<u64> = 50..350;
+
+/// The share of requests that want a provider first that gets into trouble.
+const ASKED_FIRST: f64 = 0.4;
 
 /// What a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,6 +112,8 @@ pub(super) struct Load {
     url: String,
     client: reqwest::Client,
     troubles: Arc<Troubles>,
+    /// Providers that get into trouble.
+    restless: Vec<String>,
     pub(super) stop: AtomicBool,
     /// No new requests for now.
     pub(super) rest: AtomicBool,
@@ -115,9 +121,10 @@ pub(super) struct Load {
 }
 
 impl Load {
-    pub(super) fn new(url: String, troubles: Arc<Troubles>) -> Self {
+    pub(super) fn new(url: String, troubles: Arc<Troubles>, restless: Vec<String>) -> Self {
         Self {
             url,
+            restless,
             client: reqwest::Client::new(),
             troubles,
             stop: AtomicBool::new(false),
@@ -137,7 +144,12 @@ impl Load {
             let kind = Kind::any(&mut random);
             let request = kind.request(&mut random);
             let after = random.random_range(1..4);
-            let asking = self.ask(kind, &request, after);
+            // Who failed is asked last for up to 8 minutes, unless a request says otherwise.
+            let first = match random.random_bool(ASKED_FIRST) {
+                true => self.restless.choose(&mut random),
+                false => None,
+            };
+            let asking = self.ask(kind, &request, after, first);
             let ended = match timeout(HANGS, asking).await {
                 Ok(ended) => ended,
                 Err(_) => Ended::Failed(format!("nothing for {HANGS:?}")),
@@ -161,10 +173,19 @@ impl Load {
         }
     }
 
-    async fn ask(&self, kind: Kind, request: &Value, cancel_after: usize) -> Ended {
+    async fn ask(
+        &self,
+        kind: Kind,
+        request: &Value,
+        cancel_after: usize,
+        first: Option<&String>,
+    ) -> Ended {
         let since = Instant::now();
         let url = format!("{}/{}", self.url, kind.path());
-        let post = self.client.post(url).body(request.to_string());
+        let mut post = self.client.post(url).body(request.to_string());
+        if let Some(first) = first {
+            post = post.header("x-derouter-order", first);
+        }
         let sent = post
             .header("content-type", "application/json")
             .header("anthropic-version", "2023-06-01")

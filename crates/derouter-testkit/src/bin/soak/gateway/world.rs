@@ -186,6 +186,18 @@ impl World {
         self.consumer.process().ready.openai_url().to_owned()
     }
 
+    /// The providers that get into trouble.
+    pub(super) fn restless_peers(&self) -> Vec<String> {
+        self.restless.iter().map(|one| one.peer.clone()).collect()
+    }
+
+    /// How many attempts failed of those that the gateway's log still has.
+    pub(super) fn failed_attempts(&self) -> usize {
+        let log = self.consumer.process().process().stderr();
+        let failed = log.iter().filter(|line| line.contains("attempt failed"));
+        failed.count()
+    }
+
     /// Begins and ends what is due.
     pub(super) async fn trouble(&mut self) {
         for one in &mut self.restless {
