@@ -201,7 +201,9 @@ impl World {
     /// Begins and ends what is due.
     pub(super) async fn trouble(&mut self) {
         for one in &mut self.restless {
-            if one.node.lives() {
+            // One that stops has no memory any more from one moment to the next.
+            let stops = matches!(one.now, Some(Trouble::Killed | Trouble::Stopped));
+            if !stops && one.node.lives() {
                 let memory = one.node.process().process().memory_bytes();
                 one.most_memory = one.most_memory.max(memory);
             }
