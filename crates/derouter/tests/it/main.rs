@@ -9,6 +9,7 @@
     missing_docs
 )]
 
+mod cancel;
 mod client;
 mod corpus;
 mod crash;
@@ -16,7 +17,9 @@ mod db;
 mod discovery;
 mod drain;
 mod endpoint;
+mod fault_matrix;
 mod faults;
+mod hedge;
 mod hostile;
 mod http_jobs;
 mod js_module;
@@ -24,6 +27,7 @@ mod lab;
 mod logs;
 mod mdns;
 mod network;
+mod old_only;
 mod relay;
 mod selling;
 mod signature;
