@@ -13,6 +13,7 @@ mod offer_terms;
 pub(crate) mod openai;
 pub(crate) mod paths;
 mod peers;
+pub(crate) mod place;
 pub(crate) mod relay;
 mod value;
 

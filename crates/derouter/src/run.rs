@@ -2,7 +2,6 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 use std::time::Duration;
 
 use derouter_node::rpc::BindError;
@@ -11,18 +10,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::RunArgs;
 use crate::config::node::RunConfig;
-use crate::config::paths;
 use crate::failure::Failure;
 use crate::modules::RunningModules;
+use crate::output::Output;
 use crate::ready::Ready;
 use crate::supervisor::{self, Supervised, Watching};
 use crate::{ending, logging, signals};
 
 /// Runs until a signal asks it to end.
-pub(crate) async fn run(args: RunArgs) -> Result<(), Failure> {
+pub(crate) async fn run(args: RunArgs, output: Output) -> Result<(), Failure> {
     let config = RunConfig::load(args.config.as_deref())?;
-    logging::start(args.output.log_format.unwrap_or(config.log), logging::NODE)?;
-    say_what_is_used(args.config.as_deref(), &config);
+    let format = args.output.log_format.unwrap_or(config.log);
+    logging::start(format, logging::NODE, output)?;
+    say_what_is_used(&config);
     let (asked, drain) = (signals::listen_twice()?, config.drain);
     supervisor::status("starting");
     let running = tokio::select! {
@@ -49,11 +49,11 @@ pub(crate) async fn run(args: RunArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn say_what_is_used(path: Option<&Path>, config: &RunConfig) {
-    match path {
+fn say_what_is_used(config: &RunConfig) {
+    match &config.file {
         Some(path) => tracing::info!(path = %path.display(), "configuration read"),
         None => tracing::info!(
-            data_dir = ?paths::default_data_dir(),
+            data_dir = %config.data_dir.display(),
             "no configuration given (-c FILE): a node with the defaults, and no OpenAI module"
         ),
     }

@@ -15,7 +15,7 @@ use super::openai::{OpenAiModules, OpenAiSection};
 use super::paths::{self, DatabasePaths};
 use super::peers::PeersSection;
 use super::value::{Address, Drain, LiteralPath, Port};
-use super::{ConfigError, LogFormat, LogSection, read};
+use super::{ConfigError, LogFormat, LogSection, place, read};
 
 /// The RPC's port when the configuration names none, as in 0.1.0.
 pub(crate) const DEFAULT_RPC_PORT: u16 = 4269;
@@ -71,6 +71,8 @@ struct ServerSection {
 /// All that `derouter run` needs.
 #[derive(Clone, Debug)]
 pub(crate) struct RunConfig {
+    /// The file it was read from.
+    pub(crate) file: Option<PathBuf>,
     /// Where the node's files are.
     pub(crate) data_dir: PathBuf,
     /// The node.
@@ -84,18 +86,32 @@ pub(crate) struct RunConfig {
 }
 
 impl RunConfig {
-    /// Reads a file, or takes the defaults when there is none.
-    pub(crate) fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        match path {
-            Some(path) => read::<File>(path)?.check(path),
-            None => File::default().check(Path::new("the defaults")),
+    /// Reads the file that a flag, the environment or custom names, or takes the defaults when there
+    /// is none. What the environment says goes before the file.
+    pub(crate) fn load(flag: Option<&Path>) -> Result<Self, ConfigError> {
+        let named = place::data_dir()?;
+        match place::file(flag) {
+            Some((path, _)) => Self::read(&path, named),
+            None => File::default().check(Path::new("the defaults"), named),
         }
+    }
+
+    /// Reads a file, with the data directory that goes before the file's.
+    pub(crate) fn read(path: &Path, data_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
+        let config = read::<File>(path)?.check(path, data_dir)?;
+        Ok(Self {
+            file: Some(path.to_owned()),
+            ..config
+        })
     }
 }
 
 impl File {
-    fn check(self, path: &Path) -> Result<RunConfig, ConfigError> {
-        let data_dir = self.data_dir(path)?;
+    fn check(self, path: &Path, named: Option<PathBuf>) -> Result<RunConfig, ConfigError> {
+        let data_dir = match named {
+            Some(named) => named,
+            None => self.data_dir(path)?,
+        };
         let named = self.database_path.map(|path| path.0);
         let DatabasePaths { database, legacy } = paths::database(&data_dir, named.as_deref())
             .map_err(|problem| ConfigError::at(path, "database_path", problem))?;
@@ -150,6 +166,7 @@ impl File {
         };
         let openai = self.openai.check(path, self.store_payloads, &data_dir)?;
         Ok(RunConfig {
+            file: None,
             data_dir,
             node,
             openai,
