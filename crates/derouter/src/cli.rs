@@ -1,7 +1,9 @@
 //! The command line.
 
+pub(crate) mod daemon;
 pub(crate) mod db;
 pub(crate) mod frame;
+pub(crate) mod init;
 pub(crate) mod jobs;
 pub(crate) mod network;
 pub(crate) mod quote;
@@ -13,10 +15,13 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::LogFormat;
+use crate::config::node::RunConfig;
+use crate::config::{ConfigError, LogFormat};
 use crate::failure::EXIT_CODES;
+use daemon::{BackgroundArgs, DownArgs, LogsArgs, RestartArgs, UpArgs};
 use db::DbCommand;
 use frame::FrameArgs;
+use init::InitArgs;
 use jobs::JobsCommand;
 use network::{NetcheckArgs, PeersArgs, PingArgs};
 use quote::QuoteArgs;
@@ -44,6 +49,8 @@ pub(crate) struct Cli {
 
 const EXAMPLES: &str = "Examples:\n  \
         derouter demo                       a provider and a consumer on this machine, to try it\n  \
+        derouter init                       write a configuration, with a server found on this machine\n  \
+        derouter up                         start the node in the background; `down` stops it\n  \
         derouter -c config.json             run a node (the same as `derouter run -c config.json`)\n  \
         derouter openai provide -c p.json   sell what an OpenAI-compatible server answers\n  \
         derouter openai consume -c c.json   buy: an OpenAI-compatible endpoint on this machine\n  \
@@ -87,6 +94,33 @@ impl Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Write a configuration: finds a server to sell from, asks what the node shall do
+    #[command(after_help = "Examples:\n  \
+        derouter init\n  \
+        derouter init --yes --role buy --daily 2\n  \
+        derouter init --yes --role sell --backend http://127.0.0.1:11434/v1 --model llama3.2")]
+    Init(Box<InitArgs>),
+    /// Start a node in the background, and wait until all is up
+    #[command(after_help = "Examples:\n  \
+        derouter up\n  \
+        derouter up -c config.json --wait 60\n  \
+        derouter up --foreground\n\n\
+        Its log is in the data directory, is bounded, and `derouter logs -f` follows it.")]
+    Up(UpArgs),
+    /// Stop the node that `derouter up` or `derouter run` started, and wait until it has ended
+    #[command(after_help = "Examples:\n  \
+        derouter down\n  \
+        derouter down --now\n\n\
+        The offers leave the market, and jobs that run may end within `drain_seconds`.")]
+    Down(DownArgs),
+    /// Stop the node in the background and start it with what it was started with
+    #[command(after_help = "Example:\n  derouter restart")]
+    Restart(RestartArgs),
+    /// Show the log of the node in the background
+    #[command(after_help = "Examples:\n  \
+        derouter logs -f\n  \
+        derouter logs -n 200 --grep WARN")]
+    Logs(LogsArgs),
     /// Run a node, with the OpenAI modules that its configuration has
     #[command(after_help = "Examples:\n  \
         derouter run -c config.json\n  \
@@ -161,9 +195,35 @@ pub(crate) enum Command {
         derouter relay -c relay.json\n  \
         DEROUTER_RELAY_KEY=$(openssl rand -hex 32) derouter relay --http 127.0.0.1:9090")]
     Relay(Box<RelayArgs>),
+    /// Print what completes commands in a shell
+    #[command(after_help = "Examples:\n  \
+        derouter completion bash > ~/.local/share/bash-completion/completions/derouter\n  \
+        derouter completion zsh > ~/.zfunc/_derouter")]
+    Completion(CompletionArgs),
+    /// Print the manual page, or write one for each command
+    #[command(after_help = "Examples:\n  \
+        derouter man > derouter.1\n  \
+        derouter man ~/.local/share/man/man1")]
+    Man(ManArgs),
     /// Print the version
     #[command(after_help = "Example:\n  derouter version --json")]
     Version,
+}
+
+/// Which shell.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct CompletionArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Where to write manual pages.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ManArgs {
+    /// The directory; without it, the page of `derouter` goes to the standard output
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
 }
 
 /// Which module.
@@ -178,22 +238,34 @@ pub(crate) enum OpenAiCommand {
 }
 
 /// How to run a node.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct RunArgs {
     /// The configuration (JSON5) [env: DEROUTER_CONFIG] [default: config.json in the usual directory;
     /// without one, a node with the defaults and no module]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// The node's data directory, in place of the configuration's [env: DEROUTER_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
     /// What whatever runs on takes.
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+    /// How to run in the background.
+    #[command(flatten)]
+    pub(crate) background: BackgroundArgs,
 }
 
 impl RunArgs {
+    /// Reads the configuration that they name.
+    pub(crate) fn load(&self) -> Result<RunConfig, ConfigError> {
+        RunConfig::load_at(self.config.as_deref(), self.data_dir.as_deref())
+    }
+
     /// The flags that were given.
     fn given(&self) -> Vec<&'static str> {
         let flags = [
             (self.config.is_some(), "--config"),
+            (self.data_dir.is_some(), "--data-dir"),
             (self.output.ready_json, "--ready-json"),
             (self.output.log_format.is_some(), "--log-format"),
         ];
@@ -214,7 +286,7 @@ pub(crate) struct ModuleArgs {
 }
 
 /// What whatever runs on takes.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Copy, Debug, Default, Args)]
 pub(crate) struct OutputArgs {
     /// Print one line of JSON on the standard output once all is up
     #[arg(long)]
@@ -283,6 +355,7 @@ mod tests {
         for example in told {
             // What a shell would take away.
             let example = example.split("   ").next().unwrap_or_default();
+            let example = example.replace("$(date +%F)", "today");
             let example = example.split(['>', '|']).next().unwrap_or_default();
             let words: Vec<String> = words(example).into_iter().skip(1).collect();
             let words: Vec<&str> = words.iter().map(String::as_str).collect();

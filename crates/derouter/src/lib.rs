@@ -3,13 +3,16 @@
 
 mod cli;
 mod config;
+mod daemon;
 mod db;
 mod demo;
+mod documents;
 mod drain;
 mod ending;
 mod failure;
 #[doc(hidden)]
 pub mod fuzz;
+mod init;
 mod jobs;
 mod logging;
 mod module_process;
@@ -52,9 +55,15 @@ pub fn main() -> ExitCode {
 }
 
 fn execute(command: Command, output: Output) -> Result<(), Failure> {
-    if matches!(command, Command::Version) {
-        version::version(output);
-        return Ok(());
+    // What needs no runtime.
+    match &command {
+        Command::Version => {
+            version::version(output);
+            return Ok(());
+        }
+        Command::Completion(args) => return documents::completion(*args),
+        Command::Man(args) => return documents::man(args, output),
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -63,6 +72,11 @@ fn execute(command: Command, output: Output) -> Result<(), Failure> {
     let outcome = runtime.block_on(async {
         match command {
             Command::Run(args) => Box::pin(run::run(args, output)).await,
+            Command::Init(args) => Box::pin(init::init(*args, output)).await,
+            Command::Up(args) => Box::pin(daemon::up::up(args, output)).await,
+            Command::Down(args) => daemon::down::down(args, output).await,
+            Command::Restart(args) => Box::pin(daemon::up::restart(args, output)).await,
+            Command::Logs(args) => daemon::logs::logs(args, output).await,
             Command::Demo(args) => Box::pin(demo::demo(args, output)).await,
             Command::Openai {
                 module: OpenAiCommand::Provide(args),
@@ -78,7 +92,7 @@ fn execute(command: Command, output: Output) -> Result<(), Failure> {
             Command::Jobs { command } => jobs::jobs(&command, output),
             Command::Token { command } => token::token(&command, output),
             Command::Relay(args) => Box::pin(relay::relay(*args, output)).await,
-            Command::Version => Ok(()),
+            Command::Completion(_) | Command::Man(_) | Command::Version => Ok(()),
         }
     });
     runtime.shutdown_timeout(LINGER);

@@ -1,9 +1,12 @@
 //! Logs: to the standard error, as `RUST_LOG` says.
 
+use std::path::Path;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::config::LogFormat;
+use crate::daemon::log_file::LogFile;
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -25,8 +28,18 @@ const MOST: &str = "trace";
 /// What `-q` leaves.
 const LESS: &str = "warn,libp2p_gossipsub=error";
 
-/// Starts logging.
+/// Starts logging to the standard error.
 pub(crate) fn start(format: LogFormat, default: &str, output: Output) -> Result<(), Failure> {
+    start_to(None, format, default, output)
+}
+
+/// Starts logging to a file that is kept bounded, or else to the standard error.
+pub(crate) fn start_to(
+    file: Option<&Path>,
+    format: LogFormat,
+    default: &str,
+    output: Output,
+) -> Result<(), Failure> {
     let default = match output.verbosity() {
         0 if output.is_quiet() => LESS,
         0 => default,
@@ -34,21 +47,29 @@ pub(crate) fn start(format: LogFormat, default: &str, output: Output) -> Result<
         _ => MOST,
     };
     let filter = filter(default)?;
+    let colours = file.is_none() && output.colours(&std::io::stderr());
+    let writer = match file {
+        None => BoxMakeWriter::new(std::io::stderr),
+        Some(path) => BoxMakeWriter::new(LogFile::open(path).map_err(|error| {
+            Failure::environment(format_args!(
+                "can't write the log {}: {error}",
+                path.display()
+            ))
+        })?),
+    };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         // They would be written to the same standard error, with a panic when that is closed: a
         // node goes on when the terminal that started it is gone.
         .log_internal_errors(false)
-        .with_writer(BoxMakeWriter::new(std::io::stderr));
+        .with_writer(writer);
     let started = match format {
         LogFormat::Json => builder
             .json()
             .flatten_event(true)
             .with_ansi(false)
             .try_init(),
-        LogFormat::Text => builder
-            .with_ansi(output.colours(&std::io::stderr()))
-            .try_init(),
+        LogFormat::Text => builder.with_ansi(colours).try_init(),
     };
     started.map_err(|error| Failure::failed(format_args!("can't start logging: {error}")))
 }

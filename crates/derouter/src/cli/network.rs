@@ -84,7 +84,7 @@ pub(crate) struct PeersArgs {
 }
 
 /// Seconds, with a fraction if need be, up to a day.
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     const MOST: f64 = 86_400.0;
     let number: f64 = text.parse().map_err(|_| "not a number of seconds")?;
     if !(0.0..=MOST).contains(&number) {
