@@ -6,6 +6,7 @@ mod config;
 mod daemon;
 mod db;
 mod demo;
+mod doctor;
 mod documents;
 mod drain;
 mod ending;
@@ -14,6 +15,7 @@ mod failure;
 pub mod fuzz;
 mod init;
 mod jobs;
+mod key;
 mod logging;
 mod module_process;
 mod modules;
@@ -26,6 +28,7 @@ mod ready;
 mod relay;
 mod rpc_node;
 mod run;
+mod settings;
 mod signals;
 mod supervisor;
 mod text;
@@ -88,6 +91,9 @@ fn execute(command: Command, output: Output) -> Result<(), Failure> {
             Command::Ping(args) => Box::pin(ping::ping(args, output)).await,
             Command::Peers(args) => Box::pin(peers::peers(args, output)).await,
             Command::Quote(args) => Box::pin(quote::quote(args, output)).await,
+            Command::Doctor(args) => Box::pin(doctor::doctor(args, output)).await,
+            Command::Config { command } => settings::settings(command, output).await,
+            Command::Key { command } => key::key(&command, output),
             Command::Db { command } => db::db(&command, output),
             Command::Jobs { command } => jobs::jobs(&command, output),
             Command::Token { command } => token::token(&command, output),
