@@ -10,6 +10,7 @@ pub(crate) mod key;
 pub(crate) mod network;
 pub(crate) mod quote;
 pub(crate) mod relay;
+pub(crate) mod service;
 pub(crate) mod settings;
 pub(crate) mod token;
 
@@ -31,6 +32,7 @@ use key::KeyCommand;
 use network::{NetcheckArgs, PeersArgs, PingArgs};
 use quote::QuoteArgs;
 use relay::RelayArgs;
+use service::ServiceCommand;
 use settings::ConfigCommand;
 use token::TokenCommand;
 
@@ -168,6 +170,13 @@ pub(crate) enum Command {
         derouter peers 6vnc6iDEp\n\n\
         Exit codes: 0 told, 1 failed, 2 usage, 3 configuration, 4 no node runs.")]
     Peers(PeersArgs),
+    /// Have the system run the node: systemd or launchd
+    #[command(after_help = "Example:\n  derouter service install --print")]
+    Service {
+        /// What to do.
+        #[command(subcommand)]
+        command: ServiceCommand,
+    },
     /// Examine configuration, machine and node: what is not well, and what to do
     #[command(after_help = "Examples:\n  \
         derouter doctor\n  \

@@ -28,6 +28,7 @@ mod ready;
 mod relay;
 mod rpc_node;
 mod run;
+mod service;
 mod settings;
 mod signals;
 mod supervisor;
@@ -92,6 +93,7 @@ fn execute(command: Command, output: Output) -> Result<(), Failure> {
             Command::Peers(args) => Box::pin(peers::peers(args, output)).await,
             Command::Quote(args) => Box::pin(quote::quote(args, output)).await,
             Command::Doctor(args) => Box::pin(doctor::doctor(args, output)).await,
+            Command::Service { command } => service::service(&command, output),
             Command::Config { command } => settings::settings(command, output).await,
             Command::Key { command } => key::key(&command, output),
             Command::Db { command } => db::db(&command, output),

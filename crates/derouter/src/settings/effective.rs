@@ -43,6 +43,7 @@ pub(crate) fn settings(written: &Value, config: &RunConfig, named: bool) -> Vec<
     };
     walk.object(&schema, Some(written), "");
     let mut settings = walk.settings;
+    settings.retain(|setting| !is_for_a_process(setting));
     let listen = config.net_listen();
     let known = [
         (
@@ -71,6 +72,20 @@ pub(crate) fn settings(written: &Value, config: &RunConfig, named: bool) -> Vec<
         }
     }
     settings
+}
+
+/// What sections take in a file of their own, and has no use in a node's.
+fn is_for_a_process(setting: &Setting) -> bool {
+    const KEYS: [&str; 6] = [
+        "rpc",
+        "rpc_host",
+        "rpc_port",
+        "log",
+        "drain_seconds",
+        "database_url",
+    ];
+    let key = setting.path.rsplit('.').next().unwrap_or_default();
+    setting.value.is_null() && setting.path.starts_with("openai.") && KEYS.contains(&key)
 }
 
 struct Walk<'a> {
