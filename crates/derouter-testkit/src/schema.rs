@@ -69,12 +69,16 @@ fn part(root: &Value, schema: &Value, value: &Value, at: &str, closed: bool) -> 
             "type" if !is_of_type(rule, value) => return wrong(format!("not of type {rule}")),
             "const" if rule != value => return wrong(format!("not {rule}")),
             "enum" if !list(rule).contains(value) => return wrong(format!("not one of {rule}")),
-            "minimum" if number(value) < number(rule) => return wrong(format!("under {rule}")),
-            "maximum" if number(value) > number(rule) => return wrong(format!("over {rule}")),
-            "minLength" if length(value) < number(rule) => {
+            "minimum" if is_less(number(value), number(rule)) => {
+                return wrong(format!("under {rule}"));
+            }
+            "maximum" if is_less(number(rule), number(value)) => {
+                return wrong(format!("over {rule}"));
+            }
+            "minLength" if is_less(length(value), number(rule)) => {
                 return wrong(format!("shorter than {rule}"));
             }
-            "minItems" if length(value) < number(rule) => {
+            "minItems" if is_less(length(value), number(rule)) => {
                 return wrong(format!("fewer than {rule}"));
             }
             "pattern" => is_pattern(rule, value).or_else(wrong)?,
@@ -106,7 +110,11 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// What is no number is not compared; its type is another rule's.
+/// What is no number, or has no length, is not compared: its type is another rule's.
+fn is_less(one: Option<f64>, other: Option<f64>) -> bool {
+    one.zip(other).is_some_and(|(one, other)| one < other)
+}
+
 fn number(value: &Value) -> Option<f64> {
     value.as_f64()
 }
