@@ -400,6 +400,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_documentation_names_every_command_and_every_variable() {
+        let page = include_str!("../../../docs/cli.md");
+        for command in Cli::command().get_subcommands() {
+            let name = format!("`{}`", command.get_name());
+            assert!(page.contains(&name), "docs/cli.md does not name {name}");
+        }
+        for variable in crate::doctor::VARIABLES {
+            let is_of_tests = variable.starts_with("DEROUTER_TEST");
+            assert!(is_of_tests || page.contains(variable), "docs/cli.md does not name {variable}");
+        }
+    }
+
     /// The words of a command as a shell has them, quotes alone.
     fn words(text: &str) -> Vec<String> {
         let mut quoted = text.split('"').enumerate();

@@ -120,7 +120,7 @@ fn set(args: &SetArgs, output: Output) -> Result<(), Failure> {
     let path = parsed(&args.path)?;
     known(&path)?;
     let value = value(&args.value, &path)?;
-    change(&args.file, &path, Some(value), output)
+    change(&args.file, &path, Some(&value), output)
 }
 
 fn unset(args: &GetArgs, output: Output) -> Result<(), Failure> {
@@ -159,7 +159,7 @@ fn value(text: &str, path: &KeyPath) -> Result<Value, Failure> {
 fn change(
     file: &FileArgs,
     path: &KeyPath,
-    value: Option<Value>,
+    value: Option<&Value>,
     output: Output,
 ) -> Result<(), Failure> {
     let Some((file, _)) = place::file(file.config.as_deref()) else {
@@ -168,7 +168,7 @@ fn change(
         ));
     };
     let before = config::read_text(&file)?;
-    let after = match &value {
+    let after = match value {
         Some(value) => edit::set(&before, path, value),
         None => edit::remove(&before, path),
     };
