@@ -20,6 +20,7 @@ use derouter_wire::cbor::PeerIdArg;
 use derouter_wire::rpc::Call;
 use derouter_wire::rpc::cursor::Cursor;
 use derouter_wire::rpc::list::{ListJobs, ListOffers, ListPeers, ListProviders, Page};
+use derouter_wire::rpc::module::{QueryModules, QueryModulesReply};
 use derouter_wire::rpc::network::{NetworkReport, PeerReport, PingReport};
 use derouter_wire::rpc::record::{FailureReason, JobRecord, OfferSnapshot, ProviderRecord};
 use derouter_wire::rpc::request::*;
@@ -36,6 +37,7 @@ use crate::error::{
     ProvideError, ProviderCompleteError, RemoteJobError,
 };
 use crate::filter::{JobFilter, JobQuery, OfferFilter, OfferQuery, PeerQuery, ProviderQuery};
+use crate::module::ModuleReport;
 use crate::node::{ConsumerCompletion, JobStream, Node, RemoteJob};
 use crate::provider::{OfferSpec, ProvideOptions, ProviderCompletion, ProviderService, Provision};
 use crate::watch::{JobEvent, NodeState, OfferEvent, ProviderEvent, Watch};
@@ -496,6 +498,14 @@ impl Node for TcpNode {
             .ask_new(&QueryNetwork {}, wait, "reports of the network");
         let QueryNetworkReply::Ok(report) = asked.await?;
         Ok(*report)
+    }
+
+    async fn modules(&self, state: bool) -> Result<Vec<ModuleReport>, NodeError> {
+        let wait = self.inner.options.query_wait;
+        let request = QueryModules { state };
+        let asked = self.inner.ask_new(&request, wait, "reports of modules");
+        let QueryModulesReply::Ok(modules) = asked.await?;
+        Ok(modules)
     }
 
     async fn peers(&self, query: &PeerQuery) -> Result<Vec<PeerReport>, NodeError> {
