@@ -45,7 +45,7 @@ pub use config::{
     OfferTerms, ProviderConfig, Secret,
 };
 pub use counters::{Counters, CountersSnapshot};
-pub use detect::{DetectedBackend, detect_backends};
+pub use detect::{DetectedBackend, detect_backends, list_models};
 pub use echo::{EchoBackend, start_echo_backend};
 pub use outward::MediaLinks;
 pub use overlay::{Entries, OFFERS_FILE, OfferEdit, OfferEntry, OfferStore, OverlayError};

@@ -8,20 +8,21 @@ use derouter_sdk::wire::job::{JobProof, Proven};
 use derouter_sdk::wire::limits::{OFFER_PAYLOAD_BYTES, PUBLIC_PAYLOAD_BYTES};
 use derouter_store::market::job::SignatureState;
 use derouter_store::market::{Job, JobState, Role};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::jobs::{JobsCommand, ProofArgs, VerifyArgs};
 use crate::failure::Failure;
-use crate::{db, output, text};
+use crate::output::{self, Output};
+use crate::{db, text};
 
 /// A proof as JSON: its two payloads, each byte of them at most six as JSON, and room for the rest.
 const PROOF_BYTES: usize = 6 * (OFFER_PAYLOAD_BYTES + PUBLIC_PAYLOAD_BYTES) + 16 * 1024;
 
 /// Does it.
-pub(crate) fn jobs(command: &JobsCommand) -> Result<(), Failure> {
+pub(crate) fn jobs(command: &JobsCommand, output: Output) -> Result<(), Failure> {
     match command {
         JobsCommand::Proof(args) => proof(args),
-        JobsCommand::Verify(args) => verify(args),
+        JobsCommand::Verify(args) => verify(args, output),
     }
 }
 
@@ -104,7 +105,7 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
     file.sync_all().map_err(failed)
 }
 
-fn verify(args: &VerifyArgs) -> Result<(), Failure> {
+fn verify(args: &VerifyArgs, output: Output) -> Result<(), Failure> {
     let text = read(&args.file)?;
     let proof: JobProof = serde_json::from_str(&text).map_err(|error| {
         Failure::failed(format_args!("{} is no proof: {error}", args.file.display()))
@@ -112,13 +113,11 @@ fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     let proven = proof
         .verify()
         .map_err(|error| Failure::failed(format_args!("the proof does not hold: {error}")))?;
-    if args.json {
-        output::line(&as_json(&proven));
-        return Ok(());
-    }
-    for line in told(&proven) {
-        output::line(&text::printable(&line));
-    }
+    output.show("derouter.jobs.verify/1", &as_json(&proven), |_| {
+        let lines = told(&proven);
+        let lines = lines.iter().map(|line| text::printable(line));
+        lines.collect::<Vec<_>>().join("\n")
+    });
     Ok(())
 }
 
@@ -171,7 +170,7 @@ fn told(proven: &Proven) -> Vec<String> {
     ]
 }
 
-fn as_json(proven: &Proven) -> String {
+fn as_json(proven: &Proven) -> Value {
     let outcome = &proven.outcome;
     json!({
         "by_consumer": proven.by_consumer,
@@ -188,5 +187,4 @@ fn as_json(proven: &Proven) -> String {
         "completed_at": outcome.completed_at_sync,
         "public_payload": outcome.public_payload,
     })
-    .to_string()
 }

@@ -47,7 +47,4 @@ pub(crate) struct VerifyArgs {
     /// The proof, as `derouter jobs proof` writes it
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Tell it as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }

@@ -129,6 +129,16 @@ pub(crate) fn read_consumer(path: &Path) -> Result<ModuleConfig<ConsumerConfig>,
     })
 }
 
+/// What a provider module's file may hold.
+pub(super) fn provider_schema() -> schemars::Schema {
+    super::schema::of::<ProviderSection>()
+}
+
+/// What a consumer module's file may hold.
+pub(super) fn consumer_schema() -> schemars::Schema {
+    super::schema::of::<ConsumerSection>()
+}
+
 /// Reads and checks a text as a provider's file.
 pub(super) fn fuzz_provider(text: &str) -> Result<(), ConfigError> {
     let path = Path::new("provider.json");
