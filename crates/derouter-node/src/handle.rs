@@ -344,7 +344,7 @@ impl Node for LocalNode {
         details: ModuleDetails,
         reporter: Arc<dyn ModuleReporter>,
     ) -> Result<ModuleRegistration, NodeError> {
-        let now = self.shared.clock.now();
+        let now = self.shared.clock.now().unix;
         self.shared.modules.add(details, reporter, now)
     }
 

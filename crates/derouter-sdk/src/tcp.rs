@@ -25,6 +25,7 @@ use derouter_wire::rpc::network::{NetworkReport, PeerReport, PingReport};
 use derouter_wire::rpc::record::{FailureReason, JobRecord, OfferSnapshot, ProviderRecord};
 use derouter_wire::rpc::request::*;
 use derouter_wire::{Currency, JobKey, PeerId, SnapshotId, UnixSeconds};
+use serde::Serialize;
 use tokio::sync::OnceCell;
 
 use self::connection::{Connection, JobPipe, Role};
@@ -122,6 +123,27 @@ impl TcpNode {
                 providers: Mutex::default(),
             }),
         }
+    }
+}
+
+impl TcpNode {
+    /// Sends a request of RPC 0.2 by its name, and returns the data of the answer as it is encoded, errors
+    /// of the node among them. For tools that know requests which this version does not.
+    ///
+    /// # Errors
+    /// When there is no answer, or the node speaks 0.1 alone.
+    pub async fn call_raw<T: Serialize + Sync>(
+        &self,
+        request: &str,
+        data: &T,
+        wait: Duration,
+    ) -> Result<Vec<u8>, NodeError> {
+        let connection = self.inner.connection().await?;
+        if connection.is_0_1() {
+            return Err(NodeError::Unsupported("requests of RPC 0.2"));
+        }
+        let answer = connection.caller.call_raw(request, data, wait).await;
+        answer.map_err(|error| translate::call_error(error, wait))
     }
 }
 

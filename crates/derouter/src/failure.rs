@@ -70,6 +70,12 @@ pub(crate) struct Failure {
     kind: Kind,
 }
 
+impl Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 /// What `--json` says of it.
 #[derive(Serialize)]
 struct Told<'a> {
@@ -116,6 +122,11 @@ impl Failure {
     /// The time is up. Exit code 124, as timeout(1) has it.
     pub(crate) fn time_is_up(message: impl Display) -> Self {
         Self::of(Kind::Timeout, message)
+    }
+
+    /// Whether it is of a kind.
+    pub(crate) fn is(&self, kind: Kind) -> bool {
+        self.kind == kind
     }
 
     /// The same, with another sentence.

@@ -173,7 +173,7 @@ impl Session {
     }
 
     /// Keeps the module among those that the node tells of, for as long as the connection lives.
-    pub(super) fn keep(&self, registration: ModuleRegistration) {
+    pub(super) fn keep_registration(&self, registration: ModuleRegistration) {
         // Hello comes once.
         let _ = self.registration.set(registration);
     }

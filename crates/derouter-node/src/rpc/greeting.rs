@@ -97,7 +97,7 @@ impl Session {
             version,
             "a module says hello"
         );
-        self.register(&hello, &welcome.capabilities);
+        self.register_module(&hello, &welcome.capabilities);
         let reply = HelloReply::Ok(Box::new(welcome));
         let sent = self
             .caller
@@ -108,7 +108,7 @@ impl Session {
     }
 
     /// Lets the module be among those that the node tells of, for as long as its connection lives.
-    fn register(&self, hello: &Hello, capabilities: &[Capability]) {
+    fn register_module(&self, hello: &Hello, capabilities: &[Capability]) {
         let details = ModuleDetails {
             name: hello.module.name.as_str().to_owned(),
             version: hello
@@ -121,7 +121,7 @@ impl Session {
             capabilities: capabilities.iter().map(|it| it.name().to_owned()).collect(),
         };
         match self.node.register_module(details, Arc::new(SaysNothing)) {
-            Ok(registration) => self.keep(registration),
+            Ok(registration) => self.keep_registration(registration),
             Err(error) => tracing::debug!(%error, "a module is not among those that are told of"),
         }
     }

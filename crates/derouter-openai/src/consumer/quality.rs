@@ -20,7 +20,7 @@ pub use cooldown::Blame;
 use cooldown::Cooldowns;
 use presence::Presences;
 use recent::Recent;
-pub use recent::Spread;
+pub(crate) use recent::Spread;
 
 /// Providers with their models that are remembered. Those not asked for longest are forgotten first.
 const MAX_ENTRIES: usize = 4096;

@@ -13,10 +13,10 @@ mod spending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use models::{ModelView, ModelsView};
+pub use models::{ModelView, ModelsView, models_of};
 pub use offers::{
     ExclusionView, ObservedView, OfferView, OffersQuery, OffersView, PathView, PricesView,
-    SpreadView,
+    SpreadView, offers_of,
 };
 pub use requests::{ActiveView, RequestView};
 pub use spending::{CountsView, KeyView, LimitView, ProviderView, SpendingView};

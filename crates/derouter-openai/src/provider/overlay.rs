@@ -69,12 +69,10 @@ impl OfferEntry {
         self.backend.is_none() && self.edit.is_empty() && !self.paused && !self.removed
     }
 
-    /// The offer that was added; `None` for an entry about another one.
-    pub(super) fn added(&self) -> Result<Option<(&str, OfferConfig)>, String> {
-        let Some(backend) = &self.backend else {
-            return Ok(None);
-        };
-        Ok(Some((backend, self.edit.whole()?)))
+    /// The offer that was added, with the base URL of its backend; `None` for an entry about another one.
+    pub fn added(&self) -> Option<(&str, OfferConfig)> {
+        let backend = self.backend.as_deref()?;
+        Some((backend, self.edit.whole().ok()?))
     }
 }
 
@@ -269,8 +267,8 @@ fn invalid(id: &str, reason: String) -> OverlayError {
 fn check(id: &str, entry: &OfferEntry) -> Result<(), String> {
     OfferId::new(id).map_err(|error| error.to_string())?;
     entry.edit.check()?;
-    if let Some((_, config)) = entry.added()? {
-        super::keeper::check_config(&config)?;
+    if entry.backend.is_some() {
+        super::keeper::check_config(&entry.edit.whole()?)?;
     }
     Ok(())
 }
@@ -347,7 +345,7 @@ mod tests {
         store.pause("o", NOW).unwrap();
         let entry = store.list().unwrap().remove("o").unwrap();
         assert!(entry.paused && entry.changed == NOW);
-        let (backend, config) = entry.added().unwrap().unwrap();
+        let (backend, config) = entry.added().unwrap();
         assert_eq!(
             (backend, config.input_token_price),
             ("http://b/v1", Wei::from_wei(9))

@@ -57,21 +57,31 @@ pub struct ModelView {
 /// Looks at the models.
 pub(crate) fn models(gateway: &Gateway, onlooker: &Onlooker) -> ModelsView {
     let (known, all) = offers::all(gateway, onlooker);
+    let allows = |name: &str| onlooker.key().is_none_or(|key| key.allows(name));
+    ModelsView {
+        known,
+        ..of_offers(&all, allows)
+    }
+}
+
+/// The models of some offers, where no gateway is asked.
+pub fn models_of(offers: &[OfferView]) -> ModelsView {
+    of_offers(offers, |_| true)
+}
+
+fn of_offers(all: &[OfferView], allows: impl Fn(&str) -> bool) -> ModelsView {
     let mut by_model: BTreeMap<&str, Vec<&OfferView>> = BTreeMap::new();
-    for offer in &all {
+    for offer in all {
         let names: BTreeSet<&str> = offer.models.iter().map(String::as_str).collect();
-        for name in names {
-            let allowed = onlooker.key().is_none_or(|key| key.allows(name));
-            if allowed {
-                by_model.entry(name).or_default().push(offer);
-            }
+        for name in names.into_iter().filter(|name| allows(name)) {
+            by_model.entry(name).or_default().push(offer);
         }
     }
     let total = by_model.len();
     let told = by_model.into_iter().take(MOST_TOLD);
     ModelsView {
         at: unix_now(),
-        known,
+        known: true,
         total,
         models: told.map(|(name, offers)| model(name, &offers)).collect(),
     }
@@ -85,10 +95,10 @@ fn model(name: &str, offers: &[&OfferView]) -> ModelView {
     let buyable = offers.iter().filter(|offer| offer.buyable).count();
     let firsts = offers
         .iter()
-        .filter_map(|offer| Some(offer.observed.first_token_seconds?.p50));
+        .filter_map(|offer| Some(offer.observed.as_ref()?.first_token_seconds?.p50));
     let speeds = offers
         .iter()
-        .filter_map(|offer| Some(offer.observed.tokens_per_second?.p50));
+        .filter_map(|offer| Some(offer.observed.as_ref()?.tokens_per_second?.p50));
     ModelView {
         model: name.to_owned(),
         offers: offers.len(),

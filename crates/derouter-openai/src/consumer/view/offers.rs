@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use derouter_sdk::{PathKind, PeerId, UnixSeconds, Wei};
+use derouter_sdk::{OfferEvent, OfferSnapshot, PathKind, PeerId, UnixSeconds, Wei};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::consumer::config::ConsumerConfig;
 use crate::consumer::error::ApiError;
 use crate::consumer::gateway::Gateway;
 use crate::consumer::ledger::unix_now;
-use crate::consumer::offers::Offer;
+use crate::consumer::offers::{Offer, OfferIndex};
 use crate::consumer::quality::{Quality, Spread};
 use crate::consumer::router::{Exclusion, Path};
 use crate::protocol::{PROTOCOL, v0_2};
@@ -133,8 +133,8 @@ pub struct OfferView {
     pub max_concurrency: Option<u32>,
     /// How busy its provider said it was, in percent.
     pub load: Option<u8>,
-    /// What was seen of it.
-    pub observed: ObservedView,
+    /// What was seen of it; `None` when no gateway was asked.
+    pub observed: Option<ObservedView>,
     /// How its provider is reached.
     pub path: PathView,
     /// When the provider was last heard, as far as the node said.
@@ -296,7 +296,7 @@ fn views(
         for ((provider, offer), observed) in step.iter().zip(observed) {
             let path = gateway.path(&offer.provider);
             views.push(OfferView {
-                observed,
+                observed: Some(observed),
                 path: path_view(gateway, &offer.provider, path),
                 last_seen: gateway.look_at_paths(|paths| paths.heard(&offer.provider)),
                 ..plain(gateway, provider, offer, onlooker, path)
@@ -343,8 +343,35 @@ fn plain(
     onlooker: &Onlooker,
     path: Path,
 ) -> OfferView {
-    let terms: &Terms = &offer.terms;
     let excluded = excluded(&gateway.config, offer, onlooker, path);
+    OfferView {
+        buyable: excluded.is_none(),
+        excluded,
+        ..announced(provider, offer)
+    }
+}
+
+/// What offers say, as a node tells of them, where no gateway is asked: nothing was seen of them, and
+/// no configuration leaves any out. Those that make no sense are left out; of one in two versions the
+/// newer is there.
+pub fn offers_of(snapshots: Vec<OfferSnapshot>) -> Vec<OfferView> {
+    let mut index = OfferIndex::default();
+    index.apply(OfferEvent::Reset(snapshots));
+    let offers = index.all().into_iter();
+    let view = |offer: Arc<Offer>| OfferView {
+        buyable: true,
+        path: PathView {
+            kind: Path::Unknown.name().to_owned(),
+            rtt_us: None,
+        },
+        ..announced(&offer.provider.to_string(), &offer)
+    };
+    offers.map(view).collect()
+}
+
+/// What an offer says.
+fn announced(provider: &str, offer: &Offer) -> OfferView {
+    let terms: &Terms = &offer.terms;
     let protocol = match offer.of_0_1 {
         Some(_) => PROTOCOL,
         None => v0_2::PROTOCOL,
@@ -369,8 +396,6 @@ fn plain(
         terms_url: terms.terms_url.clone(),
         max_concurrency: terms.max_concurrency,
         load: terms.load,
-        buyable: excluded.is_none(),
-        excluded,
         ..OfferView::default()
     }
 }

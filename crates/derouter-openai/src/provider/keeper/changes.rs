@@ -24,7 +24,7 @@ struct Wanted {
 pub(super) fn with_entry(base: &OfferConfig, entry: Option<&OfferEntry>) -> OfferConfig {
     let mut config = base.clone();
     if let Some(entry) = entry {
-        entry.edit.apply(&mut config);
+        entry.edit.change(&mut config);
     }
     config
 }
@@ -139,7 +139,7 @@ impl Keeper {
     /// An offer that was added, if its backend is one of this provider.
     fn added(&self, id: &str, entry: &OfferEntry) -> Option<Wanted> {
         // Checked when it was read.
-        let (backend, config) = entry.added().ok().flatten()?;
+        let (backend, config) = entry.added()?;
         OfferId::new(id).ok()?;
         let monitors = self.monitors.iter();
         let monitor = monitors

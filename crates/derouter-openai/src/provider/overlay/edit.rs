@@ -163,12 +163,12 @@ impl OfferEdit {
             backend_model: None,
             terms: OfferTerms::default(),
         };
-        self.apply(&mut config);
+        self.change(&mut config);
         Ok(config)
     }
 
     /// Changes an offer.
-    pub(in crate::provider) fn apply(&self, config: &mut OfferConfig) {
+    pub fn change(&self, config: &mut OfferConfig) {
         let said = self.clone();
         if let Some(model) = said.model_id.filter(|model| *model != config.model_id) {
             // The backend knows it by the name that it had.
@@ -229,7 +229,7 @@ mod tests {
             trial: Some(Wei::ZERO),
             ..OfferEdit::default()
         };
-        renamed.apply(&mut config);
+        renamed.change(&mut config);
         assert_eq!(config.model_id, "new");
         assert_eq!(config.backend_model(), "old");
         assert_eq!(config.terms.announced.quantization, None);
@@ -238,7 +238,7 @@ mod tests {
             backend_model: Some(String::new()),
             ..OfferEdit::default()
         };
-        back.apply(&mut config);
+        back.change(&mut config);
         assert_eq!(config.backend_model(), "new");
     }
 }
