@@ -3,9 +3,11 @@
 pub(crate) mod chat;
 pub(crate) mod daemon;
 pub(crate) mod db;
+pub(crate) mod doctor;
 pub(crate) mod frame;
 pub(crate) mod init;
 pub(crate) mod jobs;
+pub(crate) mod key;
 pub(crate) mod market;
 pub(crate) mod network;
 pub(crate) mod offers;
@@ -13,6 +15,8 @@ pub(crate) mod provide;
 pub(crate) mod quote;
 pub(crate) mod relay;
 pub(crate) mod rpc;
+pub(crate) mod service;
+pub(crate) mod settings;
 pub(crate) mod status;
 pub(crate) mod token;
 
@@ -27,15 +31,19 @@ use crate::failure::EXIT_CODES;
 use chat::ChatArgs;
 use daemon::{BackgroundArgs, DownArgs, LogsArgs, RestartArgs, UpArgs};
 use db::DbCommand;
+use doctor::DoctorArgs;
 use frame::FrameArgs;
 use init::InitArgs;
 use jobs::JobsCommand;
+use key::KeyCommand;
 use network::{NetcheckArgs, PeersArgs, PingArgs};
 use offers::{ModelsArgs, OffersCommand};
 use provide::ProvideCommand;
 use quote::QuoteArgs;
 use relay::RelayArgs;
 use rpc::RpcCommand;
+use service::ServiceCommand;
+use settings::ConfigCommand;
 use status::StatusArgs;
 use token::TokenCommand;
 
@@ -218,6 +226,34 @@ pub(crate) enum Command {
         derouter peers 6vnc6iDEp\n\n\
         Exit codes: 0 told, 1 failed, 2 usage, 3 configuration, 4 no node runs.")]
     Peers(PeersArgs),
+    /// Have the system run the node: systemd or launchd
+    #[command(after_help = "Example:\n  derouter service install --print")]
+    Service {
+        /// What to do.
+        #[command(subcommand)]
+        command: ServiceCommand,
+    },
+    /// Examine configuration, machine and node: what is not well, and what to do
+    #[command(after_help = "Examples:\n  \
+        derouter doctor\n  \
+        derouter doctor --fix\n  \
+        derouter doctor --bundle report.json\n\n\
+        Exit codes: 0 nothing fails (warnings may be there), 1 something does, 2 usage.")]
+    Doctor(DoctorArgs),
+    /// Show, change and check the configuration
+    #[command(after_help = "Example:\n  derouter config show --origin")]
+    Config {
+        /// What to do.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Show, back up and restore the node's identity
+    #[command(after_help = "Example:\n  derouter key backup identity.backup")]
+    Key {
+        /// What to do.
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
     /// Make, list and revoke the keys that programs need for the OpenAI endpoint
     #[command(after_help = "Example:\n  derouter token create laptop --daily 0.5")]
     Token {
@@ -412,7 +448,7 @@ mod tests {
             // What a shell would take away.
             let example = example.split("   ").next().unwrap_or_default();
             let example = example.replace("$(date +%F)", "today");
-            let example = example.split(['>', '|']).next().unwrap_or_default();
+            let example = example.split(['>', '|', '<']).next().unwrap_or_default();
             let words: Vec<String> = words(example).into_iter().skip(1).collect();
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             let taken = parse(&words);

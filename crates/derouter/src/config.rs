@@ -61,8 +61,18 @@ pub(crate) struct LogSection {
     pub(crate) format: LogFormat,
 }
 
+/// Reads a file as whatever it holds.
+pub(crate) fn read_value(path: &Path) -> Result<serde_json::Value, ConfigError> {
+    read(path)
+}
+
 /// Reads a file.
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    parse(path, &read_text(path)?)
+}
+
+/// Reads a file's text.
+pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
     let unreadable = |reason: String| ConfigError::unreadable(path, reason);
     let metadata = std::fs::metadata(path).map_err(|error| unreadable(error.to_string()))?;
     if metadata.is_dir() {
@@ -73,7 +83,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     }
     let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
     let text = String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8 text".into()))?;
-    parse(path, text.trim_start_matches('\u{feff}'))
+    Ok(text.trim_start_matches('\u{feff}').to_owned())
 }
 
 /// Reads a file's text. `path` is for messages.

@@ -7,6 +7,7 @@ mod config;
 mod daemon;
 mod db;
 mod demo;
+mod doctor;
 mod documents;
 mod drain;
 mod ending;
@@ -16,6 +17,7 @@ pub mod fuzz;
 mod gateway;
 mod init;
 mod jobs;
+mod key;
 mod logging;
 mod market;
 mod module_process;
@@ -32,6 +34,8 @@ mod relay;
 mod rpc;
 mod rpc_node;
 mod run;
+mod service;
+mod settings;
 mod signals;
 mod status;
 mod supervisor;
@@ -96,6 +100,10 @@ fn execute(command: Command, output: Output) -> Result<(), Failure> {
             Command::Ping(args) => Box::pin(ping::ping(args, output)).await,
             Command::Peers(args) => Box::pin(peers::peers(args, output)).await,
             Command::Quote(args) => Box::pin(quote::quote(args, output)).await,
+            Command::Doctor(args) => Box::pin(doctor::doctor(args, output)).await,
+            Command::Service { command } => service::service(&command, output),
+            Command::Config { command } => settings::settings(command, output).await,
+            Command::Key { command } => key::key(&command, output),
             Command::Db { command } => db::db(&command, output),
             Command::Jobs { command } => Box::pin(jobs::jobs(&command, output)).await,
             Command::Status(args) => Box::pin(status::status(args, output)).await,

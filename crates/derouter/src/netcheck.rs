@@ -38,7 +38,7 @@ pub(crate) async fn netcheck(args: NetcheckArgs, output: Output) -> Result<(), F
 }
 
 /// Why nobody can trade with this node. What is not known yet is no trouble.
-fn trouble(report: &NetworkReport) -> Option<&'static str> {
+pub(crate) fn trouble(report: &NetworkReport) -> Option<&'static str> {
     if report.peers == 0 {
         return Some("not well: no peer is connected");
     }

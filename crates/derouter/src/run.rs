@@ -25,8 +25,8 @@ pub(crate) async fn run(args: RunArgs, output: Output) -> Result<(), Failure> {
     }
     let config = args.load()?;
     let format = args.output.log_format.unwrap_or(config.log);
-    let file = args.background.log_file.as_deref();
-    logging::start_to(file, format, logging::NODE, output)?;
+    let file = args.background.log_file(&config.data_dir);
+    logging::start_to(file.as_deref(), format, logging::NODE, output)?;
     say_what_is_used(&config);
     let (asked, drain) = (signals::listen_twice()?, config.drain);
     supervisor::status("starting");

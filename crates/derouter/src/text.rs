@@ -174,7 +174,12 @@ pub(crate) fn cut(text: &str, width: usize) -> String {
 
 /// Text in lines of at most [`WIDTH`], each with `indent` in front. Long words stay whole.
 pub(crate) fn wrapped(text: &str, indent: &str) -> String {
-    let room = WIDTH.saturating_sub(indent.len());
+    wrapped_to(text, indent, WIDTH)
+}
+
+/// The same with lines of at most `width`.
+pub(crate) fn wrapped_to(text: &str, indent: &str, width: usize) -> String {
+    let room = width.saturating_sub(indent.len());
     let (mut lines, mut used) = (String::new(), 0);
     for word in text.split_whitespace() {
         let length = word.chars().count();

@@ -1,12 +1,13 @@
 //! The command line of a node in the background: `up`, `down`, `restart`, `logs`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 
 use super::RunArgs;
 use super::network::seconds;
+use crate::daemon::log_file;
 
 /// Which node.
 #[derive(Clone, Debug, Default, Args)]
@@ -25,9 +26,21 @@ pub(crate) struct BackgroundArgs {
     /// Leave the terminal
     #[arg(long, hide = true)]
     pub(crate) detached: bool,
+    /// Write the log to a file in the data directory, and keep it bounded
+    #[arg(long, hide = true, conflicts_with = "log_file")]
+    pub(crate) log_to_data_dir: bool,
     /// Write the log there, and keep it bounded
     #[arg(long, hide = true, value_name = "FILE")]
     pub(crate) log_file: Option<PathBuf>,
+}
+
+impl BackgroundArgs {
+    /// Where the log goes, if that is a file.
+    pub(crate) fn log_file(&self, data_dir: &Path) -> Option<PathBuf> {
+        let of_data_dir = || log_file::path(data_dir);
+        let named = self.log_file.clone();
+        named.or_else(|| self.log_to_data_dir.then(of_data_dir))
+    }
 }
 
 /// How to start a node.

@@ -148,6 +148,18 @@ impl RunConfig {
         }
     }
 
+    /// Reads a text as the file of that name.
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let file: File = super::parse(path, text)?;
+        file.check(path, None)
+    }
+
+    /// Where it listens for peers.
+    pub(crate) fn net_listen(&self) -> Vec<String> {
+        let listen = self.node.net.listen.iter();
+        listen.map(ToString::to_string).collect()
+    }
+
     /// Reads a file, with the data directory that goes before the file's.
     pub(crate) fn read(path: &Path, data_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
         let config = read::<File>(path)?.check(path, data_dir)?;

@@ -49,6 +49,11 @@ struct File {
     log: LogSection,
 }
 
+/// Checks a file.
+pub(crate) fn check(path: &Path) -> Result<(), ConfigError> {
+    read::<File>(path).map(drop)
+}
+
 /// What the file may hold.
 pub(super) fn schema() -> schemars::Schema {
     super::schema::of::<File>()

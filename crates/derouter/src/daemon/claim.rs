@@ -41,7 +41,7 @@ impl Claim {
             started_at: text::now().0,
             config: config.file.as_deref().and_then(absolute),
             data_dir_flag: args.data_dir.as_deref().and_then(absolute),
-            log: args.background.log_file.clone(),
+            log: args.background.log_file(&config.data_dir),
             manager: manager(args),
             drain_seconds: config.drain.as_secs(),
             phase: Phase::Starting,
