@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::chat::ChatArgs;
 use crate::failure::{Failure, Kind};
-use crate::gateway::Gateway;
+use crate::gateway::{self, Gateway, with_json};
 use crate::output::{self, Output};
 use crate::{market, offers};
 use answer::Answer;
@@ -35,7 +35,7 @@ pub(crate) async fn chat(args: ChatArgs, output: Output) -> Result<(), Failure> 
         Ok((_, modules)) => modules,
         Err(_) => Vec::new(),
     };
-    let gateway = Gateway::find(&args.market, &modules)?;
+    let gateway = Gateway::find(&args.market, &modules)?.ok_or_else(gateway::none)?;
     let model = match &args.model {
         Some(model) => model.clone(),
         None => cheapest(&gateway).await?,
@@ -154,7 +154,7 @@ impl Chat {
             .request(reqwest::Method::POST, "/v1/chat/completions");
         // With --json the text is part of the one object at the end.
         let mut answer = Answer::begin(!self.output.is_json());
-        let asking = answer.ask(&self.gateway, request.json(&body));
+        let asking = answer.ask(&self.gateway, with_json(request, &body));
         let limit = self.args.timeout;
         let ended = tokio::select! {
             ended = asking => ended,

@@ -70,12 +70,6 @@ pub(crate) struct Failure {
     kind: Kind,
 }
 
-impl Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
 /// What `--json` says of it.
 #[derive(Serialize)]
 struct Told<'a> {

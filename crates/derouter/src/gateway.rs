@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use derouter_openai::consumer::operator_token;
 use derouter_sdk::ModuleReport;
+use reqwest::header::CONTENT_TYPE;
 use reqwest::{RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -30,6 +31,9 @@ const ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
 /// The key that programs send, for commands too.
 const API_KEY: &str = "DEROUTER_API_KEY";
+
+/// What modules in processes of their own call themselves.
+const MODULE_PROCESS: &str = "derouter openai";
 
 /// What the gateway tells of itself among the node's modules.
 pub(crate) const GATEWAY_SCHEMA: &str = "derouter.gateway/1";
@@ -59,22 +63,24 @@ pub(crate) fn told_by(modules: &[ModuleReport]) -> Option<String> {
 
 impl Gateway {
     /// Where one would be: as the flag says, the environment, the node that runs, the configuration, or at
-    /// the usual port. It need not be there.
-    pub(crate) fn find(args: &MarketArgs, modules: &[ModuleReport]) -> Result<Self, Failure> {
+    /// the usual port. It need not be there. `None` when the node that runs has none.
+    pub(crate) fn find(
+        args: &MarketArgs,
+        modules: &[ModuleReport],
+    ) -> Result<Option<Self>, Failure> {
         let own_key = place::variable(API_KEY).and_then(|key| key.into_string().ok());
         if let Some(url) = named(args)? {
-            return Self::at(&url, own_key);
+            return Self::at(&url, own_key).map(Some);
         }
         let config = RunConfig::load(args.node.config.as_deref());
-        let url = match (told_by(modules), &config) {
-            (Some(url), _) => url,
-            (None, Ok(config)) => of_config(config)?,
-            (None, Err(_)) => format!("http://127.0.0.1:{DEFAULT_PORT}"),
+        let of_file = config.as_ref().ok().and_then(of_config);
+        let Some(url) = told_by(modules).or(of_file).or_else(|| usual(modules)) else {
+            return Ok(None);
         };
         let of_config = config.ok().map(|config| config.data_dir);
         let data_dir = args.node.data_dir.clone().or(of_config);
         let gateway = Self::at(&url, own_key)?;
-        Ok(gateway.as_operator(data_dir))
+        Ok(Some(gateway.as_operator(data_dir)))
     }
 
     fn at(url: &str, key: Option<String>) -> Result<Self, Failure> {
@@ -125,7 +131,13 @@ impl Gateway {
         path: &str,
         query: &[(&str, String)],
     ) -> Result<T, Failure> {
-        let request = self.request(reqwest::Method::GET, path).query(query);
+        let mut url = Url::parse("http://gateway/").map_err(Failure::failed)?;
+        url.query_pairs_mut().extend_pairs(query);
+        let path = match url.query().filter(|query| !query.is_empty()) {
+            Some(query) => format!("{path}?{query}"),
+            None => path.to_owned(),
+        };
+        let request = self.request(reqwest::Method::GET, &path);
         let answer = request.timeout(PATIENCE).send().await;
         let answer = answer.map_err(|error| self.unreachable(&error))?;
         let status = answer.status();
@@ -214,6 +226,13 @@ fn kind(status: u16, code: &str) -> Kind {
     }
 }
 
+/// A request with a body.
+pub(crate) fn with_json(request: RequestBuilder, body: &Value) -> RequestBuilder {
+    request
+        .header(CONTENT_TYPE, "application/json")
+        .body(body.to_string())
+}
+
 /// Where the flag or the environment says that it is.
 fn named(args: &MarketArgs) -> Result<Option<String>, Failure> {
     if let Some(url) = &args.url {
@@ -229,13 +248,26 @@ fn named(args: &MarketArgs) -> Result<Option<String>, Failure> {
     Ok(Some(url))
 }
 
-fn of_config(config: &RunConfig) -> Result<String, Failure> {
-    let Some(consumer) = &config.openai.consumer else {
-        return Ok(format!("http://127.0.0.1:{DEFAULT_PORT}"));
-    };
+fn of_config(config: &RunConfig) -> Option<String> {
+    let consumer = config.openai.consumer.as_ref()?;
     // Port 0 is told by the node that runs; nobody listens there.
     let address = SocketAddr::new(dialled(consumer.host), consumer.port);
-    Ok(format!("http://{address}"))
+    Some(format!("http://{address}"))
+}
+
+/// The usual port, unless the node that runs is known to have no gateway. One in a process of its own does
+/// not say where it is.
+fn usual(modules: &[ModuleReport]) -> Option<String> {
+    let may_be = modules.is_empty() || modules.iter().any(|module| module.name == MODULE_PROCESS);
+    may_be.then(|| format!("http://127.0.0.1:{DEFAULT_PORT}"))
+}
+
+/// That there is none.
+pub(crate) fn none() -> Failure {
+    Failure::not_running(
+        "this node has no OpenAI endpoint: add an `openai.consumer` section to its configuration, or say where \
+         one is with `--url URL`",
+    )
 }
 
 /// What listens everywhere is dialled on this machine.

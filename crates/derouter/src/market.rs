@@ -44,7 +44,8 @@ pub(crate) async fn read(args: &MarketArgs, output: Output) -> Result<Market, Fa
     let node = node(args).await;
     let modules = node.as_ref().map_or(&[][..], |(_, modules)| modules);
     let gateway = Gateway::find(args, modules)?;
-    let measured = match of_gateway(&gateway).await {
+    let base = gateway.as_ref().map(|gateway| gateway.base().to_owned());
+    let measured = match asked(gateway.as_ref()).await {
         Ok(offers) => offers,
         // The market is no secret of the gateway.
         Err(failure) if failure.is(Kind::NotAuthorised) && node.is_ok() => {
@@ -56,12 +57,19 @@ pub(crate) async fn read(args: &MarketArgs, output: Output) -> Result<Market, Fa
         Err(failure) => return Err(failure),
     };
     let (mut offers, gateway) = match (measured, node) {
-        (Some(offers), _) => (offers, Some(gateway.base().to_owned())),
+        (Some(offers), _) => (offers, base),
         (None, Ok((node, _))) => (offers_of(snapshots(&node).await?), None),
         (None, Err(failure)) => return Err(failure),
     };
     offers.iter_mut().for_each(clean);
     Ok(Market { offers, gateway })
+}
+
+async fn asked(gateway: Option<&Gateway>) -> Result<Option<Vec<OfferView>>, Failure> {
+    match gateway {
+        Some(gateway) => of_gateway(gateway).await,
+        None => Ok(None),
+    }
 }
 
 /// All offers that a gateway knows; `None` when none is there, or it has not heard of any yet.

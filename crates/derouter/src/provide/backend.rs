@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::OfferToAsk;
 use crate::failure::{Failure, Kind};
+use crate::gateway::with_json;
 use crate::text::printable;
 
 /// A model may have to be loaded first.
@@ -111,9 +112,8 @@ pub(super) async fn ask(
     {
         body.insert("stream_options".into(), json!({"include_usage": true}));
     }
-    let mut request = client
-        .post(format!("{}/chat/completions", offer.base_url))
-        .json(&body);
+    let request = client.post(format!("{}/chat/completions", offer.base_url));
+    let mut request = with_json(request, &body);
     if let Some(key) = &offer.key {
         request = request.bearer_auth(key.expose());
     }

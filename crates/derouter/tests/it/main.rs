@@ -10,6 +10,7 @@
 )]
 
 mod client;
+mod commands;
 mod corpus;
 mod crash;
 mod db;
