@@ -26,7 +26,8 @@ pub fn path(name: &str) -> PathBuf {
     root.join("../../docs/schemas").join(file)
 }
 
-/// Checks that an object is what the schema that it names says.
+/// Checks that an object is what the schema that it names says, and holds nothing that the schema does not
+/// describe. Whoever reads such objects takes more than is described, as fields may be added.
 pub fn check_document(document: &Value) -> Result<(), String> {
     let name = document.get("schema").and_then(Value::as_str);
     let name = name.ok_or_else(|| format!("it names no schema: {document}"))?;
@@ -41,15 +42,15 @@ pub fn check_document(document: &Value) -> Result<(), String> {
     if named != Some(name) {
         return Err(format!("{} is not the schema of {name}", path.display()));
     }
-    check(&schema, document)
+    part(&schema, &schema, document, "$", true)
 }
 
 /// Checks a value against a schema. The error says where, and what is wrong.
 pub fn check(schema: &Value, value: &Value) -> Result<(), String> {
-    part(schema, schema, value, "$")
+    part(schema, schema, value, "$", false)
 }
 
-fn part(root: &Value, schema: &Value, value: &Value, at: &str) -> Result<(), String> {
+fn part(root: &Value, schema: &Value, value: &Value, at: &str, closed: bool) -> Result<(), String> {
     let schema = match schema {
         Value::Bool(true) => return Ok(()),
         Value::Object(schema) => schema,
@@ -63,37 +64,44 @@ fn part(root: &Value, schema: &Value, value: &Value, at: &str) -> Result<(), Str
                 let pointer = rule.as_str().and_then(|name| name.strip_prefix('#'));
                 let target = pointer.and_then(|pointer| root.pointer(pointer));
                 let target = target.ok_or_else(|| format!("{at}: {rule} leads nowhere"))?;
-                part(root, target, value, at)?;
+                part(root, target, value, at, closed)?;
             }
             "type" if !is_of_type(rule, value) => return wrong(format!("not of type {rule}")),
             "const" if rule != value => return wrong(format!("not {rule}")),
             "enum" if !list(rule).contains(value) => return wrong(format!("not one of {rule}")),
-            "minimum" if number(value) < number(rule) => return wrong(format!("under {rule}")),
-            "maximum" if number(value) > number(rule) => return wrong(format!("over {rule}")),
-            "minLength" if length(value) < number(rule) => {
+            "minimum" if is_less(number(value), number(rule)) => {
+                return wrong(format!("under {rule}"));
+            }
+            "maximum" if is_less(number(rule), number(value)) => {
+                return wrong(format!("over {rule}"));
+            }
+            "minLength" if is_less(length(value), number(rule)) => {
                 return wrong(format!("shorter than {rule}"));
             }
-            "minItems" if length(value) < number(rule) => {
+            "minItems" if is_less(length(value), number(rule)) => {
                 return wrong(format!("fewer than {rule}"));
             }
             "pattern" => is_pattern(rule, value).or_else(wrong)?,
             "required" => required(rule, value).or_else(wrong)?,
-            "anyOf" | "oneOf" => any_of(root, rule, value, at)?,
+            "anyOf" | "oneOf" => any_of(root, rule, value, at, closed)?,
             "allOf" => {
                 for schema in list(rule) {
-                    part(root, schema, value, at)?;
+                    part(root, schema, value, at, closed)?;
                 }
             }
             "items" => {
                 for (index, item) in list(value).iter().enumerate() {
-                    part(root, rule, item, &format!("{at}[{index}]"))?;
+                    part(root, rule, item, &format!("{at}[{index}]"), closed)?;
                 }
             }
-            "properties" => properties(root, rule, value, at)?,
-            "additionalProperties" => additional(root, schema, rule, value, at)?,
+            "properties" => properties(root, rule, value, at, closed)?,
+            "additionalProperties" => additional(root, schema, rule, value, at, closed)?,
             "type" | "const" | "enum" | "minimum" | "maximum" | "minLength" | "minItems" => {}
             other => return Err(format!("{at}: this check does not know {other:?}")),
         }
+    }
+    if closed && schema.contains_key("properties") && !schema.contains_key("additionalProperties") {
+        additional(root, schema, &Value::Bool(false), value, at, closed)?;
     }
     Ok(())
 }
@@ -102,7 +110,11 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// What is no number is not compared; its type is another rule's.
+/// What is no number, or has no length, is not compared: its type is another rule's.
+fn is_less(one: Option<f64>, other: Option<f64>) -> bool {
+    one.zip(other).is_some_and(|(one, other)| one < other)
+}
+
 fn number(value: &Value) -> Option<f64> {
     value.as_f64()
 }
@@ -168,10 +180,10 @@ fn required(rule: &Value, value: &Value) -> Result<(), String> {
     }
 }
 
-fn any_of(root: &Value, rule: &Value, value: &Value, at: &str) -> Result<(), String> {
+fn any_of(root: &Value, rule: &Value, value: &Value, at: &str, closed: bool) -> Result<(), String> {
     let tried = list(rule)
         .iter()
-        .map(|schema| part(root, schema, value, at));
+        .map(|schema| part(root, schema, value, at, closed));
     let mut problems = Vec::new();
     for outcome in tried {
         match outcome {
@@ -182,13 +194,19 @@ fn any_of(root: &Value, rule: &Value, value: &Value, at: &str) -> Result<(), Str
     Err(format!("{at}: none of these fits: {}", problems.join("; ")))
 }
 
-fn properties(root: &Value, rule: &Value, value: &Value, at: &str) -> Result<(), String> {
+fn properties(
+    root: &Value,
+    rule: &Value,
+    value: &Value,
+    at: &str,
+    closed: bool,
+) -> Result<(), String> {
     let (Value::Object(rules), Value::Object(object)) = (rule, value) else {
         return Ok(());
     };
     for (name, schema) in rules {
         if let Some(value) = object.get(name) {
-            part(root, schema, value, &format!("{at}.{name}"))?;
+            part(root, schema, value, &format!("{at}.{name}"), closed)?;
         }
     }
     Ok(())
@@ -200,6 +218,7 @@ fn additional(
     rule: &Value,
     value: &Value,
     at: &str,
+    closed: bool,
 ) -> Result<(), String> {
     let Value::Object(object) = value else {
         return Ok(());
@@ -212,7 +231,7 @@ fn additional(
         if rule == &Value::Bool(false) {
             return Err(format!("{at}: the schema does not know {name:?}"));
         }
-        part(root, rule, value, &format!("{at}.{name}"))?;
+        part(root, rule, value, &format!("{at}.{name}"), closed)?;
     }
     Ok(())
 }

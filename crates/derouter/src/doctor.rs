@@ -10,16 +10,15 @@ mod node;
 mod plausible;
 mod ports;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::doctor::DoctorArgs;
-use crate::config::ConfigError;
 use crate::config::node::RunConfig;
-use crate::config::place;
+use crate::config::{self, ConfigError, paths, place};
 use crate::daemon::state::{Running, running};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -129,17 +128,32 @@ impl Patient {
         let (flag, data_dir) = (place.config.as_deref(), place.data_dir.as_deref());
         let config = RunConfig::load_at(flag, data_dir);
         let of_config = config.as_ref().ok().map(|config| config.data_dir.clone());
-        let data_dir = place.data_dir.clone().or(of_config);
+        let file = place::file(flag).map(|(path, _)| path);
+        let data_dir = data_dir.map(Path::to_owned).or(of_config);
+        let data_dir = data_dir.or_else(|| of_wrong_file(file.as_deref()));
         let is_running = data_dir
             .as_deref()
             .is_some_and(|directory| matches!(running(directory), Ok(Running::Yes(_))));
         Self {
-            file: place::file(flag).map(|(path, _)| path),
+            file,
             config,
             data_dir,
             running: is_running,
             offline: args.offline,
         }
+    }
+}
+
+/// The data directory where the configuration can't be used: as the file has it all the same, else the
+/// usual one.
+fn of_wrong_file(file: Option<&Path>) -> Option<PathBuf> {
+    let written = file.and_then(|path| config::read_value(path).ok());
+    let named = written
+        .as_ref()
+        .and_then(|written| written.get("data_dir")?.as_str());
+    match named {
+        Some(named) => Some(PathBuf::from(named)),
+        None => place::data_dir().ok()?.or_else(paths::default_data_dir),
     }
 }
 

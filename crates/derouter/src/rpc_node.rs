@@ -46,7 +46,7 @@ impl RpcNode {
     pub(crate) fn failure(&self, error: NodeError) -> Failure {
         match error {
             NodeError::Unreachable(reason) => Failure::not_running(format_args!(
-                "no node runs at {}: {reason}. Start one with `derouter -c config.json`, or say \
+                "no node runs at {}: {reason}. Start one with `derouter up`, or say \
                  where it is with `-c FILE` or `--rpc HOST:PORT`",
                 self.address
             )),
@@ -135,7 +135,15 @@ fn connect(args: &NodeArgs) -> Result<RpcNode, Failure> {
     let socket = data_dir.join(SOCKET_FILE);
     let address = format!("127.0.0.1:{port}");
     if port == 0 && !socket.exists() {
-        return Err(no_port());
+        // A node that runs has the socket, where there are such.
+        return Err(match cfg!(unix) {
+            true => Failure::not_running(format_args!(
+                "no node runs with the data directory {}. Start one with `derouter up`, or say where it is \
+                 with `-c FILE`, `--data-dir DIR` or `--rpc HOST:PORT`",
+                data_dir.display()
+            )),
+            false => no_port(),
+        });
     }
     Ok(RpcNode {
         node: TcpNode::find(&data_dir, address.clone(), options),

@@ -102,6 +102,7 @@ pub(super) struct RpcSection {
     /// The node's address; without it, 127.0.0.1.
     pub(super) host: Option<String>,
     /// Its `server.port`; without it, 4269.
+    #[schemars(extend("minimum" = 1))]
     pub(super) port: Option<Port>,
     /// Its data directory, with its socket and cookie file.
     pub(super) data_dir: Option<LiteralPath>,
@@ -164,6 +165,7 @@ pub(super) struct ProviderSection {
     #[serde(default)]
     pub(super) rpc_host: Option<String>,
     /// 0.1.0's name for `rpc.port`.
+    #[schemars(extend("minimum" = 1))]
     #[serde(default)]
     pub(super) rpc_port: Option<Port>,
     /// How to log; for a process of its own.
@@ -471,6 +473,7 @@ pub(super) struct ConsumerSection {
     /// 0.1.0's name for `rpc.host`.
     pub(super) rpc_host: Option<String>,
     /// 0.1.0's name for `rpc.port`.
+    #[schemars(extend("minimum" = 1))]
     pub(super) rpc_port: Option<Port>,
     /// How to log; for a process of its own.
     pub(super) log: Option<LogSection>,
