@@ -8,9 +8,11 @@
 mod admission;
 pub mod backend;
 mod blocklist;
+mod board;
 pub mod config;
 mod connection;
 pub mod counters;
+mod demand;
 pub mod detect;
 pub mod echo;
 mod health;
@@ -21,6 +23,7 @@ mod models;
 mod monitor;
 mod normalize;
 mod outward;
+mod overlay;
 pub mod prices;
 mod pump;
 mod queue;
@@ -32,6 +35,7 @@ mod service;
 mod trial;
 mod usage;
 mod v0_2;
+pub mod view;
 mod window;
 
 pub use admission::MAX_QUEUE_TIME;
@@ -44,6 +48,7 @@ pub use counters::{Counters, CountersSnapshot};
 pub use detect::{DetectedBackend, detect_backends, list_models};
 pub use echo::{EchoBackend, start_echo_backend};
 pub use outward::MediaLinks;
+pub use overlay::{Entries, OFFERS_FILE, OfferEdit, OfferEntry, OfferStore, OverlayError};
 pub use rates::RateLimits;
 pub use running::{RunningProvider, StartError, start};
 

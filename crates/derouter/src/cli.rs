@@ -1,5 +1,6 @@
 //! The command line.
 
+pub(crate) mod chat;
 pub(crate) mod daemon;
 pub(crate) mod db;
 pub(crate) mod doctor;
@@ -7,11 +8,16 @@ pub(crate) mod frame;
 pub(crate) mod init;
 pub(crate) mod jobs;
 pub(crate) mod key;
+pub(crate) mod market;
 pub(crate) mod network;
+pub(crate) mod offers;
+pub(crate) mod provide;
 pub(crate) mod quote;
 pub(crate) mod relay;
+pub(crate) mod rpc;
 pub(crate) mod service;
 pub(crate) mod settings;
+pub(crate) mod status;
 pub(crate) mod token;
 
 use std::path::PathBuf;
@@ -22,6 +28,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::config::node::RunConfig;
 use crate::config::{ConfigError, LogFormat};
 use crate::failure::EXIT_CODES;
+use chat::ChatArgs;
 use daemon::{BackgroundArgs, DownArgs, LogsArgs, RestartArgs, UpArgs};
 use db::DbCommand;
 use doctor::DoctorArgs;
@@ -30,10 +37,14 @@ use init::InitArgs;
 use jobs::JobsCommand;
 use key::KeyCommand;
 use network::{NetcheckArgs, PeersArgs, PingArgs};
+use offers::{ModelsArgs, OffersCommand};
+use provide::ProvideCommand;
 use quote::QuoteArgs;
 use relay::RelayArgs;
+use rpc::RpcCommand;
 use service::ServiceCommand;
 use settings::ConfigCommand;
+use status::StatusArgs;
 use token::TokenCommand;
 
 /// Buy and sell digital services, such as OpenAI-compatible inference, from peer to peer.
@@ -147,6 +158,51 @@ pub(crate) enum Command {
         #[command(subcommand)]
         module: OpenAiCommand,
     },
+    /// Say how the node is, on one screen: network, money, jobs, modules, and what is wrong
+    #[command(after_help = "Examples:\n  \
+        derouter status\n  \
+        derouter status --watch\n  \
+        derouter status --watch --json --interval 10\n\n\
+        Exit codes: 0 told, 1 failed, 2 usage, 3 configuration, 4 no node runs.")]
+    Status(StatusArgs),
+    /// See the offers on the market
+    #[command(after_help = "Example:\n  derouter offers list \"llama*\" --sort price")]
+    Offers {
+        /// What to do.
+        #[command(subcommand)]
+        command: OffersCommand,
+    },
+    /// See the models on the market, and from what price on
+    #[command(after_help = "Examples:\n  \
+        derouter models\n  \
+        derouter models \"*coder*\" --buyable --json\n\n\
+        Exit codes: 0 told, 1 failed, 2 usage, 3 configuration, 4 no node runs.")]
+    Models(ModelsArgs),
+    /// Ask a model, and pay for the answer as the endpoint's limits allow
+    #[command(after_help = "Examples:\n  \
+        derouter chat llama3.2 \"Why trade with peers?\"\n  \
+        derouter chat llama3.2 < question.txt\n  \
+        derouter chat\n\n\
+        Without a prompt, on a terminal, it is a conversation. What it took and cost is told on the standard \
+        error. Where the endpoint wants a key, DEROUTER_API_KEY is sent; the user that runs the node needs none.\n\n\
+        Exit codes: 0 answered, 1 failed, 2 usage, 3 configuration, 4 no endpoint answers, 5 a key is \
+        missing or not for this, 6 nobody sells that, 7 a spending limit is reached, 8 the providers failed, \
+        124 the time is up, 130 cancelled.")]
+    Chat(Box<ChatArgs>),
+    /// See and change what this node sells, without a restart; test and measure its backend
+    #[command(after_help = "Example:\n  derouter provide list")]
+    Provide {
+        /// What to do.
+        #[command(subcommand)]
+        command: Box<ProvideCommand>,
+    },
+    /// Talk to the node's RPC, for authors of modules
+    #[command(after_help = "Example:\n  derouter rpc call QueryNetwork")]
+    Rpc {
+        /// What to do.
+        #[command(subcommand)]
+        command: RpcCommand,
+    },
     /// Say whether others can reach this node, and what to do about it
     #[command(after_help = "Examples:\n  \
         derouter netcheck\n  \
@@ -218,8 +274,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: DbCommand,
     },
-    /// Prove the outcome of a job to others, or check such a proof
-    #[command(after_help = "Example:\n  derouter jobs proof 0f8fad5b > proof.json")]
+    /// See what was bought and sold, and prove or check the outcome of a job
+    #[command(after_help = "Example:\n  derouter jobs list --state failed")]
     Jobs {
         /// What to do.
         #[command(subcommand)]
@@ -409,7 +465,10 @@ mod tests {
         }
         for variable in crate::doctor::VARIABLES {
             let is_of_tests = variable.starts_with("DEROUTER_TEST");
-            assert!(is_of_tests || page.contains(variable), "docs/cli.md does not name {variable}");
+            assert!(
+                is_of_tests || page.contains(variable),
+                "docs/cli.md does not name {variable}"
+            );
         }
     }
 

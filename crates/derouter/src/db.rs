@@ -1,6 +1,6 @@
 //! `derouter db`: looks after the node's database.
 
-mod export;
+pub(crate) mod export;
 
 use std::path::{Path, PathBuf};
 

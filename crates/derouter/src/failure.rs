@@ -118,6 +118,11 @@ impl Failure {
         Self::of(Kind::Timeout, message)
     }
 
+    /// Whether it is of a kind.
+    pub(crate) fn is(&self, kind: Kind) -> bool {
+        self.kind == kind
+    }
+
     /// The same, with another sentence.
     pub(crate) fn with(mut self, hint: &str) -> Self {
         self.message.push_str(". ");

@@ -1,4 +1,8 @@
-//! `derouter jobs`: proofs of what was signed.
+//! `derouter jobs`: what was bought and sold, and proofs of what was signed.
+
+mod list;
+mod show;
+mod watch;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -19,8 +23,12 @@ use crate::{db, text};
 const PROOF_BYTES: usize = 6 * (OFFER_PAYLOAD_BYTES + PUBLIC_PAYLOAD_BYTES) + 16 * 1024;
 
 /// Does it.
-pub(crate) fn jobs(command: &JobsCommand, output: Output) -> Result<(), Failure> {
+pub(crate) async fn jobs(command: &JobsCommand, output: Output) -> Result<(), Failure> {
     match command {
+        JobsCommand::List(args) => list::list(args, output),
+        JobsCommand::Show(args) => show::show(args, output),
+        JobsCommand::Watch(args) => watch::watch(args, output).await,
+        JobsCommand::Export(args) => list::export(args),
         JobsCommand::Proof(args) => proof(args),
         JobsCommand::Verify(args) => verify(args, output),
     }
@@ -47,7 +55,7 @@ fn proof(args: &ProofArgs) -> Result<(), Failure> {
     }
 }
 
-fn no_job(id: &str) -> String {
+pub(super) fn no_job(id: &str) -> String {
     format!(
         "there is no job {} here. `derouter db export` lists all",
         text::printable(id)
@@ -55,7 +63,7 @@ fn no_job(id: &str) -> String {
 }
 
 /// The two sides of one job on an own offer prove the same; other jobs have to be told apart.
-fn first_of_one<'a>(first: &'a Job, rest: &[Job], id: &str) -> Result<&'a Job, Failure> {
+pub(super) fn first_of_one<'a>(first: &'a Job, rest: &[Job], id: &str) -> Result<&'a Job, Failure> {
     if rest.iter().all(|job| job.key == first.key) {
         return Ok(first);
     }

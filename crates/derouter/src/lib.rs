@@ -1,6 +1,7 @@
 //! The `derouter` command: it parses flags and files, starts what they name, and prints. A library
 //! only so that its tests reach what reads files.
 
+mod chat;
 mod cli;
 mod config;
 mod daemon;
@@ -13,25 +14,32 @@ mod ending;
 mod failure;
 #[doc(hidden)]
 pub mod fuzz;
+mod gateway;
 mod init;
 mod jobs;
 mod key;
 mod logging;
+mod market;
 mod module_process;
 mod modules;
 mod netcheck;
+mod offers;
 mod output;
 mod peers;
 mod ping;
+mod provide;
 mod quote;
 mod ready;
 mod relay;
+mod rpc;
 mod rpc_node;
 mod run;
 mod service;
 mod settings;
 mod signals;
+mod status;
 mod supervisor;
+mod table;
 mod text;
 mod token;
 mod version;
@@ -97,7 +105,13 @@ fn execute(command: Command, output: Output) -> Result<(), Failure> {
             Command::Config { command } => settings::settings(command, output).await,
             Command::Key { command } => key::key(&command, output),
             Command::Db { command } => db::db(&command, output),
-            Command::Jobs { command } => jobs::jobs(&command, output),
+            Command::Jobs { command } => Box::pin(jobs::jobs(&command, output)).await,
+            Command::Status(args) => Box::pin(status::status(args, output)).await,
+            Command::Offers { command } => Box::pin(offers::offers(command, output)).await,
+            Command::Models(args) => Box::pin(offers::models(args, output)).await,
+            Command::Chat(args) => Box::pin(chat::chat(*args, output)).await,
+            Command::Provide { command } => Box::pin(provide::provide(*command, output)).await,
+            Command::Rpc { command } => Box::pin(rpc::rpc(command, output)).await,
             Command::Token { command } => token::token(&command, output),
             Command::Relay(args) => Box::pin(relay::relay(*args, output)).await,
             Command::Completion(_) | Command::Man(_) | Command::Version => Ok(()),

@@ -8,6 +8,7 @@ use derouter_sdk::{PeerId, Wei};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::active::Subject;
 use super::answer::Answer;
 use super::attempt::{Attempt, Begun, Failure};
 use super::choosing::choose;
@@ -219,7 +220,13 @@ impl Dispatch {
         let typical = self.asked.size.typical();
         let cost = offer.terms.prices.cost(&typical).unwrap_or(Wei::MAX);
         let which = (tried.failures.len().saturating_add(1), cost);
-        let route = Route::new(&self.gateway, offer, &self.place, which);
+        let subject = Subject {
+            model: self.asked.model.clone(),
+            endpoint: self.asked.endpoint,
+            stream: self.asked.stream,
+            key: self.key.clone(),
+        };
+        let route = Route::new(&self.gateway, offer, &self.place, which, subject);
         let attempt = Attempt {
             gateway: Arc::clone(&self.gateway),
             asked: Arc::clone(&self.asked),

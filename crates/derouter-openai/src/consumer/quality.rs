@@ -6,6 +6,7 @@
 
 mod cooldown;
 mod presence;
+mod recent;
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -18,6 +19,8 @@ use tokio::time::Instant;
 pub use cooldown::Blame;
 use cooldown::Cooldowns;
 use presence::Presences;
+use recent::Recent;
+pub(crate) use recent::Spread;
 
 /// Providers with their models that are remembered. Those not asked for longest are forgotten first.
 const MAX_ENTRIES: usize = 4096;
@@ -134,6 +137,8 @@ impl Average {
 struct Seen {
     first_token: Average,
     speed: Average,
+    first_tokens: Recent,
+    speeds: Recent,
     good: f64,
     bad: f64,
     at: Instant,
@@ -144,6 +149,8 @@ impl Seen {
         Self {
             first_token: Average::default(),
             speed: Average::default(),
+            first_tokens: Recent::default(),
+            speeds: Recent::default(),
             good: 0.0,
             bad: 0.0,
             at: now,
@@ -200,7 +207,9 @@ impl Quality {
     /// The first token of a streamed answer came.
     pub fn first_token(&mut self, provider: &PeerId, model: &str, after: Duration, now: Instant) {
         let seen = self.seen(provider, model, now);
-        seen.first_token.add(after.as_secs_f64().max(0.001));
+        let seconds = after.as_secs_f64().max(0.001);
+        seen.first_token.add(seconds);
+        seen.first_tokens.add(seconds);
     }
 
     /// An answer was good.
@@ -211,7 +220,9 @@ impl Quality {
         if sample.tokens >= TOKENS_TO_MEASURE && sample.waited >= SHORTEST_GENERATION {
             #[expect(clippy::cast_precision_loss, reason = "an estimate")]
             let tokens = sample.tokens as f64;
-            seen.speed.add(tokens / sample.waited.as_secs_f64());
+            let speed = tokens / sample.waited.as_secs_f64();
+            seen.speed.add(speed);
+            seen.speeds.add(speed);
         }
     }
 
@@ -257,6 +268,20 @@ impl Quality {
         observed.first_token = seen.first_token.estimate(decay);
         observed.speed = seen.speed.estimate(decay);
         observed
+    }
+
+    /// How the latest answers of a provider and model were spread: seconds to the first token, and
+    /// tokens a second.
+    pub fn spreads(&self, provider: &PeerId, model: &str) -> (Option<Spread>, Option<Spread>) {
+        let seen = self.seen.get(&self.key(provider, model));
+        seen.map_or((None, None), |seen| {
+            (seen.first_tokens.spread(), seen.speeds.spread())
+        })
+    }
+
+    /// For how long a provider is still asked after all others; `None` when it is not.
+    pub fn cools_for(&self, provider: &PeerId, now: Instant) -> Option<Duration> {
+        self.cooldowns.cools_for(provider, now)
     }
 
     fn seen(&mut self, provider: &PeerId, model: &str, now: Instant) -> &mut Seen {

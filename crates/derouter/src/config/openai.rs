@@ -85,7 +85,7 @@ impl OpenAiSection {
             modules.ignored.extend(section.keys_of_a_process());
             modules
                 .providers
-                .push(section.check(path, &key, store_payloads)?);
+                .push(section.check(path, &key, store_payloads, Some(data_dir))?);
         }
         if let Some(section) = self.consumer {
             modules.ignored.extend(section.keys_of_a_process());
@@ -324,12 +324,14 @@ impl<'de> Deserialize<'de> for SecretText {
 }
 
 impl ProviderSection {
-    /// `prefix` is the section's path in the file, empty for a file of its own.
+    /// `prefix` is the section's path in the file, empty for a file of its own. `data_dir` is the node's,
+    /// where that is known.
     pub(super) fn check(
         self,
         path: &Path,
         prefix: &str,
         store_payloads: bool,
+        data_dir: Option<&Path>,
     ) -> Result<ProviderConfig, ConfigError> {
         let key = match prefix {
             "" => "offers".to_owned(),
@@ -375,6 +377,7 @@ impl ProviderSection {
                 requests_per_minute: self.requests_per_minute.map(|most| most.0),
                 tokens_per_minute: self.tokens_per_minute.map(|most| most.0),
             },
+            data_dir: data_dir.map(Path::to_path_buf),
             ..ProviderConfig::default()
         })
     }

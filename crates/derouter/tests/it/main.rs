@@ -23,6 +23,7 @@ mod http_jobs;
 mod js_module;
 mod lab;
 mod logs;
+mod market;
 mod mdns;
 mod network;
 mod relay;
