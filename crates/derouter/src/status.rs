@@ -9,7 +9,7 @@ use std::time::Duration;
 use derouter_openai::consumer::view::{ActiveView, SpendingView};
 use derouter_openai::provider::view::ProviderView;
 use derouter_sdk::wire::rpc::network::NetworkReport;
-use derouter_sdk::{ModuleReport, Node, NodeError, UnixSeconds};
+use derouter_sdk::{ModuleReport, Node, NodeError, NodeState, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::status::StatusArgs;
@@ -23,6 +23,9 @@ use warnings::Warning;
 
 /// Looks are no closer together than this: each asks the node for all it knows.
 const CLOSEST: Duration = Duration::from_millis(200);
+
+/// The node tells at once whether it takes new work; one of 0.1 never does.
+const STATE_WAIT: Duration = Duration::from_secs(1);
 
 /// How the node calls commands of this program among its modules.
 const COMMANDS: &str = "derouter command";
@@ -125,7 +128,7 @@ async fn look(args: &StatusArgs) -> Result<Status, Failure> {
         node: NodePart {
             peer_id: peer_id.to_string(),
             agent: network.as_ref().map(|report| printable(&report.agent)),
-            state: "serving",
+            state: state(&node).await,
         },
         jobs: jobs(&gateways, &providers),
         network,
@@ -136,6 +139,19 @@ async fn look(args: &StatusArgs) -> Result<Status, Failure> {
     };
     status.warnings = warnings::warnings(&status);
     Ok(status)
+}
+
+/// Whether it takes new work.
+async fn state(node: &RpcNode) -> &'static str {
+    let told = async {
+        let mut watch = node.calls().watch_state().await.ok()?;
+        watch.next().await
+    };
+    match tokio::time::timeout(STATE_WAIT, told).await {
+        Ok(Some(NodeState::Serving)) => "serving",
+        Ok(Some(NodeState::Draining { .. })) => "draining",
+        _ => "unknown",
+    }
 }
 
 fn gateways(modules: &[ModuleReport]) -> Vec<GatewayPart> {

@@ -29,6 +29,13 @@ fn warning(code: &str, text: String, remedy: &str) -> Warning {
 /// All that is to be said.
 pub(super) fn warnings(status: &Status) -> Vec<Warning> {
     let mut all = Vec::new();
+    if status.node.state == "draining" {
+        all.push(warning(
+            "draining",
+            "the node is on its way down and takes no new work".to_owned(),
+            "jobs that run may finish; `derouter up` starts it again behind that",
+        ));
+    }
     network(status, &mut all);
     money(status, &mut all);
     sold(status, &mut all);
