@@ -40,6 +40,17 @@ pub(crate) async fn settings(command: ConfigCommand, output: Output) -> Result<(
     }
 }
 
+/// Changes a text at a path, and back to nothing there.
+pub(crate) fn fuzz(text: &str, path: &str) {
+    let Ok(path) = KeyPath::parse(path) else {
+        return;
+    };
+    // That what comes out is what was meant is checked inside, and is an error otherwise.
+    if let Ok(changed) = edit::set(text, &path, &json!(1)) {
+        let _ = edit::remove(&changed, &path);
+    }
+}
+
 /// All values as they hold, and the file they come from.
 pub(crate) fn effective(flag: Option<&Path>) -> Result<(Option<PathBuf>, Vec<Setting>), Failure> {
     let found = place::file(flag).map(|(path, _)| path);
