@@ -181,7 +181,7 @@ pub(crate) enum Command {
     /// Ask a model, and pay for the answer as the endpoint's limits allow
     #[command(after_help = "Examples:\n  \
         derouter chat llama3.2 \"Why trade with peers?\"\n  \
-        derouter chat llama3.2 < question.txt\n  \
+        cat question.txt | derouter chat llama3.2\n  \
         derouter chat\n\n\
         Without a prompt, on a terminal, it is a conversation. What it took and cost is told on the standard \
         error. Where the endpoint wants a key, DEROUTER_API_KEY is sent; the user that runs the node needs none.\n\n\

@@ -66,7 +66,7 @@ fn data(text: &str) -> Result<Value, Failure> {
         }
         text => text,
     };
-    serde_json::from_str(text)
+    json5::from_str(text)
         .map_err(|error| Failure::usage(format_args!("the request's data is no JSON: {error}")))
 }
 

@@ -12,8 +12,8 @@ pub(crate) enum RpcCommand {
     /// Send one request of RPC 0.2 to the node, for authors of modules
     #[command(after_help = "Examples:\n  \
         derouter rpc call QueryNetwork\n  \
-        derouter rpc call ListOffers '{\"limit\": 5}'\n  \
-        derouter rpc call PingPeer '{\"peer_id\": \"12D3KooW...\", \"timeout_ms\": 5000}'\n\n\
+        derouter rpc call ListOffers \"{limit: 5}\"\n  \
+        derouter rpc call PingPeer \"{peer_id: '12D3KooW...', timeout_ms: 5000}\"\n\n\
         docs/rpc.md describes the requests. Peer ids are text both ways; other byte strings are \
         {\"$hex\": \"...\"}. Events of subscriptions are not followed, and whatever is provided ends with the \
         command.\n\n\
@@ -28,7 +28,7 @@ pub(crate) struct CallArgs {
     /// The request's name, such as ListJobs
     #[arg(value_name = "METHOD")]
     pub(crate) method: String,
-    /// Its data, as JSON; `-` reads it from the standard input
+    /// Its data, as JSON or JSON5; `-` reads it from the standard input
     #[arg(value_name = "JSON", default_value = "{}")]
     pub(crate) data: String,
     /// How long to wait for the answer, in seconds
