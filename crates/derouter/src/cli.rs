@@ -456,16 +456,38 @@ mod tests {
         }
     }
 
-    /// The words of a command as a shell has them, quotes alone.
+    #[test]
+    fn the_documentation_names_every_command_and_every_variable() {
+        let page = include_str!("../../../docs/cli.md");
+        for command in Cli::command().get_subcommands() {
+            let name = format!("`{}`", command.get_name());
+            assert!(page.contains(&name), "docs/cli.md does not name {name}");
+        }
+        for variable in crate::doctor::VARIABLES {
+            let is_of_tests = variable.starts_with("DEROUTER_TEST");
+            assert!(
+                is_of_tests || page.contains(variable),
+                "docs/cli.md does not name {variable}"
+            );
+        }
+    }
+
+    /// The words of a command as a shell has them: with quotes, and nothing else.
     fn words(text: &str) -> Vec<String> {
-        let mut quoted = text.split('"').enumerate();
-        quoted
-            .by_ref()
-            .flat_map(|(index, part)| match index % 2 {
-                0 => part.split_whitespace().map(str::to_owned).collect(),
-                _ => vec![part.to_owned()],
-            })
-            .collect()
+        let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+        for c in text.chars() {
+            match quote {
+                Some(open) if c == open => quote = None,
+                None if c == '"' || c == '\'' => {
+                    quote = Some(c);
+                    word.get_or_insert_default();
+                }
+                None if c.is_whitespace() => words.extend(word.take()),
+                _ => word.get_or_insert_default().push(c),
+            }
+        }
+        words.extend(word);
+        words
     }
 
     #[test]

@@ -63,7 +63,12 @@ pub(crate) fn open_current(args: &DatabaseArgs) -> Result<Reader, Failure> {
 
 fn check(args: &CheckArgs, output: Output) -> Result<(), Failure> {
     let reader = open_current(&args.database)?;
-    let report = reader.check(args.quick, |_| ()).map_err(Failure::failed)?;
+    let mut progress = output.progress();
+    let report = reader.check(args.quick, |jobs| {
+        progress.say(&format!("checking: {jobs} jobs read ..."));
+    });
+    drop(progress);
+    let report = report.map_err(Failure::failed)?;
     let findings = report.findings.iter();
     let findings: Vec<String> = findings
         .map(|finding| text::printable(&finding.to_string()))
@@ -119,7 +124,13 @@ fn advice(report: &CheckReport) -> Option<&'static str> {
 
 fn backup(args: &BackupArgs, output: Output) -> Result<(), Failure> {
     let reader = open(&args.database)?;
-    reader.backup(&args.to, |_| ()).map_err(Failure::failed)?;
+    let mut progress = output.progress();
+    let copied = reader.backup(&args.to, |step| {
+        let percent = step.copied.saturating_mul(100).checked_div(step.pages);
+        progress.say(&format!("copying: {} % ...", percent.unwrap_or(100)));
+    });
+    drop(progress);
+    copied.map_err(Failure::failed)?;
     let copied = std::fs::metadata(&args.to).map_or(0, |copy| copy.len());
     let told = json!({"database": reader.path(), "copy": args.to, "bytes": copied});
     output.show("derouter.db.backup/1", &told, |_| {

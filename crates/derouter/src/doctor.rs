@@ -23,6 +23,8 @@ use crate::daemon::state::{Running, running};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::text;
+#[cfg(test)]
+pub(crate) use environment::KNOWN as VARIABLES;
 
 /// How well a thing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -28,8 +28,8 @@ pub(crate) async fn netcheck(args: NetcheckArgs, output: Output) -> Result<(), F
         false => of_node(&args).await?,
     };
     text::clean_network(&mut report);
-    output.show("derouter.netcheck/1", &report, |_| {
-        screen::screen(&report, text::now())
+    output.show("derouter.netcheck/1", &report, |output| {
+        screen::screen(&report, text::now(), output.width())
     });
     match trouble(&report) {
         Some(trouble) => Err(Failure::failed(trouble)),

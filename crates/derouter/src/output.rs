@@ -105,13 +105,6 @@ impl Output {
         }
     }
 
-    /// The same, where `-v` asks for more.
-    pub(crate) fn detail(self, text: &str) {
-        if self.verbose > 0 {
-            error_line(text);
-        }
-    }
-
     /// A text in a style, where colours are wanted.
     pub(crate) fn paint(self, style: Style, text: &str) -> String {
         match self.colour {

@@ -40,6 +40,17 @@ pub(crate) async fn settings(command: ConfigCommand, output: Output) -> Result<(
     }
 }
 
+/// Changes a text at a path, and back to nothing there.
+pub(crate) fn fuzz(text: &str, path: &str) {
+    let Ok(path) = KeyPath::parse(path) else {
+        return;
+    };
+    // That what comes out is what was meant is checked inside, and is an error otherwise.
+    if let Ok(changed) = edit::set(text, &path, &json!(1)) {
+        let _ = edit::remove(&changed, &path);
+    }
+}
+
 /// All values as they hold, and the file they come from.
 pub(crate) fn effective(flag: Option<&Path>) -> Result<(Option<PathBuf>, Vec<Setting>), Failure> {
     let found = place::file(flag).map(|(path, _)| path);
@@ -120,7 +131,7 @@ fn set(args: &SetArgs, output: Output) -> Result<(), Failure> {
     let path = parsed(&args.path)?;
     known(&path)?;
     let value = value(&args.value, &path)?;
-    change(&args.file, &path, Some(value), output)
+    change(&args.file, &path, Some(&value), output)
 }
 
 fn unset(args: &GetArgs, output: Output) -> Result<(), Failure> {
@@ -159,7 +170,7 @@ fn value(text: &str, path: &KeyPath) -> Result<Value, Failure> {
 fn change(
     file: &FileArgs,
     path: &KeyPath,
-    value: Option<Value>,
+    value: Option<&Value>,
     output: Output,
 ) -> Result<(), Failure> {
     let Some((file, _)) = place::file(file.config.as_deref()) else {
@@ -168,7 +179,7 @@ fn change(
         ));
     };
     let before = config::read_text(&file)?;
-    let after = match &value {
+    let after = match value {
         Some(value) => edit::set(&before, path, value),
         None => edit::remove(&before, path),
     };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant as StdInstant};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use derouter_sdk::{JobStream, Wei};
+use derouter_sdk::{JobStream, NodeError, Wei};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
@@ -245,8 +245,17 @@ fn failure(failed: Failed) -> (Failure, i64) {
     (failure, REASON_SERVICE_ERROR)
 }
 
+/// What our own node says of a pipe that it could not keep: that is nobody else's fault.
+fn local_fault(error: &std::io::Error) -> Option<String> {
+    let fault = error.get_ref()?.downcast_ref::<NodeError>()?;
+    Some(fault.to_string())
+}
+
 fn read_failure(error: ReadFrameError) -> (Failure, i64) {
     match error {
+        ReadFrameError::Broken(error) if let Some(fault) = local_fault(&error) => {
+            (Failure::Local(fault), REASON_SERVICE_ERROR)
+        }
         ReadFrameError::Ended | ReadFrameError::Broken(_) => {
             let failure = Failure::Failed("The provider closed the connection.".into());
             (failure, REASON_SERVICE_ERROR)

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::time::Duration;
 
@@ -151,10 +151,6 @@ impl<'a> Tail<'a> {
         loop {
             let read = self.reader.read_until(b'\n', &mut self.begun)?;
             if !self.begun.ends_with(b"\n") {
-                if read == 0 {
-                    // A reader at the end has to be told to look again.
-                    self.reader.seek(SeekFrom::Current(0))?;
-                }
                 if self.begun.len() > LINE_BYTES {
                     self.begun.truncate(LINE_BYTES);
                 }

@@ -111,7 +111,7 @@ async fn start(
 ) -> Result<Started, Failure> {
     let log = log_file::path(&config.data_dir);
     let said = log.with_file_name(START_FILE);
-    let mut child = spawn(run, config, &log, &said)?;
+    let mut child = spawn(run, config, &log, &said, output)?;
     let pid = child.id().unwrap_or_default();
     let deadline = Instant::now() + wait;
     let ready = ready_line(&mut child, deadline, output).await;
@@ -129,7 +129,13 @@ async fn start(
 }
 
 /// Starts this program as a node that leaves the terminal.
-fn spawn(run: &RunArgs, config: &RunConfig, log: &Path, said: &Path) -> Result<Child, Failure> {
+fn spawn(
+    run: &RunArgs,
+    config: &RunConfig,
+    log: &Path,
+    said: &Path,
+    output: Output,
+) -> Result<Child, Failure> {
     let failed = |what: &str, error: std::io::Error| {
         Failure::environment(format_args!("can't {what}: {error}"))
     };
@@ -152,6 +158,12 @@ fn spawn(run: &RunArgs, config: &RunConfig, log: &Path, said: &Path) -> Result<C
     }
     if let Some(format) = run.output.log_format {
         command.arg("--log-format").arg(format.name());
+    }
+    if output.is_quiet() {
+        command.arg("--quiet");
+    }
+    for _ in 0..output.verbosity().min(2) {
+        command.arg("--verbose");
     }
     command
         .stdin(Stdio::null())
@@ -193,7 +205,9 @@ async fn ready_line(
             read = timeout_at(deadline, &mut read) => {
                 return match read {
                     Ok(Ok(0)) | Ok(Err(_)) => Ok(None),
-                    Ok(Ok(_)) => Ok(serde_json::from_str(&line).ok()),
+                    Ok(Ok(_)) => serde_json::from_str(&line).map(Some).map_err(|error| {
+                        Failure::failed(format_args!("what the node says makes no sense: {error}"))
+                    }),
                     Err(_) => Err(Failure::time_is_up("the node is not up yet")),
                 };
             }

@@ -1,5 +1,6 @@
 //! From an empty home directory to a chat, and back to nothing that runs.
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
@@ -26,10 +27,7 @@ async fn start(home: &Home, init: &[&str]) -> Value {
     ];
     let made = home.document(&[&common, init].concat()).await;
     assert_eq!(made["path"], home.config().to_str().unwrap());
-    let mode = std::fs::metadata(home.config())
-        .unwrap()
-        .permissions()
-        .mode();
+    let mode = fs::metadata(home.config()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     home.good(&["config", "set", "listen", LOCAL]).await;
     home.good(&["config", "set", "port_mapping", "false"]).await;
@@ -91,6 +89,21 @@ async fn a_fresh_home_comes_to_a_chat_in_three_commands_and_to_rest_in_one() {
     assert_eq!(quote["fitting"], 1);
     let key = buyer.document(&["key", "show"]).await;
     assert_eq!(key["peer_id"], bought["node"]["peer_id"]);
+    // The market, the money and the job, as commands of their own tell them.
+    let status = buyer.document(&["status"]).await;
+    assert_eq!(status["schema"], "derouter.status/1");
+    buyer.document(&["models"]).await;
+    let chat = buyer.document(&["chat", MODEL, "Say some words"]).await;
+    assert_eq!(chat["schema"], "derouter.chat/1");
+    let jobs = buyer.document(&["jobs", "list"]).await;
+    let job = jobs["jobs"][0]["job_id"].as_str().unwrap();
+    eventually("the signature", async || {
+        let proof = buyer.run(&["jobs", "proof", job, "-o", "proof.json"]).await;
+        (proof.code == Some(0)).then_some(())
+    })
+    .await;
+    let verified = buyer.document(&["jobs", "verify", "proof.json"]).await;
+    assert_eq!(verified["by_consumer"], true);
     let doctor = buyer.document(&["doctor"]).await;
     assert_eq!(doctor["fail"], 0, "{doctor:#}");
     let (_, lines) = buyer.documents(&["logs", "-n", "5"]).await;
@@ -205,7 +218,7 @@ async fn a_stop_waits_for_what_runs_unless_it_is_to_be_now() {
         .await;
     let waiting = Process::spawn("down", seller.command(DEROUTER, &["down"]));
     eventually("the drain", async || {
-        let state = std::fs::read_to_string(seller.data().join("node.json")).ok()?;
+        let state = fs::read_to_string(seller.data().join("node.json")).ok()?;
         let state: Value = serde_json::from_str(&state).ok()?;
         (state["phase"] == "stopping" && state["remaining"]["jobs"] == 1).then_some(())
     })
@@ -216,4 +229,47 @@ async fn a_stop_waits_for_what_runs_unless_it_is_to_be_now() {
     assert_eq!(exit.code, Some(0), "{exit:?}");
     asking.abort();
     buyer.good(&["down", "--now"]).await;
+}
+
+#[tokio::test]
+async fn a_node_says_that_it_is_up_in_a_documented_shape() {
+    let home = Home::new();
+    home.configure(&json!({"server": {"port": 0}, "listen": ["/ip4/127.0.0.1/tcp/0"], "mdns": false, "port_mapping": false}).to_string());
+    let mut node = Process::spawn("run", home.command(DEROUTER, &["run", "--ready-json"]));
+    let line = node
+        .wait_line("readiness", |line| {
+            line.starts_with('{').then(|| line.to_owned())
+        })
+        .await;
+    super::checked(&line, &["run", "--ready-json"]);
+    // A node in a terminal is found and stopped like any other, but started anew only there.
+    let told = home.bad(&["logs"], 1).await;
+    assert!(told.contains("standard error"), "{told}");
+    home.bad(&["restart"], 1).await;
+    home.good(&["down"]).await;
+    let exit = node.exit().await;
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+}
+
+#[tokio::test]
+async fn on_a_terminal_the_role_is_asked_for_until_it_is_one() {
+    let home = Home::new();
+    let pty = "import os, pty, sys\n\
+               answers = iter([b'perhaps\\n', b'buy\\n'])\n\
+               def read(fd):\n    \
+                   data = os.read(fd, 4096)\n    \
+                   if b'sell or both?' in data:\n        \
+                       os.write(fd, next(answers))\n    \
+                   return data\n\
+               sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:], read)))\n";
+    fs::write(home.path().join("terminal.py"), pty).unwrap();
+    let command = home.command("python3", &["terminal.py", DEROUTER, "init"]);
+    let exit = Process::spawn("init", command).exit().await;
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    assert!(exit.stdout.contains("Write buy, sell or both."), "{exit:?}");
+    let written = fs::read_to_string(home.config()).unwrap();
+    assert!(
+        written.contains("consumer: {") && !written.contains("provider: {"),
+        "{written}"
+    );
 }
