@@ -181,7 +181,7 @@ impl Chat {
         if answer.needs_line_end() {
             output::line("");
         }
-        self.output.note(&answer.footer(cost, self.output.width()));
+        self.output.note(&answer.footer(cost));
     }
 
     /// What it cost: as the endpoint says, or by the offer's prices and what was used.

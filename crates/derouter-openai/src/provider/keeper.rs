@@ -303,7 +303,7 @@ impl Keeper {
             let configured: HashSet<String> = self
                 .stands
                 .iter()
-                .filter(|stand| of_backend(stand) && stand.found().is_none())
+                .filter(|stand| of_backend(stand) && stand.origin == Origin::Config)
                 .map(|stand| stand.config.backend_model().to_owned())
                 .collect();
             self.stands.retain(|stand| {

@@ -27,7 +27,7 @@ use super::view::Viewer;
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// How often the node is asked how others reach it: for people who look, who do not wait for it.
-const REACH_EVERY: Duration = Duration::from_secs(15);
+const REACH_EVERY: Duration = Duration::from_secs(5);
 
 /// How long jobs may take to be failed when the provider stops.
 const FAIL_LIMIT: Duration = Duration::from_secs(5);

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::failure::Failure;
 use crate::gateway::{Gateway, refused};
 use crate::output;
-use crate::text::{cut, printable};
+use crate::text::{printable, short_amount};
 
 /// Bytes of one event: more than any endpoint sends at once.
 const EVENT_BYTES: usize = 8 * 1024 * 1024;
@@ -257,8 +257,8 @@ impl Answer {
         }
     }
 
-    /// One line of what it took.
-    pub(super) fn footer(&self, cost: Option<Wei>, width: usize) -> String {
+    /// What it took.
+    pub(super) fn footer(&self, cost: Option<Wei>) -> String {
         let mut parts = Vec::new();
         match self.usage {
             Some(usage) => parts.push(format!(
@@ -274,7 +274,7 @@ impl Answer {
             parts.push(format!("{speed:.0} tokens/s"));
         }
         if let Some(cost) = cost {
-            parts.push(format!("{} POL", cut(&cost.to_pol_text(), 12)));
+            parts.push(format!("{} POL", short_amount(&cost.to_pol_text())));
         }
         if let Some(provider) = self.provider() {
             parts.push(format!("from {}", crate::offers::end_of(provider)));
@@ -290,7 +290,7 @@ impl Answer {
             None if self.broken.is_some() => parts.push("not complete".to_owned()),
             _ => {}
         }
-        cut(&format!("[{}]", parts.join(", ")), width.max(80))
+        format!("[{}]", parts.join(", "))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::offers::end_of;
 use crate::output::{self, Output};
 use crate::table::Table;
-use crate::text::{counted, cut, day_and_time, printable};
+use crate::text::{counted, cut, day_and_time, printable, short_amount};
 
 /// Jobs that a list holds at most.
 const MOST_LISTED: usize = 10_000;
@@ -189,7 +189,7 @@ fn table(records: &[Record<'_>], total: u64, width: usize) -> String {
             created.get(..16).unwrap_or(&created).replace('T', " "),
             record.role.get(..4).unwrap_or_default().to_owned(),
             record.state.to_owned(),
-            cut(amount, 10),
+            short_amount(amount),
             end_of(other).to_owned(),
             cut(&printable(record.offer_id), 14),
             printable(record.job_id).chars().take(8).collect(),

@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::offers::end_of;
 use crate::output::Output;
 use crate::rpc_node::RpcNode;
-use crate::text::{cut, day_and_time, now, printable};
+use crate::text::{cut, day_and_time, now, printable, short_amount};
 
 pub(super) async fn watch(args: &WatchArgs, output: Output) -> Result<(), Failure> {
     let node = RpcNode::find(&args.node).await?;
@@ -104,9 +104,7 @@ fn show(job: &JobRecord, own: PeerId, cursor: Option<&Cursor>, output: Output) {
         let line = format!(
             "{}  {role}  {state:<9}  {:>10}  {}  {}  {}  {}",
             day_and_time(now().0),
-            amount
-                .as_deref()
-                .map_or_else(|| "-".into(), |it| cut(it, 10)),
+            amount.as_deref().map_or_else(|| "-".into(), short_amount),
             end_of(&other.to_string()),
             cut(&printable(job.offer_id.as_str()), 16),
             printable(job.provider_job_id.as_str())

@@ -7,7 +7,7 @@ use derouter_sdk::UnixSeconds;
 
 use super::end_of;
 use crate::table::Table;
-use crate::text::{age, cut, day_and_time, now, wrapped};
+use crate::text::{age, cut, day_and_time, now, short_amount, wrapped};
 
 /// A share as percent.
 pub(crate) fn percent(share: f64) -> String {
@@ -49,8 +49,8 @@ pub(crate) fn list(offers: &[OfferView], total: usize, width: usize, full: bool)
                 true => offer.provider.clone(),
                 false => end_of(&offer.provider).to_owned(),
             },
-            cut(&offer.prices.input, 9),
-            cut(&offer.prices.output, 9),
+            short_amount(&offer.prices.input),
+            short_amount(&offer.prices.output),
             offer.context.to_string(),
             seconds(seen.and_then(|seen| seen.first_token_seconds)),
             speed(seen.and_then(|seen| seen.tokens_per_second)),
@@ -211,8 +211,8 @@ pub(crate) fn models(models: &[ModelView], width: usize) -> String {
             ),
             model.offers.to_string(),
             model.providers.to_string(),
-            cut(&model.cheapest.input, 9),
-            cut(&model.cheapest.output, 9),
+            short_amount(&model.cheapest.input),
+            short_amount(&model.cheapest.output),
             model.context.to_string(),
             first.map_or_else(|| "-".into(), |it| format!("{it:.2}s")),
             speed.map_or_else(|| "-".into(), |it| format!("{it:.0}")),

@@ -273,6 +273,7 @@ async fn tell(
             (Some(_), true, None) => "; it is off the market".to_owned(),
             (Some(_), true, Some(offer)) => match &offer.problem {
                 Some(problem) => format!(", but does not hold: {problem}"),
+                None if offer.state == what => String::new(),
                 None => format!("; it is {}", offer.state),
             },
             (Some(_), false, _) => {

@@ -2,7 +2,8 @@
 
 use derouter_openai::consumer::view::{OfferView as Other, offers_of};
 use derouter_openai::provider::view::{OfferView, ProviderView};
-use derouter_sdk::Node;
+use derouter_sdk::wire::rpc::network::{Reachability, ReservationState};
+use derouter_sdk::{NetworkReport, Node};
 use serde_json::{Value, json};
 
 use super::why::{Rank, Reason, rank, reasons};
@@ -13,7 +14,7 @@ use crate::market;
 use crate::output::Output;
 use crate::rpc_node::RpcNode;
 use crate::table::Table;
-use crate::text::{age, cut, now, printable};
+use crate::text::{age, counted, cut, now, printable, short_amount};
 
 /// An offer with what is made of it.
 struct Line<'a> {
@@ -27,7 +28,10 @@ pub(super) async fn list(args: ListArgs, output: Output) -> Result<(), Failure> 
     let own = node.calls().peer_id().await;
     let own = own.map_err(|error| node.failure(error))?.to_string();
     let modules = market::modules(&node).await;
-    let views = views(&modules);
+    let mut views = views(&modules);
+    if let Ok(report) = node.calls().network().await {
+        views.iter_mut().for_each(|view| look_again(view, &report));
+    }
     let mut market = offers_of(market::snapshots(&node).await?);
     market.iter_mut().for_each(market::clean);
     let lost = lost(&args, &views);
@@ -54,6 +58,20 @@ pub(super) async fn list(args: ListArgs, output: Output) -> Result<(), Failure> 
         );
     }
     Ok(())
+}
+
+/// How the node is reached now: the provider asks now and then.
+fn look_again(view: &mut ProviderView, report: &NetworkReport) {
+    let mut relays = report.relays.iter();
+    let relayed = relays.any(|relay| relay.state == ReservationState::Reserved);
+    view.peers = Some(report.peers);
+    view.reachability = match (report.reachability, relayed) {
+        (Reachability::Public, _) => "public",
+        (_, true) => "relayed",
+        (Reachability::Private, false) => "private",
+        (Reachability::Unknown, false) => "unknown",
+    }
+    .to_owned();
 }
 
 /// Added offers that no provider serves.
@@ -152,14 +170,15 @@ fn head(view: &ProviderView) -> String {
             backend.base_url, backend.state
         ));
     }
+    let peers = view
+        .peers
+        .map_or_else(|| "? peers".into(), |peers| counted(peers, "peer"));
+    lines.push(format!("reached: {}, {peers}", view.reachability));
     lines.push(format!(
-        "reached: {}, {} peers. Earned today {} POL, since the start {} ago {} POL",
-        view.reachability,
-        view.peers
-            .map_or_else(|| "?".into(), |peers| peers.to_string()),
-        view.income_today,
+        "earned: {} POL today, {} since the start {} ago",
+        short_amount(&view.income_today),
+        short_amount(&view.income),
         age(view.started, now()),
-        view.income,
     ));
     if let Some(problem) = &view.problem {
         lines.push(format!("! {}", printable(problem)));
@@ -179,14 +198,14 @@ fn table(lines: &[Line<'_>], width: usize) -> String {
         table.row(vec![
             format!("{}{mark}", cut(&offer.id, 18)),
             state.to_owned(),
-            cut(&offer.price.input, 8),
-            cut(&offer.price.output, 8),
+            short_amount(&offer.price.input),
+            short_amount(&offer.price.output),
             format!("{}/{}", rank.place, rank.of),
             format!("{}/{}", offer.in_use, offer.slots),
             format!("{}/{}", offer.queued, offer.queue),
             hour.requests.to_string(),
             hour.requests.saturating_sub(hour.taken).to_string(),
-            cut(&offer.income_today, 8),
+            short_amount(&offer.income_today),
             offer.model.clone(),
         ]);
     }
@@ -203,11 +222,13 @@ fn detail(offer: &OfferView) -> String {
     ];
     for window in &offer.schedule {
         let now = if window.now { " (now)" } else { "" };
+        let hours = match window.from == window.to {
+            true => "all day".to_owned(),
+            false => format!("{} to {} UTC", window.from, window.to),
+        };
         lines.push(format!(
-            "  {} {} to {}: {} / {} POL{now}",
+            "  {} {hours}: {} / {} POL{now}",
             window.days.join(","),
-            window.from,
-            window.to,
             window.price.input,
             window.price.output
         ));

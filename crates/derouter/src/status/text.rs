@@ -5,7 +5,7 @@ use derouter_sdk::wire::rpc::network::{Reachability, ReservationState};
 
 use super::{GatewayPart, Status};
 use crate::output::Output;
-use crate::text::{age, bytes, counted, cut, day_and_time, printable, wrapped};
+use crate::text::{age, bytes, counted, cut, printable, wrapped};
 
 /// Lines of one kind at most: all of it is one screen.
 const MOST_OFFERS: usize = 5;
@@ -14,12 +14,19 @@ const MOST_WARNINGS: usize = 6;
 
 pub(super) fn text(status: &Status, output: Output) -> String {
     let width = output.width();
-    let mut lines = vec![format!(
-        "{} {}   {}",
-        status.node.agent.as_deref().unwrap_or("derouter"),
-        status.node.peer_id,
-        day_and_time(status.at.0)
-    )];
+    let mut lines = vec![
+        format!(
+            "{} {} {}",
+            status.node.agent.as_deref().unwrap_or("derouter"),
+            status.node.peer_id,
+            match status.node.state {
+                "serving" => "",
+                state => state,
+            }
+        )
+        .trim_end()
+        .to_owned(),
+    ];
     network(status, &mut lines);
     for gateway in &status.gateways {
         bought(gateway, &mut lines);
@@ -47,12 +54,15 @@ fn network(status: &Status, lines: &mut Vec<String>) {
         Reachability::Unknown => "not known yet whether others can dial it".to_owned(),
     };
     lines.push(format!(
-        "Network   {}, {}, {}; {} in, {} out",
+        "Network   {}, {}, {}",
         counted(report.peers, "peer"),
         counted(report.announcements, "provider"),
         reached,
+    ));
+    lines.push(format!(
+        "  moved   {} in, {} out",
         bytes(report.bytes_in),
-        bytes(report.bytes_out),
+        bytes(report.bytes_out)
     ));
 }
 
@@ -73,8 +83,11 @@ fn bought(gateway: &GatewayPart, lines: &mut Vec<String>) {
     ));
     if let Some(counts) = spending.counts {
         lines.push(format!(
-            "  asked   {} requests, {} paid, {} attempts failed, {} now",
-            counts.requests,
+            "  asked   {}, {} paid, {} attempts failed, {} now",
+            counted(
+                u32::try_from(counts.requests).unwrap_or(u32::MAX),
+                "request"
+            ),
             counts.signed,
             counts.failed_attempts,
             gateway.active.requests.len()

@@ -492,7 +492,7 @@ mod tests {
             offer_id: derouter_sdk::OfferId::new("o").unwrap(),
             terms: Arc::new(Terms::of_0_1(
                 &crate::protocol::OfferPayload::parse(
-                    r#"{"model_id":"m","context_size":10,"input_token_price":{"$pol":"60"},"output_token_price":{"$pol":"1"}}"#,
+                    r#"{"model_id":"m","context_size":10,"input_token_price":{"$pol":"60000000000000000000"},"output_token_price":{"$pol":"1"}}"#,
                 )
                 .unwrap(),
             )),
