@@ -80,7 +80,7 @@ impl Gateway {
         let of_config = config.ok().map(|config| config.data_dir);
         let data_dir = args.node.data_dir.clone().or(of_config);
         let gateway = Self::at(&url, own_key)?;
-        Ok(Some(gateway.as_operator(data_dir)))
+        Ok(Some(gateway.for_operator(data_dir)))
     }
 
     fn at(url: &str, key: Option<String>) -> Result<Self, Failure> {
@@ -98,7 +98,7 @@ impl Gateway {
 
     /// Asks as the node's owner, where this user may read the file that proves it and the gateway is on
     /// this machine: nobody else is shown that.
-    fn as_operator(mut self, data_dir: Option<PathBuf>) -> Self {
+    fn for_operator(mut self, data_dir: Option<PathBuf>) -> Self {
         let host = self.base.host_str().unwrap_or_default();
         let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
         let is_here = address.is_ok_and(|address| address.is_loopback());

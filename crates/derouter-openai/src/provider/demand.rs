@@ -148,7 +148,7 @@ impl Demand {
     /// A job failed here.
     pub(super) fn failed(&mut self, now: UnixSeconds) {
         self.note(now, |counts| {
-            counts.failed = counts.failed.saturating_add(1)
+            counts.failed = counts.failed.saturating_add(1);
         });
     }
 

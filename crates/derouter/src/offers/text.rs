@@ -234,14 +234,14 @@ mod tests {
             models: vec!["an-organisation/a-model-with-a-long-name".into()],
             ..OfferView::default()
         };
-        let text = list(&[offer.clone()], 3, 80, false);
+        let text = list(std::slice::from_ref(&offer), 3, 80, false);
         assert!(
             text.lines().all(|line| line.chars().count() <= 80),
             "{text}"
         );
         assert!(text.contains("!an-organisation/a-m.."));
         assert!(text.contains("1 of 3") && text.contains("c6iDEp"));
-        let wide = list(&[offer.clone()], 1, usize::MAX, true);
+        let wide = list(std::slice::from_ref(&offer), 1, usize::MAX, true);
         assert!(wide.contains(&offer.provider) && wide.contains(&offer.models[0]));
     }
 }

@@ -135,8 +135,8 @@ pub(super) async fn ask(
     })
     .await?;
     if !stream {
-        let value: Value = serde_json::from_slice(&body)
-            .map_err(|_| remote("its answer is no JSON".to_owned()))?;
+        let value: Value =
+            serde_json::from_slice(&body).map_err(|_| remote("its answer is no JSON"))?;
         answered.take(&value, began);
     }
     answered.took = began.elapsed();
@@ -161,7 +161,7 @@ async fn read(mut answer: Response, mut on_chunk: impl FnMut(&[u8])) -> Result<V
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(|error| failed(&error))? {
         if body.len().saturating_add(chunk.len()) > ANSWER_BYTES {
-            return Err(remote("its answer is too large".to_owned()));
+            return Err(remote("its answer is too large"));
         }
         on_chunk(&chunk);
         body.extend_from_slice(&chunk);
@@ -169,7 +169,7 @@ async fn read(mut answer: Response, mut on_chunk: impl FnMut(&[u8])) -> Result<V
     Ok(body)
 }
 
-fn remote(why: String) -> Failure {
+fn remote(why: &str) -> Failure {
     Failure::of(
         Kind::RemoteFailure,
         format_args!("the backend failed: {why}"),
@@ -182,7 +182,7 @@ fn failed(error: &reqwest::Error) -> Failure {
         error if error.is_timeout() => "it takes too long",
         _ => "its answer broke off",
     };
-    remote(why.to_owned())
+    remote(why)
 }
 
 fn refused(status: reqwest::StatusCode, body: &[u8]) -> Failure {
@@ -194,7 +194,7 @@ fn refused(status: reqwest::StatusCode, body: &[u8]) -> Failure {
             printable(text).chars().take(300).collect::<String>()
         )
     });
-    remote(format!("it answers {status}{message}"))
+    remote(&format!("it answers {status}{message}"))
 }
 
 #[cfg(test)]

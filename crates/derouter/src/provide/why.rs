@@ -32,9 +32,7 @@ fn own_price(offer: &OfferView) -> Wei {
 
 /// Offers of others of the same model.
 fn others<'a>(offer: &OfferView, market: &'a [Other], own: &str) -> Vec<&'a Other> {
-    let same = |other: &&Other| {
-        other.provider != own && other.models.iter().any(|model| *model == offer.model)
-    };
+    let same = |other: &&Other| other.provider != own && other.models.contains(&offer.model);
     market.iter().filter(same).collect()
 }
 

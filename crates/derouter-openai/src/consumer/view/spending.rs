@@ -141,7 +141,7 @@ fn of_owner(gateway: &Gateway, now: UnixSeconds) -> SpendingView {
         let states = books.limit_states(None, now);
         (books.in_all(now), states, tallies, keys)
     });
-    tallies.sort_by(|(_, one), (_, other)| other.total.cmp(&one.total));
+    tallies.sort_by_key(|(_, tally)| std::cmp::Reverse(tally.total));
     let today = day_of(now);
     let provider = |(peer, tally): &(PeerId, Tally)| ProviderView {
         provider: peer.to_string(),
