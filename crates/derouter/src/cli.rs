@@ -52,6 +52,7 @@ use token::TokenCommand;
 #[command(
     name = "derouter",
     version,
+    max_term_width = 100,
     after_help = help(),
 )]
 pub(crate) struct Cli {

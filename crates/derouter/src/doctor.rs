@@ -45,8 +45,6 @@ enum Status {
 enum Fix {
     /// Set the permissions.
     Mode(PathBuf, u32),
-    /// Make a directory.
-    Directory(PathBuf),
     /// Remove what a crash left.
     Remove(PathBuf),
 }
@@ -250,7 +248,6 @@ fn apply(fix: &Fix) -> std::io::Result<()> {
         }
         #[cfg(not(unix))]
         Fix::Mode(..) => Ok(()),
-        Fix::Directory(path) => crate::daemon::make_directory(path),
         Fix::Remove(path) => std::fs::remove_file(path),
     }
 }

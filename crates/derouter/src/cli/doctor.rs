@@ -12,7 +12,7 @@ pub(crate) struct DoctorArgs {
     /// Which node.
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
-    /// Mend what can be mended without a loss: permissions, missing directories, what a crash left behind
+    /// Mend what can be mended without a loss: permissions, what a crash left behind
     #[arg(long)]
     pub(crate) fix: bool,
     /// Write all of it to a new file, for whoever helps you: the checks, the configuration without its

@@ -99,14 +99,7 @@ fn data_directory(data_dir: &Path, checks: &mut Vec<Check>) {
     let metadata = match std::fs::metadata(data_dir) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            checks.push(
-                Check::warn(
-                    ID,
-                    format!("{shown} is not there yet"),
-                    "the first start makes it",
-                )
-                .fix(Fix::Directory(data_dir.to_owned())),
-            );
+            checks.push(Check::ok(ID, format!("the first start makes {shown}")));
             return;
         }
         Err(error) => {
