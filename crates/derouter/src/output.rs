@@ -288,4 +288,56 @@ mod tests {
         };
         assert_eq!(coloured.paint(red, "x"), "\u{1b}[31mx\u{1b}[0m");
     }
+
+    /// The names of shapes in a text of Rust: `derouter.peers/1`.
+    fn shapes(text: &str) -> Vec<String> {
+        let quoted = text.split('"').skip(1).step_by(2);
+        let is_shape = |word: &&str| {
+            let number = word
+                .strip_prefix("derouter.")
+                .and_then(|rest| rest.rsplit_once('/'));
+            number.is_some_and(|(name, number)| {
+                !number.is_empty()
+                    && number.bytes().all(|byte| byte.is_ascii_digit())
+                    && name
+                        .bytes()
+                        .all(|byte| byte.is_ascii_alphabetic() || b".-".contains(&byte))
+            })
+        };
+        quoted.filter(is_shape).map(str::to_owned).collect()
+    }
+
+    fn shapes_below(directory: &std::path::Path, found: &mut std::collections::BTreeSet<String>) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                shapes_below(&path, found);
+            } else if let Ok(text) = std::fs::read_to_string(&path) {
+                let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+                found.extend(shapes(code));
+            }
+        }
+    }
+
+    #[test]
+    fn every_shape_is_documented_and_nothing_else_is() {
+        let crates = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut used = std::collections::BTreeSet::new();
+        for name in ["derouter", "derouter-openai"] {
+            shapes_below(&crates.join(name).join("src"), &mut used);
+        }
+        assert!(used.len() > 30, "{used:?}");
+        for name in &used {
+            let schema = derouter_testkit::schema::path(name);
+            assert!(schema.exists(), "{name} has no schema");
+        }
+        let schemas = derouter_testkit::schema::path("x");
+        for entry in std::fs::read_dir(schemas.parent().unwrap()).unwrap() {
+            let file = entry.unwrap().file_name().into_string().unwrap();
+            let stem = file.strip_suffix(".json").unwrap_or(&file);
+            let (name, number) = stem.rsplit_once('.').unwrap();
+            let name = format!("{name}/{number}");
+            assert!(used.contains(&name), "nothing says {name}");
+        }
+    }
 }

@@ -239,7 +239,7 @@ mod tests {
             text.lines().all(|line| line.chars().count() <= 80),
             "{text}"
         );
-        assert!(text.contains("!an-organisation/a-m.."));
+        assert!(text.contains("!an-organisation/a-.."));
         assert!(text.contains("1 of 3") && text.contains("c6iDEp"));
         let wide = list(std::slice::from_ref(&offer), 1, usize::MAX, true);
         assert!(wide.contains(&offer.provider) && wide.contains(&offer.models[0]));

@@ -35,6 +35,8 @@ impl Serialize for AsCbor<'_> {
                 }
                 map.end()
             }
+            // A unit would be an empty list.
+            Value::Null => to.serialize_none(),
             plain => plain.serialize(to),
         }
     }
