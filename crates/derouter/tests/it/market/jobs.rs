@@ -24,7 +24,7 @@ async fn both_sides_list_and_tell_the_story_of_a_job() {
         assert_eq!(job["job_id"], id);
         assert_eq!(job["amount"], told["cost"]);
 
-        let shown = json(home, &["jobs", "show", &id[..8]]).await;
+        let shown = json(home, &["jobs", "show", id.get(..8).unwrap()]).await;
         let job = &shown["job"];
         assert!(
             job["signature"].as_str().is_some_and(|it| it.len() == 128),

@@ -66,7 +66,8 @@ async fn offers_are_filtered_and_one_is_told_in_full() {
         offer["provider"].as_str().unwrap(),
         offer["offer"].as_str().unwrap(),
     );
-    let named = format!("{}/{id}", &provider[provider.len() - 8..]);
+    let end = provider.get(provider.len() - 8..).unwrap();
+    let named = format!("{end}/{id}");
     let exit = run(home, &["offers", "show", &named]).await;
     expect(&exit, 0, provider);
     expect(&exit, 0, "May be bought   yes");
