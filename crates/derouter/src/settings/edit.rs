@@ -340,4 +340,41 @@ mod tests {
         let twice = "{ a: 1, a: 2 }";
         assert!(set(twice, &path("a"), &json!(3)).is_err());
     }
+
+    #[test]
+    fn whatever_the_text_a_change_does_what_is_meant_or_nothing() {
+        use rand::rngs::StdRng;
+        use rand::{Rng, SeedableRng};
+        const PIECES: [&str; 26] = [
+            "{", "}", "[", "]", ":", ",", "a", "b", "'a'", "\"b\"", "1", "-1", "0x1f", ".5", "+1",
+            "true", "null", "// c\n", "/* c */", "\n", " ", "\\", "'", "\u{2028}", "\u{feff}", "é",
+        ];
+        let mut random = StdRng::seed_from_u64(4269);
+        let (mut changed, mut refused) = (0_u32, 0_u32);
+        for _ in 0..30_000 {
+            let length = random.random_range(0..24);
+            let mut text = String::from(if random.random_bool(0.7) { "{" } else { "" });
+            for _ in 0..length {
+                text.push_str(PIECES[random.random_range(0..PIECES.len())]);
+            }
+            text.push_str(if random.random_bool(0.7) { "}" } else { "" });
+            for at in ["a", "a.b", "b[0]"] {
+                match set(&text, &path(at), &json!({"x": [1]})) {
+                    Ok(after) => {
+                        changed += 1;
+                        let read = read(&after).unwrap();
+                        let steps = path(at).0;
+                        let found = steps.iter().try_fold(&read, |value, step| match step {
+                            Step::Key(key) => value.get(key),
+                            Step::Index(index) => value.get(index),
+                        });
+                        assert_eq!(found, Some(&json!({"x": [1]})), "{text:?}: {after:?}");
+                    }
+                    Err(_) => refused += 1,
+                }
+                let _ = remove(&text, &path(at));
+            }
+        }
+        assert!(changed > 100 && refused > 100, "{changed} {refused}");
+    }
 }

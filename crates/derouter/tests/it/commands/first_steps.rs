@@ -273,3 +273,34 @@ async fn on_a_terminal_the_role_is_asked_for_until_it_is_one() {
         "{written}"
     );
 }
+
+#[tokio::test]
+async fn a_node_that_systemd_runs_is_left_to_systemd() {
+    let home = Home::new();
+    fs::create_dir_all(home.data()).unwrap();
+    // As such a node has it: the lock is held, and the file says by whom it is run.
+    let lock = fs::File::create(home.data().join("node.lock")).unwrap();
+    lock.try_lock().unwrap();
+    let state = json!({
+        "pid": 2_000_000_000, "version": "0.2.0", "started_at": 1, "config": null, "data_dir_flag": null,
+        "log": null, "manager": {"kind": "systemd", "unit": "derouter.service", "user": true},
+        "drain_seconds": 30, "phase": "serving",
+    });
+    fs::write(home.data().join("node.json"), state.to_string()).unwrap();
+    for (command, said) in [
+        ("down", "systemctl --user stop derouter.service"),
+        ("restart", "systemctl --user restart derouter.service"),
+        ("logs", "journalctl --user -u derouter.service"),
+    ] {
+        let told = home.bad(&[command], 1).await;
+        assert!(told.contains(said), "{command}: {told}");
+    }
+    let told = home.bad(&["key", "restore", "nothing"], 3).await;
+    assert!(told.contains("derouter down"), "{told}");
+    let up = home.document(&["up"]).await;
+    assert_eq!(up["started"], false);
+    drop(lock);
+    // It crashed: what it said means nothing any more.
+    home.bad(&["down"], 4).await;
+    fs::remove_file(home.data().join("node.json")).unwrap();
+}
