@@ -313,7 +313,10 @@ mod tests {
             if path.is_dir() {
                 shapes_below(&path, found);
             } else if let Ok(text) = std::fs::read_to_string(&path) {
-                let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+                let code = text
+                    .split("#[cfg(test)]\nmod tests")
+                    .next()
+                    .unwrap_or_default();
                 found.extend(shapes(code));
             }
         }

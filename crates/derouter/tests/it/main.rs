@@ -9,6 +9,7 @@
     missing_docs
 )]
 
+mod cancel;
 mod client;
 mod commands;
 mod corpus;
@@ -17,7 +18,9 @@ mod db;
 mod discovery;
 mod drain;
 mod endpoint;
+mod fault_matrix;
 mod faults;
+mod hedge;
 mod hostile;
 mod http_jobs;
 mod js_module;
@@ -26,6 +29,7 @@ mod logs;
 mod market;
 mod mdns;
 mod network;
+mod old_only;
 mod relay;
 mod selling;
 mod signature;
