@@ -31,6 +31,9 @@ const HALF_LIFE: Duration = Duration::from_secs(30 * 60);
 /// What all that was seen counts at most, in answers: a change shows after about ten of them.
 const MOST_WEIGHT: f64 = 10.0;
 
+/// What was seen one by one is forgotten when it counts less than this: after an hour without anything.
+const OLD: f64 = 0.25;
+
 /// Answers without failure that a newcomer is given, and failures. Together a success rate of 95 %,
 /// which three answers outweigh.
 const GIVEN_GOOD: f64 = 1.9;
@@ -136,8 +139,9 @@ impl Average {
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     first_token: Average,
+    /// The same, one by one.
+    recent: Recent,
     speed: Average,
-    first_tokens: Recent,
     speeds: Recent,
     good: f64,
     bad: f64,
@@ -148,8 +152,8 @@ impl Seen {
     fn new(now: Instant) -> Self {
         Self {
             first_token: Average::default(),
+            recent: Recent::default(),
             speed: Average::default(),
-            first_tokens: Recent::default(),
             speeds: Recent::default(),
             good: 0.0,
             bad: 0.0,
@@ -169,6 +173,9 @@ impl Seen {
         self.speed.weight *= decay;
         self.good *= decay;
         self.bad *= decay;
+        if decay < OLD {
+            self.recent = Recent::default();
+        }
         self.at = self.at.max(now);
     }
 
@@ -207,9 +214,20 @@ impl Quality {
     /// The first token of a streamed answer came.
     pub fn first_token(&mut self, provider: &PeerId, model: &str, after: Duration, now: Instant) {
         let seen = self.seen(provider, model, now);
-        let seconds = after.as_secs_f64().max(0.001);
-        seen.first_token.add(seconds);
-        seen.first_tokens.add(seconds);
+        seen.first_token.add(after.as_secs_f64().max(0.001));
+        seen.recent.add(after);
+    }
+
+    /// The time to the first token that so many percent of a provider's latest answers kept; `None` where
+    /// too few are known.
+    pub fn slow_first_token(
+        &self,
+        provider: &PeerId,
+        model: &str,
+        percent: f64,
+    ) -> Option<Duration> {
+        let seen = self.seen.get(&self.key(provider, model))?;
+        seen.recent.percentile(percent)
     }
 
     /// An answer was good.
@@ -222,7 +240,7 @@ impl Quality {
             let tokens = sample.tokens as f64;
             let speed = tokens / sample.waited.as_secs_f64();
             seen.speed.add(speed);
-            seen.speeds.add(speed);
+            seen.speeds.add_rate(speed);
         }
     }
 
@@ -272,15 +290,19 @@ impl Quality {
 
     /// How the latest answers of a provider and model were spread: seconds to the first token, and
     /// tokens a second.
-    pub fn spreads(&self, provider: &PeerId, model: &str) -> (Option<Spread>, Option<Spread>) {
+    pub(crate) fn spreads(
+        &self,
+        provider: &PeerId,
+        model: &str,
+    ) -> (Option<Spread>, Option<Spread>) {
         let seen = self.seen.get(&self.key(provider, model));
         seen.map_or((None, None), |seen| {
-            (seen.first_tokens.spread(), seen.speeds.spread())
+            (seen.recent.spread(), seen.speeds.spread())
         })
     }
 
     /// For how long a provider is still asked after all others; `None` when it is not.
-    pub fn cools_for(&self, provider: &PeerId, now: Instant) -> Option<Duration> {
+    pub(crate) fn cools_for(&self, provider: &PeerId, now: Instant) -> Option<Duration> {
         self.cooldowns.cools_for(provider, now)
     }
 

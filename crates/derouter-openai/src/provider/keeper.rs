@@ -91,9 +91,17 @@ impl State {
 }
 
 struct Held {
-    payload: String,
+    announced: Announced,
     /// Its own, or shared with those that were provided with it.
     provision: Arc<Provision>,
+}
+
+/// What changes of what is said of an offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Announced {
+    /// The prices.
+    payload: OfferPayload,
+    load: Option<u8>,
 }
 
 impl fmt::Debug for OnMarket {
@@ -124,9 +132,10 @@ impl OnMarket {
         self.lock().closed
     }
 
-    fn payload(&self, offer_id: &OfferId) -> Option<String> {
+    fn announced(&self, offer_id: &OfferId) -> Option<Announced> {
         let state = self.lock();
-        state.offers.get(offer_id).map(|held| held.payload.clone())
+        let held = state.offers.get(offer_id);
+        held.map(|held| held.announced.clone())
     }
 
     /// Takes an offer back, and with it those that were provided together with it.
@@ -147,18 +156,17 @@ impl OnMarket {
         drop(gone);
     }
 
-    fn put(&self, offers: Vec<OfferSpec>, provision: Provision, service: &Arc<Service>) {
+    fn put(&self, offers: Vec<(OfferId, Announced)>, provision: Provision, service: &Arc<Service>) {
         let provision = Arc::new(provision);
         let mut earlier = Vec::new();
         let mut state = self.lock();
-        for offer in offers {
-            let id = offer.offer_id;
+        for (id, announced) in offers {
             state.forget_a_service(&id);
             let service = Arc::clone(service);
             earlier.push(state.services.insert(id.clone(), service));
             if !state.closed {
                 let held = Held {
-                    payload: offer.protocol_payload,
+                    announced,
                     provision: Arc::clone(&provision),
                 };
                 state.offers.insert(id, held);
@@ -270,7 +278,7 @@ impl Keeper {
 
     /// Tells whoever looks how the offers are.
     fn show(&self) {
-        let on_market = |stand: &Stand| self.on_market.payload(&stand.offer_id).is_some();
+        let on_market = |stand: &Stand| self.on_market.announced(&stand.offer_id).is_some();
         let seats = self.stands.iter();
         let seats = seats.map(|stand| stand.seat(on_market(stand))).collect();
         let problem = self.overlay.problem().map(str::to_owned);
@@ -310,7 +318,7 @@ impl Keeper {
                 // Those that are missing only for a moment stay.
                 let stays = !(of_backend(stand) && stand.found().is_some())
                     || found.iter().any(|found| stand.found() == Some(found))
-                    || self.on_market.payload(&stand.offer_id).is_some()
+                    || self.on_market.announced(&stand.offer_id).is_some()
                         && !monitor.has(stand.config.backend_model());
                 if !stays {
                     self.on_market.take_back(&stand.offer_id);
@@ -362,15 +370,16 @@ impl Keeper {
     /// Makes the market fit what can be served. What became of the offers that were provided.
     async fn settle(&mut self) -> Vec<(Vec<OfferId>, Result<(), ProvideError>)> {
         let now = Instant::now();
+        // One that is provided together with others would take them away for a moment.
+        let alone = self.stands.len() <= MOST_ALONE;
         let wanted: Vec<_> = self
             .stands
             .iter_mut()
-            .map(|stand| stand.wanted(now))
+            .map(|stand| stand.wanted(now, alone))
             .collect();
         for (stand, wanted) in self.stands.iter().zip(&wanted) {
-            let wanted = wanted.as_ref().map(OfferPayload::to_json);
-            let held = self.on_market.payload(&stand.offer_id);
-            if held.is_some() && held != wanted {
+            let held = self.on_market.announced(&stand.offer_id);
+            if held.is_some() && held != *wanted {
                 self.on_market.take_back(&stand.offer_id);
             }
         }
@@ -387,18 +396,18 @@ impl Keeper {
     }
 
     /// What is to be provided now, in batches.
-    fn batches(&self, wanted: Vec<Option<OfferPayload>>, now: Instant) -> Vec<Vec<Arc<Offer>>> {
+    fn batches(&self, wanted: Vec<Option<Announced>>, now: Instant) -> Vec<Vec<Arc<Offer>>> {
         let together = self.stands.len() > MOST_ALONE;
         let mut batches: Vec<Vec<Arc<Offer>>> = Vec::new();
-        for (stand, payload) in self.stands.iter().zip(wanted) {
+        for (stand, wanted) in self.stands.iter().zip(wanted) {
             let early = stand.retry_at.is_some_and(|at| now < at);
-            let Some(payload) = payload.filter(|_| !early) else {
+            let Some(announced) = wanted.filter(|_| !early) else {
                 continue;
             };
-            if self.on_market.payload(&stand.offer_id).is_some() {
+            if self.on_market.announced(&stand.offer_id).is_some() {
                 continue;
             }
-            let offer = stand.offer(payload);
+            let offer = stand.offer(announced);
             let same = |batch: &&mut Vec<Arc<Offer>>| {
                 let first = batch.first();
                 first.is_some_and(|first| Arc::ptr_eq(&first.monitor, &offer.monitor))
@@ -430,9 +439,17 @@ impl Keeper {
                 protocol_payload: offer.payload.to_json(),
             };
             let specs: Vec<OfferSpec> = offers.iter().map(spec).collect();
+            let announced = |offer: &Arc<Offer>| {
+                let announced = Announced {
+                    payload: offer.payload.clone(),
+                    load: offer.load,
+                };
+                (offer.id.clone(), announced)
+            };
+            let announced: Vec<_> = offers.iter().map(announced).collect();
             let sold: Vec<Sold> = offers.iter().map(Sold::new).collect();
             let of_0_2 = sold.iter().map(Sold::spec);
-            let both = specs.iter().cloned().zip(of_0_2);
+            let both = specs.into_iter().zip(of_0_2);
             let both = both.flat_map(|(spec, of_0_2)| [spec, of_0_2]).collect();
             let by_id = offers.into_iter().map(|offer| (offer.id.clone(), offer));
             let sold_by_id = sold
@@ -447,7 +464,7 @@ impl Keeper {
             let serves = Arc::clone(&service) as Arc<dyn ProviderService>;
             match shared.node.provide(both, options, serves).await {
                 Ok(provision) => {
-                    on_market.put(specs, provision, &service);
+                    on_market.put(announced, provision, &service);
                     (ids, Ok(()))
                 }
                 Err(error) => (ids, Err(error)),

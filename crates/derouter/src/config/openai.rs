@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::time::Duration;
 
 use derouter_openai::consumer::{
-    ConsumerConfig, Limits, ModelRule, PriceCap, Routing, Sort, Tuning, Weights,
+    ConsumerConfig, Deadlines, Limits, ModelRule, PriceCap, Routing, Sort, Tuning, Weights,
+    is_percentile,
 };
 use derouter_openai::provider::{
     BackendCheck, BackendConfig, BackendOptions, ConsumerLists, Discover, MediaLinks, OfferConfig,
@@ -20,7 +22,7 @@ use serde::de::IgnoredAny;
 use super::offer_terms::{AnnounceSection, QueueLength, QueueSeconds, Schedule};
 use super::schema::{PEER_PATTERN, shape};
 use super::value::{
-    BaseUrl, Drain, LiteralPath, Named, OneOrMany, Origin, Peer, Pol, Port, Positive,
+    BaseUrl, Drain, LiteralPath, Named, OneOrMany, Origin, Peer, Pol, Port, Positive, Seconds,
 };
 use super::{ConfigError, LogSection};
 
@@ -314,6 +316,7 @@ struct SecretText(Secret);
 shape!(SecretText, {"type": "string", "writeOnly": true});
 shape!(Weight, {"type": "number", "minimum": 0, "maximum": Weights::MOST});
 shape!(Share, {"type": "number", "minimum": 0, "maximum": 1});
+shape!(Percentile, {"type": "number", "minimum": 50, "maximum": 99.9});
 shape!(Provider, {"type": "string", "pattern": PEER_PATTERN});
 shape!(Host, {"type": "string", "examples": ["127.0.0.1", "::1", "localhost"]});
 
@@ -465,6 +468,8 @@ pub(super) struct ConsumerSection {
     limits: LimitsSection,
     /// How providers are chosen.
     routing: RoutingSection,
+    /// How long providers are waited for.
+    timeouts: TimeoutsSection,
     /// Keep prompts and answers; without it, as the node does.
     store_payloads: Option<bool>,
     // The keys of a process of its own.
@@ -551,6 +556,46 @@ struct LimitsSection {
     total: Option<Pol>,
 }
 
+/// How long providers are waited for, each in seconds.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct TimeoutsSection {
+    /// Until a provider takes a job, and until its stream opens.
+    connect: Option<Seconds>,
+    /// Until a streamed answer begins.
+    first_token: Option<Seconds>,
+    /// Between two parts of a streamed answer.
+    between_chunks: Option<Seconds>,
+    /// Until a plain answer is there.
+    plain_answer: Option<Seconds>,
+    /// All attempts to begin an answer together.
+    all_attempts: Option<Seconds>,
+    /// A streamed answer, from its first part to its last.
+    streamed_answer: Option<Seconds>,
+}
+
+impl TimeoutsSection {
+    fn check(self) -> Deadlines {
+        let mut deadlines = Deadlines::default();
+        let set = |place: &mut Duration, own: Option<Seconds>| {
+            if let Some(own) = own {
+                *place = own.0;
+            }
+        };
+        set(&mut deadlines.create, self.connect);
+        set(&mut deadlines.open, self.connect);
+        set(&mut deadlines.first_value, self.first_token);
+        set(&mut deadlines.next_value, self.between_chunks);
+        set(&mut deadlines.plain_answer, self.plain_answer);
+        set(&mut deadlines.all_attempts, self.all_attempts);
+        set(&mut deadlines.streamed_answer, self.streamed_answer);
+        // Providers of 0.1 say that they begin before they do, and no later than their answer.
+        let first = deadlines.first_value.max(deadlines.plain_answer);
+        deadlines.prologue = deadlines.prologue.min(first);
+        deadlines
+    }
+}
+
 /// How providers are chosen.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -563,6 +608,8 @@ struct RoutingSection {
     /// The share of requests that go to a provider nobody knows yet.
     #[schemars(extend("default" = 0.05))]
     explore: Option<Share>,
+    /// The percentile of a provider's time to the first token behind which another one is asked, too.
+    hedge: Option<Percentile>,
     /// Peer ids of the only providers that are asked. Empty: all.
     #[schemars(extend("default" = []))]
     allow_providers: Vec<Provider>,
@@ -628,6 +675,22 @@ impl<'de> Deserialize<'de> for Share {
     }
 }
 
+/// A percentile after which hedging makes sense.
+#[derive(Clone, Copy, Debug)]
+struct Percentile(f64);
+
+impl<'de> Deserialize<'de> for Percentile {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = f64::deserialize(deserializer)?;
+        if !is_percentile(number) {
+            return Err(serde::de::Error::custom(format_args!(
+                "{number} is not a percentile from 50 to 99.9"
+            )));
+        }
+        Ok(Self(number))
+    }
+}
+
 fn number_up_to<'de, D: serde::Deserializer<'de>>(
     most: f64,
     deserializer: D,
@@ -685,6 +748,7 @@ impl RoutingSection {
                 SortKey::Latency => Some(Sort::Latency),
                 SortKey::Throughput => Some(Sort::Throughput),
             }),
+            hedge: self.hedge.map(|percentile| percentile.0),
             allow_providers: providers(self.allow_providers),
             deny_providers: providers(self.deny_providers),
         }
@@ -751,7 +815,7 @@ impl ConsumerSection {
                 .collect(),
             data_dir: data_dir.map(Path::to_path_buf),
             store_payloads: self.store_payloads.unwrap_or(store_payloads),
-            deadlines: defaults.deadlines,
+            deadlines: self.timeouts.check(),
         }
     }
 

@@ -27,6 +27,7 @@ shape!(Peer, {"type": "string", "pattern": PEER_PATTERN});
 shape!(BaseUrl, {"type": "string", "examples": ["http://127.0.0.1:11434/v1"]});
 shape!(Origin, {"type": "string", "examples": ["https://chat.example.org"]});
 shape!(LiteralPath, {"type": "string", "minLength": 1, "pattern": "^([^~]|~[^/])"});
+shape!(Seconds, {"type": "number", "minimum": LEAST_SECONDS, "maximum": MOST_SECONDS});
 shape!(Port, {"type": "integer", "minimum": 0, "maximum": 65535});
 shape!(Drain, {"type": "integer", "minimum": 0, "maximum": MOST_DRAIN_SECONDS});
 
@@ -258,6 +259,28 @@ impl<'de> Deserialize<'de> for Drain {
             )));
         }
         Ok(Self(Duration::from_secs(number)))
+    }
+}
+
+/// A time in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seconds(pub(super) Duration);
+
+/// The shortest: below, every answer would come too late.
+const LEAST_SECONDS: f64 = 0.1;
+
+/// The longest: a day.
+const MOST_SECONDS: f64 = 86_400.0;
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = f64::deserialize(deserializer)?;
+        if !(LEAST_SECONDS..=MOST_SECONDS).contains(&number) {
+            return Err(D::Error::custom(format_args!(
+                "{number} is not from {LEAST_SECONDS} to {MOST_SECONDS} seconds"
+            )));
+        }
+        Ok(Self(Duration::from_secs_f64(number)))
     }
 }
 

@@ -10,6 +10,7 @@
     missing_docs
 )]
 
+mod cancel;
 mod client;
 mod commands;
 mod corpus;
@@ -18,7 +19,9 @@ mod db;
 mod discovery;
 mod drain;
 mod endpoint;
+mod fault_matrix;
 mod faults;
+mod hedge;
 mod hostile;
 mod http_jobs;
 mod js_module;
@@ -27,6 +30,7 @@ mod logs;
 mod market;
 mod mdns;
 mod network;
+mod old_only;
 mod relay;
 mod selling;
 mod signature;

@@ -1,89 +1,138 @@
-//! The latest few values of something, for its median and its slow end.
+//! The latest times to the first token of a provider, and its latest speeds, for percentiles: an average tells
+//! nothing of its slow ones.
 
-/// Values that are kept of one thing: enough for a ninth decile, few enough to be kept for each
-/// provider and model (256 bytes for both).
+use std::time::Duration;
+
+/// Values that are kept.
 const KEPT: usize = 32;
 
-/// The latest values, oldest overwritten first.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Recent {
-    values: [f32; KEPT],
-    len: usize,
-    next: usize,
-}
+/// Fewer say nothing of a percentile.
+const LEAST: usize = 8;
 
-impl Default for Recent {
-    fn default() -> Self {
-        Self {
-            values: [0.0; KEPT],
-            len: 0,
-            next: 0,
-        }
-    }
+/// The latest values, in thousandths: milliseconds, or of a token a second.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Recent {
+    values: [u32; KEPT],
+    /// How many were added, of which the last [`KEPT`] are there.
+    added: usize,
 }
 
 /// The middle and the worse end of what was seen lately.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Spread {
+pub(crate) struct Spread {
     /// Half of the values are no larger.
-    pub p50: f64,
+    pub(crate) p50: f64,
     /// Nine of ten are no larger.
-    pub p90: f64,
+    pub(crate) p90: f64,
     /// How many values these are, at most 32.
-    pub samples: usize,
+    pub(crate) samples: usize,
 }
 
 impl Recent {
-    pub(super) fn add(&mut self, value: f64) {
-        if !(value.is_finite() && value > 0.0) {
-            return;
-        }
-        #[expect(clippy::cast_possible_truncation, reason = "an estimate")]
-        let value = value as f32;
-        if let Some(place) = self.values.get_mut(self.next) {
-            *place = value;
-        }
-        self.next = (self.next + 1) % KEPT;
-        self.len = (self.len + 1).min(KEPT);
+    /// Adds a time.
+    pub(super) fn add(&mut self, time: Duration) {
+        self.add_thousandths(u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
     }
 
-    /// `None` when nothing was seen.
+    /// Adds a number of something a second.
+    pub(super) fn add_rate(&mut self, rate: f64) {
+        let thousandths = (rate * 1000.0).clamp(0.0, f64::from(u32::MAX));
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "clamped; no number becomes 0"
+        )]
+        self.add_thousandths(thousandths as u32);
+    }
+
+    fn add_thousandths(&mut self, value: u32) {
+        let place = self.added % KEPT;
+        if let Some(slot) = self.values.get_mut(place) {
+            *slot = value;
+        }
+        // Stays in the range that is taken modulo the size.
+        self.added = match self.added >= 2 * KEPT - 1 {
+            true => KEPT,
+            false => self.added + 1,
+        };
+    }
+
+    /// The time that so many percent of them were not over; `None` with too few.
+    pub(super) fn percentile(&self, percent: f64) -> Option<Duration> {
+        if self.samples() < LEAST {
+            return None;
+        }
+        let millis = self.rank(percent)?;
+        Some(Duration::from_millis(u64::from(millis)))
+    }
+
+    /// For whoever looks, in seconds, or in tokens a second; `None` when nothing was seen.
     pub(super) fn spread(&self) -> Option<Spread> {
-        let mut sorted: Vec<f32> = self.values.iter().take(self.len).copied().collect();
-        sorted.sort_by(f32::total_cmp);
+        let of = |percent| Some(f64::from(self.rank(percent)?) / 1000.0);
         Some(Spread {
-            p50: rank(&sorted, 50)?,
-            p90: rank(&sorted, 90)?,
-            samples: self.len,
+            p50: of(50.0)?,
+            p90: of(90.0)?,
+            samples: self.samples(),
         })
     }
-}
 
-/// The value at a percentile, by the nearest rank.
-fn rank(sorted: &[f32], percent: usize) -> Option<f64> {
-    let place = (sorted.len() * percent).div_ceil(100).checked_sub(1)?;
-    sorted.get(place).map(|value| f64::from(*value))
+    fn samples(&self) -> usize {
+        self.added.min(KEPT)
+    }
+
+    fn rank(&self, percent: f64) -> Option<u32> {
+        let many = self.samples();
+        let mut values = self.values;
+        let values = values.get_mut(..many).filter(|values| !values.is_empty())?;
+        values.sort_unstable();
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "at most 32"
+        )]
+        let rank = (percent.clamp(0.0, 100.0) / 100.0 * many as f64).ceil() as usize;
+        values.get(rank.clamp(1, many) - 1).copied()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_latest_values_alone_count_and_nonsense_does_not() {
+    fn of(times: impl IntoIterator<Item = u64>) -> Recent {
         let mut recent = Recent::default();
-        assert_eq!(recent.spread(), None);
-        recent.add(f64::NAN);
-        recent.add(-1.0);
-        assert_eq!(recent.spread(), None);
-        recent.add(2.0);
-        let spread = recent.spread().unwrap();
-        assert_eq!((spread.p50, spread.p90, spread.samples), (2.0, 2.0, 1));
-        for value in 1..=100_u8 {
-            recent.add(value.into());
+        for time in times {
+            recent.add(Duration::from_millis(time));
         }
-        // 69 to 100.
-        let spread = recent.spread().unwrap();
-        assert_eq!((spread.p50, spread.p90, spread.samples), (84.0, 97.0, KEPT));
+        recent
+    }
+
+    #[test]
+    fn a_percentile_is_of_the_latest_times() {
+        let millis = |recent: Recent, percent| recent.percentile(percent).map(|it| it.as_millis());
+        assert_eq!(millis(of(1..8), 95.0), None, "too few");
+        assert_eq!(millis(of(1..=20), 95.0), Some(19));
+        assert_eq!(millis(of(1..=20), 50.0), Some(10));
+        assert_eq!(millis(of(1..=20), 99.9), Some(20));
+        for many in 32..200 {
+            let latest = of(1..=many);
+            assert_eq!(millis(latest, 100.0), Some(u128::from(many)));
+            assert_eq!(millis(latest, 0.0), Some(u128::from(many) - 31));
+        }
+    }
+
+    #[test]
+    fn whoever_looks_sees_the_middle_and_the_worse_end() {
+        assert_eq!(Recent::default().spread(), None);
+        let spread = of([500]).spread().unwrap();
+        assert_eq!((spread.p50, spread.p90, spread.samples), (0.5, 0.5, 1));
+        let mut speeds = Recent::default();
+        for speed in 1..=10 {
+            speeds.add_rate(f64::from(speed));
+        }
+        speeds.add_rate(f64::NAN);
+        let spread = speeds.spread().unwrap();
+        assert_eq!((spread.p50, spread.p90, spread.samples), (5.0, 9.0, 11));
     }
 }

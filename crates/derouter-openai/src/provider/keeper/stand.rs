@@ -6,12 +6,13 @@ use std::time::Duration;
 use derouter_sdk::{OfferId, UnixSeconds};
 use tokio::time::Instant;
 
-use super::{FIRST_PAUSE, FULL_FOR, MISSING_FOR, NAMED_FOR, ROOM_FOR, unix_now};
-use crate::protocol::{self, OfferPayload};
+use super::{Announced, FIRST_PAUSE, FULL_FOR, MISSING_FOR, NAMED_FOR, ROOM_FOR, unix_now};
+use crate::protocol;
 use crate::provider::admission::Lane;
 use crate::provider::board::Seat;
 use crate::provider::config::{DEFAULT_QUEUE_TIME, OfferConfig};
 use crate::provider::health::Steady;
+use crate::provider::load::LoadSign;
 use crate::provider::monitor::{Found, Monitor};
 use crate::provider::pump::Offer;
 use crate::provider::running::StartError;
@@ -55,6 +56,7 @@ pub(super) struct Stand {
     pub(super) problem: Option<String>,
     named: Steady,
     roomy: Steady,
+    load: LoadSign,
     /// Why it is not on the market; what the operator was told last.
     told: Option<Absent>,
     /// Since when that is so.
@@ -111,6 +113,7 @@ impl Stand {
             problem: None,
             named: Steady::new(MISSING_FOR, NAMED_FOR),
             roomy: Steady::new(FULL_FOR, ROOM_FOR),
+            load: LoadSign::default(),
             told: None,
             since: unix_now(),
             retry_at: None,
@@ -179,20 +182,26 @@ impl Stand {
     }
 
     /// What is to be announced now, if anything.
-    pub(super) fn wanted(&mut self, now: Instant) -> Option<OfferPayload> {
+    pub(super) fn wanted(&mut self, now: Instant, tells_load: bool) -> Option<Announced> {
         let absent = self.absent(now);
         self.tell(absent);
+        let load = self.load.see(self.lane.taken(), now);
         match absent {
-            None => Some(self.config.payload_at(unix_now())),
+            None => Some(Announced {
+                payload: self.config.payload_at(unix_now()),
+                load: load.filter(|_| tells_load),
+            }),
             Some(_) => None,
         }
     }
 
-    pub(super) fn offer(&self, payload: OfferPayload) -> Arc<Offer> {
+    pub(super) fn offer(&self, announced: Announced) -> Arc<Offer> {
+        let Announced { payload, load } = announced;
         Arc::new(Offer {
             id: self.offer_id.clone(),
             config: OfferConfig::clone(&self.config),
             payload,
+            load,
             backend: Arc::clone(&self.monitor.backend),
             monitor: Arc::clone(&self.monitor),
             lane: Arc::clone(&self.lane),
