@@ -7,12 +7,13 @@ use std::time::Duration;
 use derouter_market::Role;
 use derouter_sdk::{
     CompleteJobError, ConsumerCompletion, CreateJobError, Cursor, FailJobError, FailureReason,
-    JobEvent, JobFilter, JobKey, JobQuery, JobRecord, JobStream, NetworkReport, Node, NodeError,
-    NodeState, OfferEvent, OfferFilter, OfferId, OfferQuery, OfferSnapshot, OfferSpec,
-    OpenJobError, PeerId, PeerQuery, PeerReport, PingError, PingReport, ProtocolId, ProvideError,
-    ProvideOptions, ProviderCompleteError, ProviderCompletion, ProviderEvent, ProviderQuery,
-    ProviderRecord, ProviderService, Provision, RemoteJob, RemoteJobError, SnapshotId, UnixSeconds,
-    Watch, async_trait,
+    JobEvent, JobFilter, JobKey, JobQuery, JobRecord, JobStream, ModuleDetails, ModuleRegistration,
+    ModuleReport, ModuleReporter, NetworkReport, Node, NodeError, NodeState, OfferEvent,
+    OfferFilter, OfferId, OfferQuery, OfferSnapshot, OfferSpec, OpenJobError, PeerId, PeerQuery,
+    PeerReport, PingError, PingReport, ProtocolId, ProvideError, ProvideOptions,
+    ProviderCompleteError, ProviderCompletion, ProviderEvent, ProviderQuery, ProviderRecord,
+    ProviderService, Provision, RemoteJob, RemoteJobError, SnapshotId, UnixSeconds, Watch,
+    async_trait,
 };
 use derouter_store::JobPage;
 use derouter_wire::jobs::FailureCause;
@@ -332,6 +333,19 @@ impl Node for LocalNode {
             failure,
         )
         .await
+    }
+
+    async fn modules(&self, state: bool) -> Result<Vec<ModuleReport>, NodeError> {
+        Ok(self.shared.modules.reports(state))
+    }
+
+    fn register_module(
+        &self,
+        details: ModuleDetails,
+        reporter: Arc<dyn ModuleReporter>,
+    ) -> Result<ModuleRegistration, NodeError> {
+        let now = self.shared.clock.now().unix;
+        self.shared.modules.add(details, reporter, now)
     }
 
     async fn network(&self) -> Result<NetworkReport, NodeError> {

@@ -86,7 +86,7 @@ pub fn load_or_create(path: &Path) -> Result<Keypair, KeyFileError> {
 }
 
 /// The key in the file; `None` when there is no file.
-fn load(path: &Path) -> Result<Option<Keypair>, KeyFileError> {
+pub fn load(path: &Path) -> Result<Option<Keypair>, KeyFileError> {
     let bytes = match read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -124,9 +124,10 @@ fn decode(bytes: &[u8]) -> Result<Keypair, String> {
         .map_err(|_| "it does not hold an Ed25519 key in libp2p's encoding".into())
 }
 
-/// Writes beside the file and renames without replacing, so that a crash leaves no half of a key
-/// and nothing that exists is overwritten.
-fn create(path: &Path, keypair: &Keypair) -> io::Result<()> {
+/// Makes the key file, with mode 0600, in a directory that is made when it is missing. Writes beside the
+/// file and renames without replacing, so that a crash leaves no half of a key and nothing that exists
+/// is overwritten: then it fails with `AlreadyExists`.
+pub fn create(path: &Path, keypair: &Keypair) -> io::Result<()> {
     let bytes = keypair.to_protobuf_encoding().map_err(io::Error::other)?;
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

@@ -30,6 +30,7 @@ mod jobs;
 mod legacy;
 mod listen_ports;
 mod market_task;
+mod module_book;
 mod network;
 mod open_jobs;
 mod opened;

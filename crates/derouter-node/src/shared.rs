@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::event_log::EventLog;
 use crate::legacy::LegacyProviders;
+use crate::module_book::ModuleBook;
 use crate::opened::Opened;
 use crate::provided::ProvidedOffers;
 use crate::recent::{RecentJob, RecentJobs};
@@ -87,6 +88,8 @@ pub(crate) struct Shared {
     pub(crate) delivering: AtomicUsize,
     /// Whoever waits until each signature was offered to its provider.
     pub(crate) settle: mpsc::Sender<oneshot::Sender<()>>,
+    /// The modules that are there.
+    pub(crate) modules: Arc<ModuleBook>,
     market: Mutex<Market>,
     open_jobs: Mutex<OpenJobs>,
     in_doubt: Mutex<HashSet<JobKey>>,
@@ -146,6 +149,7 @@ impl Shared {
             running: Mutex::default(),
             delivering: AtomicUsize::new(0),
             settle,
+            modules: Arc::default(),
             market: Mutex::new(market),
             open_jobs: Mutex::default(),
             in_doubt: Mutex::default(),

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
+mod active;
 mod answer;
 mod anthropic;
 mod api;
@@ -36,6 +37,7 @@ mod ledger;
 mod measure;
 mod models;
 mod offers;
+mod operator;
 mod paths;
 mod quality;
 mod quote;
@@ -51,6 +53,7 @@ mod tally;
 mod v0_2;
 mod values;
 mod verdict;
+pub mod view;
 
 pub(crate) use anthropic::{
     fuzz_answer as fuzz_messages_answer, fuzz_request as fuzz_messages_request,
@@ -60,6 +63,7 @@ pub use gateway::ConsumerCounters;
 pub use hedge::is_percentile;
 pub use journal::{JournalError, KeySpending, spent_by_key};
 pub use keys::{KeyError, KeyRecord, KeyRules, KeyStore};
+pub use operator::{OPERATOR_FILE, operator_token};
 pub use router::{Sort, Tuning, Weights};
 pub use spending::KeyLimits;
 
@@ -68,6 +72,7 @@ pub(crate) use measure::{SILENT_FIELDS, generated_bytes};
 use gateway::{Gateway, Tasks};
 use journal::Journal;
 use keys::Keys;
+use operator::Operator;
 use server::Stop;
 
 /// How long running answers may take to finish on a shutdown: people wait for it.
@@ -123,6 +128,7 @@ pub struct RunningConsumer {
     local_addr: SocketAddr,
     counters: Arc<ConsumerCounters>,
     tasks: Tasks,
+    viewer: view::Viewer,
     stop: Stop,
     server: Option<JoinHandle<()>>,
     _feeds: [AbortOnDropHandle<()>; 4],
@@ -154,6 +160,15 @@ pub async fn start(
     if let Some(journal) = journal {
         gateway.ledger.keep(journal);
     }
+    if let Some(data_dir) = gateway.config.data_dir.clone() {
+        match Operator::create(&data_dir) {
+            Ok(operator) => gateway.know_operator(operator),
+            Err(error) => tracing::warn!(
+                %error, file = OPERATOR_FILE,
+                "can't write the file by which commands of this user are known: they need a key"
+            ),
+        }
+    }
     let stop = Stop::default();
     let routes = api::routes(Arc::clone(&gateway), allowed);
     let server = server::serve(listener, routes, client_stall, stop.clone());
@@ -161,6 +176,7 @@ pub async fn start(
     Ok(RunningConsumer {
         local_addr,
         counters: Arc::clone(&gateway.counters),
+        viewer: view::Viewer::new(Arc::clone(&gateway)),
         tasks: gateway.tasks.clone(),
         stop,
         server: Some(tokio::spawn(server)),
@@ -187,6 +203,11 @@ impl RunningConsumer {
     /// What happened since the start.
     pub fn counters(&self) -> &ConsumerCounters {
         &self.counters
+    }
+
+    /// What it knows, for whoever looks at it in this process.
+    pub fn viewer(&self) -> view::Viewer {
+        self.viewer.clone()
     }
 
     /// Stops with 10 s for running answers: see [`RunningConsumer::shutdown_within`].

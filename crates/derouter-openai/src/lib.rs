@@ -4,6 +4,7 @@
 
 pub mod consumer;
 mod estimate;
+mod files;
 mod form;
 pub mod frames;
 #[doc(hidden)]

@@ -8,9 +8,11 @@
 mod admission;
 pub mod backend;
 mod blocklist;
+mod board;
 pub mod config;
 mod connection;
 pub mod counters;
+mod demand;
 pub mod detect;
 pub mod echo;
 mod health;
@@ -22,6 +24,7 @@ mod models;
 mod monitor;
 mod normalize;
 mod outward;
+mod overlay;
 pub mod prices;
 mod pump;
 mod queue;
@@ -33,6 +36,7 @@ mod service;
 mod trial;
 mod usage;
 mod v0_2;
+pub mod view;
 mod window;
 
 pub use admission::MAX_QUEUE_TIME;
@@ -42,9 +46,10 @@ pub use config::{
     OfferTerms, ProviderConfig, Secret,
 };
 pub use counters::{Counters, CountersSnapshot};
-pub use detect::{DetectedBackend, detect_backends};
+pub use detect::{DetectedBackend, detect_backends, list_models};
 pub use echo::{EchoBackend, start_echo_backend};
 pub use outward::MediaLinks;
+pub use overlay::{Entries, OFFERS_FILE, OfferEdit, OfferEntry, OfferStore, OverlayError};
 pub use rates::RateLimits;
 pub use running::{RunningProvider, StartError, start};
 

@@ -6,6 +6,7 @@ pub mod error;
 pub mod filter;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod module;
 pub mod node;
 pub mod provider;
 pub mod tcp;
@@ -27,6 +28,7 @@ pub use error::{
     ProvideError, ProviderCompleteError, RemoteJobError,
 };
 pub use filter::{JobFilter, JobQuery, OfferFilter, OfferQuery, PeerQuery, ProviderQuery};
+pub use module::{ModuleDetails, ModulePlace, ModuleRegistration, ModuleReport, ModuleReporter};
 pub use node::{ConsumerCompletion, JobStream, Node, RemoteJob};
 pub use provider::{
     ConnectionRefusal, JobRefusal, NodeDesk, OfferSpec, ProvideOptions, ProviderCompletion,

@@ -15,6 +15,7 @@ use crate::error::{
     ProvideError, ProviderCompleteError, RemoteJobError,
 };
 use crate::filter::{JobFilter, JobQuery, OfferFilter, OfferQuery, PeerQuery, ProviderQuery};
+use crate::module::{ModuleDetails, ModuleRegistration, ModuleReport, ModuleReporter};
 use crate::provider::{OfferSpec, ProvideOptions, ProviderCompletion, ProviderService, Provision};
 use crate::watch::{JobEvent, NodeState, OfferEvent, ProviderEvent, Watch};
 
@@ -199,6 +200,22 @@ pub trait Node: Send + Sync + 'static {
         job: &JobKey,
         failure: FailureReason,
     ) -> Result<(), FailJobError>;
+
+    /// Which modules the node has; with `state`, also what those in its process tell of themselves.
+    async fn modules(&self, state: bool) -> Result<Vec<ModuleReport>, NodeError> {
+        let _ = state;
+        Err(NodeError::Unsupported("reports of modules"))
+    }
+
+    /// Adds a module to those that [`Node::modules`] tells of. Over the RPC, Hello does that.
+    fn register_module(
+        &self,
+        details: ModuleDetails,
+        reporter: Arc<dyn ModuleReporter>,
+    ) -> Result<ModuleRegistration, NodeError> {
+        let _ = (details, reporter);
+        Err(NodeError::Unsupported("reports of modules"))
+    }
 
     /// The network as the node sees it.
     async fn network(&self) -> Result<NetworkReport, NodeError> {

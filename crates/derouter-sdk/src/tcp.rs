@@ -20,10 +20,12 @@ use derouter_wire::cbor::PeerIdArg;
 use derouter_wire::rpc::Call;
 use derouter_wire::rpc::cursor::Cursor;
 use derouter_wire::rpc::list::{ListJobs, ListOffers, ListPeers, ListProviders, Page};
+use derouter_wire::rpc::module::{QueryModules, QueryModulesReply};
 use derouter_wire::rpc::network::{NetworkReport, PeerReport, PingReport};
 use derouter_wire::rpc::record::{FailureReason, JobRecord, OfferSnapshot, ProviderRecord};
 use derouter_wire::rpc::request::*;
 use derouter_wire::{Currency, JobKey, PeerId, SnapshotId, UnixSeconds};
+use serde::Serialize;
 use tokio::sync::OnceCell;
 
 use self::connection::{Connection, JobPipe, Role};
@@ -36,6 +38,7 @@ use crate::error::{
     ProvideError, ProviderCompleteError, RemoteJobError,
 };
 use crate::filter::{JobFilter, JobQuery, OfferFilter, OfferQuery, PeerQuery, ProviderQuery};
+use crate::module::ModuleReport;
 use crate::node::{ConsumerCompletion, JobStream, Node, RemoteJob};
 use crate::provider::{OfferSpec, ProvideOptions, ProviderCompletion, ProviderService, Provision};
 use crate::watch::{JobEvent, NodeState, OfferEvent, ProviderEvent, Watch};
@@ -120,6 +123,27 @@ impl TcpNode {
                 providers: Mutex::default(),
             }),
         }
+    }
+}
+
+impl TcpNode {
+    /// Sends a request of RPC 0.2 by its name, and returns the data of the answer as it is encoded, errors
+    /// of the node among them. For tools that know requests which this version does not.
+    ///
+    /// # Errors
+    /// When there is no answer, or the node speaks 0.1 alone.
+    pub async fn call_raw<T: Serialize + Sync>(
+        &self,
+        request: &str,
+        data: &T,
+        wait: Duration,
+    ) -> Result<Vec<u8>, NodeError> {
+        let connection = self.inner.connection().await?;
+        if connection.is_0_1() {
+            return Err(NodeError::Unsupported("requests of RPC 0.2"));
+        }
+        let answer = connection.caller.call_raw(request, data, wait).await;
+        answer.map_err(|error| translate::call_error(error, wait))
     }
 }
 
@@ -496,6 +520,14 @@ impl Node for TcpNode {
             .ask_new(&QueryNetwork {}, wait, "reports of the network");
         let QueryNetworkReply::Ok(report) = asked.await?;
         Ok(*report)
+    }
+
+    async fn modules(&self, state: bool) -> Result<Vec<ModuleReport>, NodeError> {
+        let wait = self.inner.options.query_wait;
+        let request = QueryModules { state };
+        let asked = self.inner.ask_new(&request, wait, "reports of modules");
+        let QueryModulesReply::Ok(modules) = asked.await?;
+        Ok(modules)
     }
 
     async fn peers(&self, query: &PeerQuery) -> Result<Vec<PeerReport>, NodeError> {

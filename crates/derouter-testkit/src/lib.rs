@@ -27,6 +27,7 @@ pub mod link;
 pub mod measure;
 pub mod pair;
 pub mod process;
+pub mod schema;
 pub mod sim;
 pub mod soak;
 pub mod wait;

@@ -15,6 +15,7 @@ use crate::reqres::{Request, Response};
 use crate::rpc::event::*;
 use crate::rpc::hello::Hello;
 use crate::rpc::list::{ListJobs, ListOffers, ListPeers, ListProviders};
+use crate::rpc::module::QueryModules;
 use crate::rpc::request::*;
 use crate::rpc::{Call, Frame, FrameKind, encode_frame};
 use crate::stream::{HeadRequest, HeadResponse, head_length};
@@ -180,6 +181,7 @@ pub fn rpc_frame(data: &[u8]) {
         QueryNetwork,
         QueryPeers,
         PingPeer,
+        QueryModules,
         Hello,
         ListOffers,
         ListProviders,

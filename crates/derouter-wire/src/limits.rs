@@ -47,6 +47,9 @@ pub const RPC_NAME_BYTES: usize = 128;
 /// are part of it.
 pub const RPC_CURSOR_BYTES: usize = 2048;
 
+/// Bytes of what one module tells of itself. A provider of a thousand offers tells about as much.
+pub const RPC_MODULE_STATE_BYTES: usize = 2 * 1024 * 1024;
+
 /// Milliseconds that one `PingPeer` may wait: longer than any dial, and short for who waits.
 pub const RPC_PING_MILLISECONDS: u64 = 60_000;
 

@@ -12,6 +12,7 @@ pub mod error;
 pub mod event;
 pub mod hello;
 pub mod list;
+pub mod module;
 pub mod network;
 pub mod record;
 pub mod request;

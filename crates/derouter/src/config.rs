@@ -4,7 +4,7 @@
 //! [`node`] is the node's file, [`module`] the files of modules that run as processes of their
 //! own; both hold the sections of [`openai`]. docs/config.md describes every key.
 
-mod error;
+pub(crate) mod error;
 mod ledger;
 pub(crate) mod module;
 pub(crate) mod network;
@@ -13,11 +13,14 @@ mod offer_terms;
 pub(crate) mod openai;
 pub(crate) mod paths;
 mod peers;
+pub(crate) mod place;
 pub(crate) mod relay;
+pub(crate) mod schema;
 mod value;
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -29,7 +32,7 @@ pub(crate) use value::base_url;
 const FILE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// How logs are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogFormat {
     /// For people.
@@ -39,16 +42,37 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// Its name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
 /// The `log` section.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct LogSection {
     /// How to write.
+    #[schemars(extend("default" = "text"))]
     pub(crate) format: LogFormat,
+}
+
+/// Reads a file as whatever it holds.
+pub(crate) fn read_value(path: &Path) -> Result<serde_json::Value, ConfigError> {
+    read(path)
 }
 
 /// Reads a file.
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    parse(path, &read_text(path)?)
+}
+
+/// Reads a file's text.
+pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
     let unreadable = |reason: String| ConfigError::unreadable(path, reason);
     let metadata = std::fs::metadata(path).map_err(|error| unreadable(error.to_string()))?;
     if metadata.is_dir() {
@@ -59,7 +83,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     }
     let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
     let text = String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8 text".into()))?;
-    parse(path, text.trim_start_matches('\u{feff}'))
+    Ok(text.trim_start_matches('\u{feff}').to_owned())
 }
 
 /// Reads a file's text. `path` is for messages.

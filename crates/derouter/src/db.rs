@@ -1,23 +1,25 @@
 //! `derouter db`: looks after the node's database.
 
-mod export;
+pub(crate) mod export;
 
 use std::path::{Path, PathBuf};
 
 use derouter_store::{CheckReport, Finding, OpenError, Reader};
+use serde_json::json;
 
 use crate::cli::db::{BackupArgs, CheckArgs, DatabaseArgs, DbCommand};
 use crate::config::node::RunConfig;
 use crate::config::paths;
 use crate::failure::Failure;
-use crate::{output, text};
+use crate::output::Output;
+use crate::text;
 
 /// Does it.
-pub(crate) fn db(command: &DbCommand) -> Result<(), Failure> {
+pub(crate) fn db(command: &DbCommand, output: Output) -> Result<(), Failure> {
     match command {
-        DbCommand::Check(args) => check(args),
-        DbCommand::Backup(args) => backup(args),
-        DbCommand::Vacuum(args) => vacuum(args),
+        DbCommand::Check(args) => check(args, output),
+        DbCommand::Backup(args) => backup(args, output),
+        DbCommand::Vacuum(args) => vacuum(args, output),
         DbCommand::Export(args) => export::export(args),
     }
 }
@@ -59,13 +61,33 @@ pub(crate) fn open_current(args: &DatabaseArgs) -> Result<Reader, Failure> {
     Ok(reader)
 }
 
-fn check(args: &CheckArgs) -> Result<(), Failure> {
+fn check(args: &CheckArgs, output: Output) -> Result<(), Failure> {
     let reader = open_current(&args.database)?;
-    let report = reader.check(args.quick, |_| ()).map_err(Failure::failed)?;
-    for finding in &report.findings {
-        output::line(&text::printable(&finding.to_string()));
-    }
-    output::line(&summary(reader.path(), &report));
+    let mut progress = output.progress();
+    let report = reader.check(args.quick, |jobs| {
+        progress.say(&format!("checking: {jobs} jobs read ..."));
+    });
+    drop(progress);
+    let report = report.map_err(Failure::failed)?;
+    let findings = report.findings.iter();
+    let findings: Vec<String> = findings
+        .map(|finding| text::printable(&finding.to_string()))
+        .collect();
+    let told = json!({
+        "database": reader.path(),
+        "jobs": report.jobs,
+        "signatures": report.signatures,
+        "found": report.found,
+        "findings": findings,
+    });
+    output.show("derouter.db.check/1", &told, |_| {
+        let summary = summary(reader.path(), &report);
+        let lines = findings.iter().map(String::as_str);
+        lines
+            .chain([summary.as_str()])
+            .collect::<Vec<_>>()
+            .join("\n")
+    });
     match advice(&report) {
         Some(advice) => Err(Failure::failed(advice)),
         None => Ok(()),
@@ -100,27 +122,39 @@ fn advice(report: &CheckReport) -> Option<&'static str> {
     )
 }
 
-fn backup(args: &BackupArgs) -> Result<(), Failure> {
+fn backup(args: &BackupArgs, output: Output) -> Result<(), Failure> {
     let reader = open(&args.database)?;
-    reader.backup(&args.to, |_| ()).map_err(Failure::failed)?;
+    let mut progress = output.progress();
+    let copied = reader.backup(&args.to, |step| {
+        let percent = step.copied.saturating_mul(100).checked_div(step.pages);
+        progress.say(&format!("copying: {} % ...", percent.unwrap_or(100)));
+    });
+    drop(progress);
+    copied.map_err(Failure::failed)?;
     let copied = std::fs::metadata(&args.to).map_or(0, |copy| copy.len());
-    output::line(&format!(
-        "copied {} to {} ({})",
-        reader.path().display(),
-        args.to.display(),
-        text::bytes(copied)
-    ));
+    let told = json!({"database": reader.path(), "copy": args.to, "bytes": copied});
+    output.show("derouter.db.backup/1", &told, |_| {
+        format!(
+            "copied {} to {} ({})",
+            reader.path().display(),
+            args.to.display(),
+            text::bytes(copied)
+        )
+    });
     Ok(())
 }
 
-fn vacuum(args: &DatabaseArgs) -> Result<(), Failure> {
+fn vacuum(args: &DatabaseArgs, output: Output) -> Result<(), Failure> {
     let path = path(args)?;
     let done = derouter_store::vacuum(&path).map_err(unreadable)?;
-    output::line(&format!(
-        "{}: {} before, {} now",
-        path.display(),
-        text::bytes(done.before),
-        text::bytes(done.after)
-    ));
+    let told = json!({"database": path, "bytes_before": done.before, "bytes": done.after});
+    output.show("derouter.db.vacuum/1", &told, |_| {
+        format!(
+            "{}: {} before, {} now",
+            path.display(),
+            text::bytes(done.before),
+            text::bytes(done.after)
+        )
+    });
     Ok(())
 }

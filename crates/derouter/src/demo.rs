@@ -13,20 +13,21 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::DemoArgs;
 use crate::config::LogFormat;
 use crate::failure::Failure;
+use crate::output::Output;
 use crate::{logging, signals};
 use screen::Screen;
 use stage::{Actors, Stage};
 
 /// Plays it. Ctrl-C ends it cleanly at any moment.
-pub(crate) async fn demo(args: DemoArgs) -> Result<(), Failure> {
+pub(crate) async fn demo(args: DemoArgs, output: Output) -> Result<(), Failure> {
     let format = args.output.log_format.unwrap_or(LogFormat::Text);
-    logging::start(format, logging::DEMO)?;
+    logging::start(format, logging::DEMO, output)?;
     let stop = signals::listen()?;
     // The line of JSON has the standard output for itself.
     let screen = if args.output.ready_json {
-        Screen::stderr()
+        Screen::stderr(output)
     } else {
-        Screen::stdout()
+        Screen::stdout(output)
     };
     let mut stage = Stage::default();
     let outcome = Box::pin(play(&args, &screen, &mut stage, &stop)).await;

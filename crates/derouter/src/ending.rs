@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use derouter_node::{Left, RunningNode};
 use tokio::time::{Instant, interval, timeout_at};
 
+use crate::daemon::claim::Claim;
 use crate::modules::RunningModules;
 use crate::{supervisor, text};
 
@@ -19,7 +20,12 @@ const EXTEND_BY: Duration = Duration::from_secs(15);
 const STOP_TIME: Duration = Duration::from_secs(40);
 
 /// Takes the offers back, and lets what runs finish within `limit`.
-pub(crate) async fn drain(node: &RunningNode, modules: &mut RunningModules, limit: Duration) {
+pub(crate) async fn drain(
+    node: &RunningNode,
+    modules: &mut RunningModules,
+    limit: Duration,
+    claim: &Claim,
+) {
     supervisor::stopping("taking the offers back");
     let deadline = Instant::now() + limit;
     node.begin_drain(limit).await;
@@ -31,7 +37,7 @@ pub(crate) async fn drain(node: &RunningNode, modules: &mut RunningModules, limi
         };
         tokio::select! {
             finished = work => finished,
-            () = tell(node, deadline) => false,
+            () = tell(node, deadline, claim) => false,
         }
     };
     let left = node.left();
@@ -52,13 +58,16 @@ pub(crate) async fn close(node: RunningNode, modules: RunningModules) {
 }
 
 /// Tells how many jobs are left and until when. Never ends.
-async fn tell(node: &RunningNode, deadline: Instant) {
+async fn tell(node: &RunningNode, deadline: Instant, claim: &Claim) {
     let until = text::utc_time(SystemTime::now() + deadline.duration_since(Instant::now()));
     let (mut ticks, mut told, mut told_at) = (interval(EXTEND_EVERY), None, Instant::now());
     loop {
         ticks.tick().await;
         supervisor::more_time(EXTEND_BY);
         let left = node.left();
+        if told != Some(left) {
+            claim.remaining(left, &until);
+        }
         let again = told_at.elapsed() >= TELL_EVERY;
         if left.is_nothing() || (told == Some(left) && !again) {
             continue;

@@ -1,4 +1,8 @@
-//! `derouter jobs`: proofs of what was signed.
+//! `derouter jobs`: what was bought and sold, and proofs of what was signed.
+
+mod list;
+mod show;
+mod watch;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -8,20 +12,25 @@ use derouter_sdk::wire::job::{JobProof, Proven};
 use derouter_sdk::wire::limits::{OFFER_PAYLOAD_BYTES, PUBLIC_PAYLOAD_BYTES};
 use derouter_store::market::job::SignatureState;
 use derouter_store::market::{Job, JobState, Role};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::jobs::{JobsCommand, ProofArgs, VerifyArgs};
 use crate::failure::Failure;
-use crate::{db, output, text};
+use crate::output::{self, Output};
+use crate::{db, text};
 
 /// A proof as JSON: its two payloads, each byte of them at most six as JSON, and room for the rest.
 const PROOF_BYTES: usize = 6 * (OFFER_PAYLOAD_BYTES + PUBLIC_PAYLOAD_BYTES) + 16 * 1024;
 
 /// Does it.
-pub(crate) fn jobs(command: &JobsCommand) -> Result<(), Failure> {
+pub(crate) async fn jobs(command: &JobsCommand, output: Output) -> Result<(), Failure> {
     match command {
+        JobsCommand::List(args) => list::list(args, output),
+        JobsCommand::Show(args) => show::show(args, output),
+        JobsCommand::Watch(args) => watch::watch(args, output).await,
+        JobsCommand::Export(args) => list::export(args),
         JobsCommand::Proof(args) => proof(args),
-        JobsCommand::Verify(args) => verify(args),
+        JobsCommand::Verify(args) => verify(args, output),
     }
 }
 
@@ -46,7 +55,7 @@ fn proof(args: &ProofArgs) -> Result<(), Failure> {
     }
 }
 
-fn no_job(id: &str) -> String {
+pub(super) fn no_job(id: &str) -> String {
     format!(
         "there is no job {} here. `derouter db export` lists all",
         text::printable(id)
@@ -54,7 +63,7 @@ fn no_job(id: &str) -> String {
 }
 
 /// The two sides of one job on an own offer prove the same; other jobs have to be told apart.
-fn first_of_one<'a>(first: &'a Job, rest: &[Job], id: &str) -> Result<&'a Job, Failure> {
+pub(super) fn first_of_one<'a>(first: &'a Job, rest: &[Job], id: &str) -> Result<&'a Job, Failure> {
     if rest.iter().all(|job| job.key == first.key) {
         return Ok(first);
     }
@@ -104,7 +113,7 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
     file.sync_all().map_err(failed)
 }
 
-fn verify(args: &VerifyArgs) -> Result<(), Failure> {
+fn verify(args: &VerifyArgs, output: Output) -> Result<(), Failure> {
     let text = read(&args.file)?;
     let proof: JobProof = serde_json::from_str(&text).map_err(|error| {
         Failure::failed(format_args!("{} is no proof: {error}", args.file.display()))
@@ -112,13 +121,11 @@ fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     let proven = proof
         .verify()
         .map_err(|error| Failure::failed(format_args!("the proof does not hold: {error}")))?;
-    if args.json {
-        output::line(&as_json(&proven));
-        return Ok(());
-    }
-    for line in told(&proven) {
-        output::line(&text::printable(&line));
-    }
+    output.show("derouter.jobs.verify/1", &as_json(&proven), |_| {
+        let lines = told(&proven);
+        let lines = lines.iter().map(|line| text::printable(line));
+        lines.collect::<Vec<_>>().join("\n")
+    });
     Ok(())
 }
 
@@ -171,7 +178,7 @@ fn told(proven: &Proven) -> Vec<String> {
     ]
 }
 
-fn as_json(proven: &Proven) -> String {
+fn as_json(proven: &Proven) -> Value {
     let outcome = &proven.outcome;
     json!({
         "by_consumer": proven.by_consumer,
@@ -188,5 +195,4 @@ fn as_json(proven: &Proven) -> String {
         "completed_at": outcome.completed_at_sync,
         "public_payload": outcome.public_payload,
     })
-    .to_string()
 }

@@ -1,12 +1,14 @@
 //! Logs: to the standard error, as `RUST_LOG` says.
 
-use std::io::IsTerminal;
+use std::path::Path;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::config::LogFormat;
+use crate::daemon::log_file::LogFile;
 use crate::failure::Failure;
+use crate::output::Output;
 
 /// What is logged without `RUST_LOG` by a node: what it does, and what is wrong elsewhere. Gossipsub
 /// warns of each invalid message, so that any peer could fill the disk.
@@ -16,22 +18,58 @@ pub(crate) const NODE: &str = "info,libp2p=warn,libp2p_gossipsub=error,libp2p_ka
 /// What is logged without `RUST_LOG` by the demo, which tells its story itself.
 pub(crate) const DEMO: &str = "error";
 
-/// Starts logging.
-pub(crate) fn start(format: LogFormat, default: &str) -> Result<(), Failure> {
+/// What `-v` adds: what this program decides, and why.
+const MORE: &str = "debug,libp2p=info,libp2p_gossipsub=error,libp2p_kad=info,multistream_select=info,yamux=info,\
+                    quinn=info,hyper=info,reqwest=info,netlink=warn,if_watch=info,rustls=info";
+
+/// What `-vv` adds: everything.
+const MOST: &str = "trace";
+
+/// What `-q` leaves.
+const LESS: &str = "warn,libp2p_gossipsub=error";
+
+/// Starts logging to the standard error.
+pub(crate) fn start(format: LogFormat, default: &str, output: Output) -> Result<(), Failure> {
+    start_to(None, format, default, output)
+}
+
+/// Starts logging to a file that is kept bounded, or else to the standard error.
+pub(crate) fn start_to(
+    file: Option<&Path>,
+    format: LogFormat,
+    default: &str,
+    output: Output,
+) -> Result<(), Failure> {
+    let default = match output.verbosity() {
+        0 if output.is_quiet() => LESS,
+        0 => default,
+        1 => MORE,
+        _ => MOST,
+    };
     let filter = filter(default)?;
+    let colours = file.is_none() && output.colours(&std::io::stderr());
+    let writer = match file {
+        None => BoxMakeWriter::new(std::io::stderr),
+        Some(path) => BoxMakeWriter::new(LogFile::open(path).map_err(|error| {
+            Failure::environment(format_args!(
+                "can't write the log {}: {error}",
+                path.display()
+            ))
+        })?),
+    };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         // They would be written to the same standard error, with a panic when that is closed: a
         // node goes on when the terminal that started it is gone.
         .log_internal_errors(false)
-        .with_writer(BoxMakeWriter::new(std::io::stderr));
+        .with_writer(writer);
     let started = match format {
         LogFormat::Json => builder
             .json()
             .flatten_event(true)
             .with_ansi(false)
             .try_init(),
-        LogFormat::Text => builder.with_ansi(colours(&std::io::stderr())).try_init(),
+        LogFormat::Text => builder.with_ansi(colours).try_init(),
     };
     started.map_err(|error| Failure::failed(format_args!("can't start logging: {error}")))
 }
@@ -48,11 +86,4 @@ fn filter(default: &str) -> Result<EnvFilter, Failure> {
             "RUST_LOG is not a log filter: {error}. It looks like `debug` or `info,derouter_net=debug`"
         ))
     })
-}
-
-/// Whether to write colours there: only to a terminal, and not when the user asked for none
-/// (<https://no-color.org>).
-pub(crate) fn colours(stream: &impl IsTerminal) -> bool {
-    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    stream.is_terminal() && !unwanted
 }

@@ -13,6 +13,7 @@ use crate::cli::{ModuleArgs, OutputArgs};
 use crate::config::module::{self, ModuleConfig, RpcAddress};
 use crate::failure::Failure;
 use crate::modules::{start_consumer, start_provider};
+use crate::output::Output;
 use crate::ready::Ready;
 use crate::supervisor::{self, Supervised};
 use crate::{logging, signals};
@@ -28,9 +29,9 @@ const STOP_TIME: Duration = Duration::from_secs(15);
 const NODE_RETRY: Duration = Duration::from_millis(250);
 
 /// Sells, until a signal asks it to end.
-pub(crate) async fn provide(args: ModuleArgs) -> Result<(), Failure> {
+pub(crate) async fn provide(args: ModuleArgs, output: Output) -> Result<(), Failure> {
     let config = module::read_provider(&args.config)?;
-    let stop = begin(&args, &config)?;
+    let stop = begin(&args, &config, output)?;
     let start = async {
         let (node, peer) = connect(&config.rpc).await?;
         Ok::<_, Failure>((start_provider(&node, config.module).await?, peer))
@@ -46,9 +47,9 @@ pub(crate) async fn provide(args: ModuleArgs) -> Result<(), Failure> {
 }
 
 /// Buys, until a signal asks it to end.
-pub(crate) async fn consume(args: ModuleArgs) -> Result<(), Failure> {
+pub(crate) async fn consume(args: ModuleArgs, output: Output) -> Result<(), Failure> {
     let config = module::read_consumer(&args.config)?;
-    let stop = begin(&args, &config)?;
+    let stop = begin(&args, &config, output)?;
     let start = async {
         let (node, peer) = connect(&config.rpc).await?;
         Ok::<_, Failure>((start_consumer(&node, config.module).await?, peer))
@@ -92,8 +93,16 @@ impl Supervised for ModuleLife {
     }
 }
 
-fn begin<M>(args: &ModuleArgs, config: &ModuleConfig<M>) -> Result<CancellationToken, Failure> {
-    logging::start(args.output.log_format.unwrap_or(config.log), logging::NODE)?;
+fn begin<M>(
+    args: &ModuleArgs,
+    config: &ModuleConfig<M>,
+    output: Output,
+) -> Result<CancellationToken, Failure> {
+    logging::start(
+        args.output.log_format.unwrap_or(config.log),
+        logging::NODE,
+        output,
+    )?;
     say_what_is_used(&args.config, config.has_database_url);
     signals::listen()
 }

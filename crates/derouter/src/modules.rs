@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use derouter_openai::consumer::{self, ConsumerConfig, RunningConsumer};
 use derouter_openai::provider::{self, ProviderConfig, RunningProvider};
-use derouter_sdk::Node;
+use derouter_sdk::{ModuleDetails, ModulePlace, ModuleRegistration, ModuleReporter, Node};
 
 use crate::config::openai::OpenAiModules;
 use crate::failure::Failure;
+use crate::gateway::{GATEWAY_SCHEMA, dialled};
+use crate::output::with_schema;
+use crate::provide::PROVIDER_SCHEMA;
 use crate::ready::openai_url;
 
 /// How long running answers may go on when the modules stop: long enough for a short one, short
@@ -21,6 +24,7 @@ pub(crate) const GRACE: Duration = Duration::from_secs(5);
 pub(crate) struct RunningModules {
     consumer: Option<RunningConsumer>,
     providers: Vec<RunningProvider>,
+    registrations: Vec<ModuleRegistration>,
 }
 
 impl RunningModules {
@@ -46,12 +50,51 @@ impl RunningModules {
     ) -> Result<(), Failure> {
         // The endpoint first: its port may be in use, and nothing is announced before that shows.
         if let Some(config) = config.consumer {
-            self.consumer = Some(start_consumer(node, config).await?);
+            let consumer = start_consumer(node, config).await?;
+            let state = GatewayState::new(&consumer);
+            self.register(node, "openai gateway", "consume", Arc::new(state));
+            self.consumer = Some(consumer);
         }
         for config in config.providers {
-            self.providers.push(start_provider(node, config).await?);
+            let provider = start_provider(node, config).await?;
+            let state = ProviderState(provider.viewer());
+            self.register(node, "openai provider", "provide", Arc::new(state));
+            self.providers.push(provider);
         }
         Ok(())
+    }
+
+    /// Lets a module be among those that the node tells of.
+    fn register(
+        &mut self,
+        node: &Arc<dyn Node>,
+        name: &str,
+        capability: &str,
+        reporter: Arc<dyn ModuleReporter>,
+    ) {
+        let details = ModuleDetails {
+            name: name.to_owned(),
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            place: ModulePlace::Node,
+            from: None,
+            capabilities: vec![capability.to_owned()],
+        };
+        match node.register_module(details, reporter) {
+            Ok(registration) => self.registrations.push(registration),
+            Err(error) => tracing::debug!(%error, name, "a module is not told of"),
+        }
+    }
+
+    /// Looks at the endpoint, if there is one.
+    #[expect(dead_code, reason = "for whoever shows it in this process")]
+    pub(crate) fn gateway(&self) -> Option<consumer::view::Viewer> {
+        self.consumer.as_ref().map(RunningConsumer::viewer)
+    }
+
+    /// Looks at the providers.
+    #[expect(dead_code, reason = "for whoever shows them in this process")]
+    pub(crate) fn providers(&self) -> Vec<provider::view::Viewer> {
+        self.providers.iter().map(RunningProvider::viewer).collect()
     }
 
     /// Where the OpenAI endpoint listens, if there is one.
@@ -78,6 +121,45 @@ impl RunningModules {
             }
         };
         futures::join!(futures::future::join_all(providers), consumer);
+    }
+}
+
+/// What the gateway tells of itself.
+struct GatewayState {
+    base_url: String,
+    viewer: consumer::view::Viewer,
+}
+
+impl GatewayState {
+    fn new(consumer: &RunningConsumer) -> Self {
+        let address = consumer.local_addr();
+        let dialled = SocketAddr::new(dialled(address.ip()), address.port());
+        Self {
+            base_url: format!("http://{dialled}"),
+            viewer: consumer.viewer(),
+        }
+    }
+}
+
+impl ModuleReporter for GatewayState {
+    fn state(&self) -> Option<String> {
+        let told = serde_json::json!({
+            "base_url": self.base_url,
+            "spending": self.viewer.spending(),
+            "active": self.viewer.active(),
+        });
+        let told = with_schema(GATEWAY_SCHEMA, &told).ok()?;
+        Some(told.to_string())
+    }
+}
+
+/// What a provider tells of itself.
+struct ProviderState(provider::view::Viewer);
+
+impl ModuleReporter for ProviderState {
+    fn state(&self) -> Option<String> {
+        let told = with_schema(PROVIDER_SCHEMA, &self.0.view()).ok()?;
+        Some(told.to_string())
     }
 }
 

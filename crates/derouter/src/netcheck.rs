@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use crate::cli::network::NetcheckArgs;
 use crate::failure::Failure;
+use crate::output::Output;
 use crate::rpc_node::RpcNode;
-use crate::{output, text};
+use crate::text;
 
 /// How often to look whether more is known.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -21,16 +22,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 const STANDALONE_WAIT: Duration = Duration::from_secs(20);
 
 /// Tells what the node, or a network side of its own, finds out. Fails when that is not well.
-pub(crate) async fn netcheck(args: NetcheckArgs) -> Result<(), Failure> {
+pub(crate) async fn netcheck(args: NetcheckArgs, output: Output) -> Result<(), Failure> {
     let mut report = match args.standalone {
         true => standalone::check(&args.node, args.wait.unwrap_or(STANDALONE_WAIT)).await?,
         false => of_node(&args).await?,
     };
     text::clean_network(&mut report);
-    match args.json {
-        true => output::json(&report),
-        false => output::line(&screen::screen(&report, text::now())),
-    }
+    output.show("derouter.netcheck/1", &report, |output| {
+        screen::screen(&report, text::now(), output.width())
+    });
     match trouble(&report) {
         Some(trouble) => Err(Failure::failed(trouble)),
         None => Ok(()),
@@ -38,7 +38,7 @@ pub(crate) async fn netcheck(args: NetcheckArgs) -> Result<(), Failure> {
 }
 
 /// Why nobody can trade with this node. What is not known yet is no trouble.
-fn trouble(report: &NetworkReport) -> Option<&'static str> {
+pub(crate) fn trouble(report: &NetworkReport) -> Option<&'static str> {
     if report.peers == 0 {
         return Some("not well: no peer is connected");
     }

@@ -3,30 +3,31 @@
 mod table;
 
 use derouter_sdk::{Node, PeerId, PeerQuery, PeerReport};
+use serde_json::json;
 
 use crate::cli::network::PeersArgs;
 use crate::failure::Failure;
+use crate::output::{self, Output};
 use crate::rpc_node::RpcNode;
-use crate::{output, text};
+use crate::text;
 
 /// Tells of all peers, or of one.
-pub(crate) async fn peers(args: PeersArgs) -> Result<(), Failure> {
+pub(crate) async fn peers(args: PeersArgs, output: Output) -> Result<(), Failure> {
     let node = RpcNode::find(&args.node).await?;
     if let Some(peer) = &args.peer {
         let peer = node.resolve(peer).await?;
         let report = one(&node, peer).await?;
-        match args.json {
-            true => output::json(&report),
-            false => output::line(&table::detail(&report, text::now())),
-        }
+        output.show("derouter.peer/1", &report, |_| {
+            table::detail(&report, text::now())
+        });
         return Ok(());
     }
     let mut reports = node.peers(!args.all).await?;
     reports.iter_mut().for_each(text::clean_peer);
     // The connected ones first, each kind in the order of ids.
     reports.sort_by_key(|report| report.paths.is_empty());
-    if args.json {
-        output::json(&reports);
+    if output.is_json() {
+        output::document("derouter.peers/1", &json!({"peers": reports}));
         return Ok(());
     }
     if reports.is_empty() {
@@ -34,10 +35,11 @@ pub(crate) async fn peers(args: PeersArgs) -> Result<(), Failure> {
             true => "no peer is known",
             false => "no peer is connected. `derouter netcheck` says what to do about it",
         };
-        output::error_line(hint);
+        output.note(hint);
         return Ok(());
     }
-    output::line(&table::table(&reports, text::now(), args.full));
+    let room = (!args.full).then_some(output.width());
+    output::line(&table::table(&reports, text::now(), room));
     Ok(())
 }
 

@@ -9,8 +9,9 @@ use tokio::time::Instant;
 
 use crate::cli::network::PingArgs;
 use crate::failure::Failure;
+use crate::output::{self, Output};
 use crate::rpc_node::RpcNode;
-use crate::{output, text};
+use crate::text;
 
 /// How long one answer may take: a dial through a relay, and then some.
 const ANSWER_WAIT: Duration = Duration::from_secs(15);
@@ -33,7 +34,7 @@ struct Line<'a> {
 }
 
 /// Pings until it was often enough, direct, or too late.
-pub(crate) async fn ping(args: PingArgs) -> Result<(), Failure> {
+pub(crate) async fn ping(args: PingArgs, output: Output) -> Result<(), Failure> {
     let address = multiaddr(&args.target)?;
     let node = RpcNode::find(&args.node).await?;
     let (peer, address) = match address {
@@ -45,7 +46,7 @@ pub(crate) async fn ping(args: PingArgs) -> Result<(), Failure> {
         node: &node,
         peer,
         address,
-        json: args.json,
+        json: output.is_json(),
         deadline: limit.map(|limit| Instant::now() + limit),
         answers: 0,
         last: None,
@@ -151,7 +152,7 @@ impl Pinging<'_> {
                 ping: outcome.ok(),
                 error: outcome.err().cloned(),
             };
-            return output::json(&line);
+            return output::document("derouter.ping/1", &line);
         }
         match outcome {
             Ok(report) => output::line(&described(report)),

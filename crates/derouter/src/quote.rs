@@ -10,9 +10,10 @@ use serde_json::Value;
 use crate::cli::quote::QuoteArgs;
 use crate::config::node::RunConfig;
 use crate::config::openai::DEFAULT_PORT;
+use crate::config::place;
 use crate::failure::Failure;
-use crate::output;
-use crate::text::{WIDTH, cut, printable};
+use crate::output::Output;
+use crate::text::{cut, printable};
 
 /// The gateway is on this machine and answers from memory.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -21,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SHORT_ID: usize = 8;
 
 /// Asks and prints.
-pub(crate) async fn quote(args: QuoteArgs) -> Result<(), Failure> {
+pub(crate) async fn quote(args: QuoteArgs, output: Output) -> Result<(), Failure> {
     let base = base(&args)?;
     let url = question(&base, &args)?;
     let client = reqwest::Client::builder()
@@ -43,10 +44,9 @@ pub(crate) async fn quote(args: QuoteArgs) -> Result<(), Failure> {
     if field(&quote, "object") != "derouter.quote" {
         return Err(no_gateway(&base));
     }
-    match args.json {
-        true => output::json(&quote),
-        false => output::line(&table(&quote)),
-    }
+    output.show("derouter.quote/1", &quote, |output| {
+        table(&quote, output.width())
+    });
     Ok(())
 }
 
@@ -55,10 +55,16 @@ fn base(args: &QuoteArgs) -> Result<String, Failure> {
     if let Some(url) = &args.url {
         return Ok(url.trim_end_matches("/v1").to_owned());
     }
-    let Some(path) = &args.config else {
+    if let (None, Some(url)) = (&args.config, place::variable(place::URL)) {
+        let url = url.to_string_lossy();
+        let url = crate::config::base_url(&url)
+            .map_err(|problem| Failure::environment(format_args!("{}: {problem}", place::URL)))?;
+        return Ok(url.trim_end_matches("/v1").to_owned());
+    }
+    let Some((path, _)) = place::file(args.config.as_deref()) else {
         return Ok(format!("http://127.0.0.1:{DEFAULT_PORT}"));
     };
-    let config = RunConfig::load(Some(path))?;
+    let config = RunConfig::load(Some(&path))?;
     let Some(consumer) = config.openai.consumer else {
         return Err(Failure::environment(format_args!(
             "{} has no `openai.consumer`: say where the OpenAI endpoint is with `--url`",
@@ -124,7 +130,7 @@ fn no_gateway(base: &str) -> Failure {
 }
 
 /// The quote as people read it.
-fn table(quote: &Value) -> String {
+fn table(quote: &Value, width: usize) -> String {
     let mut lines = format!(
         "{}: {} tokens in, {} out\n\n{:<8}  {:<14} {:>14} {:>7} {:>7} {:>5} {:>6}  NOTE",
         text(field(quote, "model")),
@@ -167,7 +173,7 @@ fn table(quote: &Value) -> String {
             text(field(offer, "rule")),
             text(field(offer, "detail")),
         );
-        let _ = write!(lines, "\n{}", cut(line.trim_end(), WIDTH));
+        let _ = write!(lines, "\n{}", cut(line.trim_end(), width));
     }
     lines
 }
@@ -230,7 +236,7 @@ mod tests {
                 "first_token_seconds": 0.25, "tokens_per_second": null, "success": 0.95, "tried": 0.0,
                 "score": 0.051, "path": "relayed", "cooling": true}],
             "excluded": [{"provider": provider, "offer": "b", "rule": "max_price", "detail": "prompt"}]});
-        let table = table(&quote);
+        let table = table(&quote, 80);
         assert!(table.contains("vnc6iDEp  a[2J"), "{table}");
         assert!(
             table.contains("0.25s       -   95%   0.05  failed just now, new, relayed"),

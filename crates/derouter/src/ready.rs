@@ -131,9 +131,7 @@ impl Ready {
 
     /// Prints the line.
     pub(crate) fn print(&self) {
-        if let Ok(json) = serde_json::to_string(self) {
-            output::line(&json);
-        }
+        output::document("derouter.ready/1", self);
     }
 }
 

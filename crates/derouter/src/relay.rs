@@ -15,18 +15,19 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::relay::RelayArgs;
 use crate::config::relay::RelayConfig;
 use crate::failure::Failure;
+use crate::output::Output;
 use crate::ready::Ready;
 use crate::run::check_ports;
 use crate::supervisor::{self, Supervised};
 use crate::{drain, logging, signals};
 
 /// Runs until a signal asks it to end.
-pub(crate) async fn relay(args: RelayArgs) -> Result<(), Failure> {
+pub(crate) async fn relay(args: RelayArgs, output: Output) -> Result<(), Failure> {
     let config = RelayConfig::load(&args)?;
     if args.health {
         return http::ask_health(config.http).await;
     }
-    logging::start(config.log, logging::NODE)?;
+    logging::start(config.log, logging::NODE, output)?;
     let keypair = key::load(config.key_file.as_deref())?;
     let stop = signals::listen()?;
     let listener = http::bind(config.http).await?;

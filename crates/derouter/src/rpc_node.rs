@@ -7,8 +7,8 @@ use derouter_sdk::{Node, NodeError, PeerId, PeerQuery, PeerReport, TcpNode};
 
 use crate::cli::network::NodeArgs;
 use crate::config::node::{DEFAULT_RPC_PORT, RunConfig};
-use crate::config::paths;
-use crate::failure::Failure;
+use crate::config::{paths, place};
+use crate::failure::{Failure, Kind};
 
 /// Whoever waits is a person at a terminal, and the node is on this machine.
 const CONNECT_WAIT: Duration = Duration::from_secs(3);
@@ -46,10 +46,11 @@ impl RpcNode {
     pub(crate) fn failure(&self, error: NodeError) -> Failure {
         match error {
             NodeError::Unreachable(reason) => Failure::not_running(format_args!(
-                "no node runs at {}: {reason}. Start one with `derouter -c config.json`, or say \
+                "no node runs at {}: {reason}. Start one with `derouter up`, or say \
                  where it is with `-c FILE` or `--rpc HOST:PORT`",
                 self.address
             )),
+            NodeError::Refused(_) => Failure::of(Kind::NotAuthorised, error),
             error => Failure::failed(error),
         }
     }
@@ -103,32 +104,46 @@ impl RpcNode {
 }
 
 fn connect(args: &NodeArgs) -> Result<RpcNode, Failure> {
-    let config = args.config.as_deref();
-    let config = config.map(|path| RunConfig::load(Some(path))).transpose()?;
+    let rpc = rpc_address(args);
+    // Where the RPC's address is all that is told, no file need be right.
+    let is_told = rpc.is_some() && args.config.is_none() && args.data_dir.is_none();
+    let config = match is_told {
+        true => None,
+        false => Some(RunConfig::load(args.config.as_deref())?),
+    };
+    let of_config = config.as_ref().map(|config| config.data_dir.clone());
+    let data_dir = args.data_dir.clone().or(of_config);
     let mut options = TcpOptions::default();
     options.connect_wait = CONNECT_WAIT;
     options.module_name = "derouter command".to_owned();
     options.cookie.clone_from(&args.rpc_cookie);
-    if let Some(address) = &args.rpc {
-        let of_config = config.map(|config| config.data_dir.join(COOKIE_FILE));
-        options.cookie = options.cookie.or(of_config);
+    if let Some(address) = rpc {
+        let of_directory = data_dir.map(|directory| directory.join(COOKIE_FILE));
+        options.cookie = options.cookie.or(of_directory);
         return Ok(RpcNode {
             node: TcpNode::connect(address.clone(), options),
-            address: address.clone(),
+            address,
         });
     }
     let port = match &config {
         Some(config) => config.node.rpc.as_ref().map_or(0, |rpc| rpc.port),
         None => DEFAULT_RPC_PORT,
     };
-    let data_dir = config.map(|config| config.data_dir);
     let Some(data_dir) = data_dir.or_else(paths::default_data_dir) else {
         return Err(no_port());
     };
     let socket = data_dir.join(SOCKET_FILE);
     let address = format!("127.0.0.1:{port}");
     if port == 0 && !socket.exists() {
-        return Err(no_port());
+        // A node that runs has the socket, where there are such.
+        return Err(match cfg!(unix) {
+            true => Failure::not_running(format_args!(
+                "no node runs with the data directory {}. Start one with `derouter up`, or say where it is \
+                 with `-c FILE`, `--data-dir DIR` or `--rpc HOST:PORT`",
+                data_dir.display()
+            )),
+            false => no_port(),
+        });
     }
     Ok(RpcNode {
         node: TcpNode::find(&data_dir, address.clone(), options),
@@ -137,6 +152,18 @@ fn connect(args: &NodeArgs) -> Result<RpcNode, Failure> {
             _ => address,
         },
     })
+}
+
+/// Where the RPC is, if that is told: by the flag, or by the environment unless a flag names the node
+/// otherwise.
+fn rpc_address(args: &NodeArgs) -> Option<String> {
+    let named = args.config.is_some() || args.data_dir.is_some();
+    let of_variable = || place::variable(place::RPC)?.into_string().ok();
+    match (&args.rpc, named) {
+        (Some(address), _) => Some(address.clone()),
+        (None, false) => of_variable(),
+        (None, true) => None,
+    }
 }
 
 fn no_port() -> Failure {

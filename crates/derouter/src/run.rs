@@ -2,7 +2,6 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 use std::time::Duration;
 
 use derouter_node::rpc::BindError;
@@ -11,49 +10,74 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::RunArgs;
 use crate::config::node::RunConfig;
-use crate::config::paths;
+use crate::daemon::claim::Claim;
 use crate::failure::Failure;
 use crate::modules::RunningModules;
+use crate::output::Output;
 use crate::ready::Ready;
 use crate::supervisor::{self, Supervised, Watching};
-use crate::{ending, logging, signals};
+use crate::{daemon, ending, logging, signals};
 
 /// Runs until a signal asks it to end.
-pub(crate) async fn run(args: RunArgs) -> Result<(), Failure> {
-    let config = RunConfig::load(args.config.as_deref())?;
-    logging::start(args.output.log_format.unwrap_or(config.log), logging::NODE)?;
-    say_what_is_used(args.config.as_deref(), &config);
+pub(crate) async fn run(args: RunArgs, output: Output) -> Result<(), Failure> {
+    if args.background.detached {
+        daemon::up::detach()?;
+    }
+    let config = args.load()?;
+    let format = args.output.log_format.unwrap_or(config.log);
+    let file = args.background.log_file(&config.data_dir);
+    logging::start_to(file.as_deref(), format, logging::NODE, output)?;
+    say_what_is_used(&config);
     let (asked, drain) = (signals::listen_twice()?, config.drain);
     supervisor::status("starting");
+    let claim = Claim::take(&args, &config);
     let running = tokio::select! {
-        running = Box::pin(Running::start(config)) => running?,
-        () = asked.stop.cancelled() => return Ok(()),
+        running = Box::pin(Running::start(config)) => running,
+        () = asked.stop.cancelled() => {
+            claim.end();
+            return Ok(());
+        }
+    };
+    let running = match running {
+        Ok(running) => running,
+        Err(failure) => {
+            // In the log too, where whoever looks for a reason looks.
+            if file.is_some() {
+                tracing::error!(%failure, "can't start");
+            }
+            claim.end();
+            return Err(failure);
+        }
     };
     let ready = running.ready().await;
     ready.log();
     if args.output.ready_json {
         ready.print();
     }
+    claim.serving(&ready);
     supervisor::ready("serving");
     let watching = supervisor::watch(running.life(asked.stop.clone()));
     asked.stop.cancelled().await;
+    claim.stopping(drain);
     let database = running.node.database();
     tokio::select! {
-        () = Box::pin(running.end(drain, watching)) => {}
+        () = Box::pin(running.end(drain, watching, &claim)) => {}
         () = asked.abort.cancelled() => {
             database.close().await;
+            claim.end();
             return Err(Failure::aborted());
         }
     }
+    claim.end();
     tracing::info!("stopped");
     Ok(())
 }
 
-fn say_what_is_used(path: Option<&Path>, config: &RunConfig) {
-    match path {
+fn say_what_is_used(config: &RunConfig) {
+    match &config.file {
         Some(path) => tracing::info!(path = %path.display(), "configuration read"),
         None => tracing::info!(
-            data_dir = ?paths::default_data_dir(),
+            data_dir = %config.data_dir.display(),
             "no configuration given (-c FILE): a node with the defaults, and no OpenAI module"
         ),
     }
@@ -105,8 +129,8 @@ impl Running {
         }
     }
 
-    async fn end(mut self, drain: Duration, watching: Watching) {
-        ending::drain(&self.node, &mut self.modules, drain).await;
+    async fn end(mut self, drain: Duration, watching: Watching, claim: &Claim) {
+        ending::drain(&self.node, &mut self.modules, drain, claim).await;
         // What closes gives no sign of life; the service manager waits for the end now.
         drop(watching);
         ending::close(self.node, self.modules).await;

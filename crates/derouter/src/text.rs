@@ -124,6 +124,24 @@ pub(crate) fn round_trip(microseconds: u64) -> String {
     }
 }
 
+/// A decimal amount with four digits that say something: `0.000006112`, `123.5`. More is for programs.
+pub(crate) fn short_amount(text: &str) -> String {
+    const DIGITS: usize = 4;
+    let Some((whole, fraction)) = text.split_once('.') else {
+        return text.to_owned();
+    };
+    let told = match whole.trim_start_matches('0').len() {
+        // Zeros in front say nothing.
+        0 => fraction.len() - fraction.trim_start_matches('0').len() + DIGITS,
+        digits => DIGITS.saturating_sub(digits),
+    };
+    let kept = fraction.get(..told.min(fraction.len())).unwrap_or(fraction);
+    match kept.trim_end_matches('0') {
+        "" => whole.to_owned(),
+        kept => format!("{whole}.{kept}"),
+    }
+}
+
 /// How long ago: `8 s`, `3 min`, `5 h`, `12 d`.
 pub(crate) fn age(since: UnixSeconds, now: UnixSeconds) -> String {
     let seconds = now.0.saturating_sub(since.0);
@@ -174,7 +192,12 @@ pub(crate) fn cut(text: &str, width: usize) -> String {
 
 /// Text in lines of at most [`WIDTH`], each with `indent` in front. Long words stay whole.
 pub(crate) fn wrapped(text: &str, indent: &str) -> String {
-    let room = WIDTH.saturating_sub(indent.len());
+    wrapped_to(text, indent, WIDTH)
+}
+
+/// The same with lines of at most `width`.
+pub(crate) fn wrapped_to(text: &str, indent: &str, width: usize) -> String {
+    let room = width.saturating_sub(indent.len());
     let (mut lines, mut used) = (String::new(), 0);
     for word in text.split_whitespace() {
         let length = word.chars().count();
@@ -234,6 +257,21 @@ mod tests {
             "0 s",
             "a clock may jump"
         );
+    }
+
+    #[test]
+    fn amounts_are_told_with_the_digits_that_say_something() {
+        for (text, short) in [
+            ("0", "0"),
+            ("12", "12"),
+            ("0.5", "0.5"),
+            ("0.00000611239999", "0.000006112"),
+            ("123.456789", "123.4"),
+            ("12345.6789", "12345"),
+            ("1.0000001", "1"),
+        ] {
+            assert_eq!(short_amount(text), short);
+        }
     }
 
     #[test]

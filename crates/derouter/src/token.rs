@@ -15,15 +15,16 @@ use crate::cli::token::{
 };
 use crate::config::node::RunConfig;
 use crate::failure::Failure;
-use crate::{output, text};
+use crate::output::{self, Output};
+use crate::text;
 
 /// Does it.
-pub(crate) fn token(command: &TokenCommand) -> Result<(), Failure> {
+pub(crate) fn token(command: &TokenCommand, output: Output) -> Result<(), Failure> {
     match command {
-        TokenCommand::Create(args) => create(args),
-        TokenCommand::Set(args) => set(args),
-        TokenCommand::List(args) => list(args),
-        TokenCommand::Revoke(args) => revoke(args),
+        TokenCommand::Create(args) => create(args, output),
+        TokenCommand::Set(args) => set(args, output),
+        TokenCommand::List(args) => list(args, output),
+        TokenCommand::Revoke(args) => revoke(args, output),
     }
 }
 
@@ -63,7 +64,7 @@ fn apply(args: &RulesArgs, rules: &mut KeyRules) {
     }
 }
 
-fn create(args: &CreateArgs) -> Result<(), Failure> {
+fn create(args: &CreateArgs, output: Output) -> Result<(), Failure> {
     let store = KeyStore::new(directory(&args.place)?);
     let first = store.list().map_err(failed)?.is_none();
     let mut rules = KeyRules::default();
@@ -72,30 +73,37 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
         .create(&args.name, rules, text::now())
         .map_err(failed)?;
     // Alone on the standard output, for whoever keeps it in a variable.
-    output::line(&key);
-    output::error_line("This is shown once. Programs send it as their API key.");
+    let told = json!({"name": args.name, "key": key, "first": first});
+    output.show("derouter.token.created/1", &told, |_| key.clone());
+    output.note("This is shown once. Programs send it as their API key.");
     if first {
-        output::error_line(
+        output.note(
             "It is the first key: from now on the OpenAI endpoint serves nobody without one.",
         );
     }
     Ok(())
 }
 
-fn set(args: &SetArgs) -> Result<(), Failure> {
+fn set(args: &SetArgs, output: Output) -> Result<(), Failure> {
     let store = KeyStore::new(directory(&args.place)?);
     let changed = store.set(&args.name, |rules| apply(&args.rules, rules));
     let record = changed.map_err(failed)?;
-    output::line(&format!("{}: {}", record.name, rules_text(&record.rules)));
+    let spent = HashMap::new();
+    output.show("derouter.token/1", &as_json(&record, &spent), |_| {
+        format!("{}: {}", record.name, rules_text(&record.rules))
+    });
     Ok(())
 }
 
-fn revoke(args: &RevokeArgs) -> Result<(), Failure> {
+fn revoke(args: &RevokeArgs, output: Output) -> Result<(), Failure> {
     let store = KeyStore::new(directory(&args.place)?);
     let left = store.revoke(&args.name).map_err(failed)?;
-    output::line(&format!("{} is revoked", args.name));
+    let told = json!({"name": args.name, "keys_left": left});
+    output.show("derouter.token.revoked/1", &told, |_| {
+        format!("{} is revoked", args.name)
+    });
     if left == 0 {
-        output::error_line(&format!(
+        output.note(&format!(
             "No key is left: the OpenAI endpoint serves nobody until you make one. Remove {} to let \
              all programs of this machine in again.",
             store.path().display()
@@ -104,15 +112,15 @@ fn revoke(args: &RevokeArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn list(args: &ListArgs) -> Result<(), Failure> {
+fn list(args: &ListArgs, output: Output) -> Result<(), Failure> {
     let directory = directory(&args.place)?;
     let store = KeyStore::new(&directory);
     let keys = store.list().map_err(failed)?;
     let spent = spent_by_key(&directory).map_err(Failure::environment)?;
-    if args.json {
+    if output.is_json() {
         keys.iter()
             .flatten()
-            .for_each(|key| output::json(&as_json(key, &spent)));
+            .for_each(|key| output::document("derouter.token/1", &as_json(key, &spent)));
         return Ok(());
     }
     match keys {

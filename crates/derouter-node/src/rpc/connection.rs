@@ -9,7 +9,7 @@ use derouter_sdk::tcp::link::{
     Caller, FrameError, Mux, MuxStream, Outgoing, ReadBudget, ReceivedFrame, Side, WRITING_FAILED,
     drive, read_frame, read_frame_up_to,
 };
-use derouter_sdk::{Node, Provision};
+use derouter_sdk::{ModuleRegistration, Node, Provision};
 use derouter_wire::cbor::DecodeError;
 use derouter_wire::limits::{RPC_FRAME_BYTES, RPC_HELLO_BYTES, RPC_IN_FLIGHT};
 use derouter_wire::rpc::error::ErrorCode;
@@ -46,6 +46,7 @@ pub(super) struct Session {
     pub(super) from: String,
     dialect: Arc<OnceLock<Dialect>>,
     provisions: Mutex<Vec<Provision>>,
+    registration: OnceLock<ModuleRegistration>,
     /// Requests of 0.2 in work, by id, to cancel them.
     running: Mutex<HashMap<u32, CancellationToken>>,
     closed: CancellationToken,
@@ -150,6 +151,7 @@ impl Session {
             from,
             dialect,
             provisions: Mutex::default(),
+            registration: OnceLock::new(),
             running: Mutex::default(),
             closed,
         }
@@ -168,6 +170,12 @@ impl Session {
             tracing::debug!(from = %self.from, reason = %end, "a module's connection ends");
         }
         self.closed.cancel();
+    }
+
+    /// Keeps the module among those that the node tells of, for as long as the connection lives.
+    pub(super) fn keep_registration(&self, registration: ModuleRegistration) {
+        // Hello comes once.
+        let _ = self.registration.set(registration);
     }
 
     /// What the connection speaks, once its first request has told.

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use derouter_sdk::{ModuleDetails, ModulePlace, ModuleReporter};
 use derouter_wire::cbor;
 use derouter_wire::rpc::Frame;
 use derouter_wire::rpc::error::ErrorCode;
@@ -96,6 +97,7 @@ impl Session {
             version,
             "a module says hello"
         );
+        self.register_module(&hello, &welcome.capabilities);
         let reply = HelloReply::Ok(Box::new(welcome));
         let sent = self
             .caller
@@ -103,5 +105,33 @@ impl Session {
             .await;
         sent.map_err(Failure::internal)?;
         Ok(Dialect::Modern(granted))
+    }
+
+    /// Lets the module be among those that the node tells of, for as long as its connection lives.
+    fn register_module(&self, hello: &Hello, capabilities: &[Capability]) {
+        let details = ModuleDetails {
+            name: hello.module.name.as_str().to_owned(),
+            version: hello
+                .module
+                .version
+                .as_ref()
+                .map(|it| it.as_str().to_owned()),
+            place: ModulePlace::Connection,
+            from: Some(self.from.clone()),
+            capabilities: capabilities.iter().map(|it| it.name().to_owned()).collect(),
+        };
+        match self.node.register_module(details, Arc::new(SaysNothing)) {
+            Ok(registration) => self.keep_registration(registration),
+            Err(error) => tracing::debug!(%error, "a module is not among those that are told of"),
+        }
+    }
+}
+
+/// What a module on a connection tells of itself.
+struct SaysNothing;
+
+impl ModuleReporter for SaysNothing {
+    fn state(&self) -> Option<String> {
+        None
     }
 }

@@ -15,6 +15,7 @@ use derouter_wire::rpc::Call;
 use derouter_wire::rpc::error::ErrorCode;
 use derouter_wire::rpc::hello::{Capability, Hello};
 use derouter_wire::rpc::list::*;
+use derouter_wire::rpc::module::QueryModules;
 use derouter_wire::rpc::request::*;
 use serde::Serialize;
 
@@ -54,6 +55,7 @@ impl Session {
             ListProviders::TYPE => self.answer(asked, Self::list_providers).await,
             ListJobs::TYPE => self.answer(asked, Self::list_jobs).await,
             ListPeers::TYPE => self.answer(asked, Self::list_peers).await,
+            QueryModules::TYPE => self.answer(asked, Self::query_modules).await,
             _ => self.handle_common(asked).await,
         }
     }

@@ -30,6 +30,7 @@ use super::request::{Asked, MAX_BODY_BYTES, too_large};
 use super::route::Route;
 use super::router::{Path as Way, Preferences};
 use super::security::{self, Allowed, check_content_type};
+use super::view::{self, OffersQuery, Onlooker};
 use super::{form, models, relay, v0_2};
 use crate::protocol::{Endpoint, Usage};
 use crate::terms::{Endpoint as Endpoint0_2, Metered};
@@ -74,6 +75,10 @@ pub(crate) fn routes(gateway: Arc<Gateway>, allowed: Allowed) -> Router {
         .route("/v1/models", get(list_models))
         .route("/v1/models/{*id}", get(get_model))
         .route("/derouter/quote", get(get_quote))
+        .route("/derouter/offers", get(get_offers))
+        .route("/derouter/models", get(get_models))
+        .route("/derouter/spending", get(get_spending))
+        .route("/derouter/active", get(get_active))
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(completions))
         .route("/v1/embeddings", post(other))
@@ -126,8 +131,16 @@ impl Guard {
     /// Serves who shows a key, where one is needed.
     async fn serve(&self, mut request: Request, next: Next) -> Response {
         let presented = security::presented_key(request.headers());
+        if self.gateway.is_operator(presented) {
+            request.extensions_mut().insert(Caller(None));
+            request.extensions_mut().insert(Onlooker::Owner);
+            return next.run(request).await;
+        }
         match self.gateway.keys.identify(presented, unix_now()).await {
             Ok(key) => {
+                // Without keys, whoever may spend may see what was spent.
+                let onlooker = key.clone().map_or(Onlooker::Owner, Onlooker::Key);
+                request.extensions_mut().insert(onlooker);
                 request.extensions_mut().insert(Caller(key));
                 next.run(request).await
             }
@@ -167,6 +180,52 @@ async fn get_quote(
     let of_headers = Preferences::of_headers(request.headers())?;
     let question = Question::read(request.uri().query(), of_headers)?;
     Ok(json_response(&quote(&gateway, question)?))
+}
+
+async fn get_offers(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(onlooker): Extension<Onlooker>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let query = OffersQuery::read(request.uri().query())?;
+    shown(
+        "derouter.offers",
+        &view::offers(&gateway, &query, &onlooker),
+    )
+}
+
+async fn get_models(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(onlooker): Extension<Onlooker>,
+) -> Result<Response, ApiError> {
+    shown("derouter.models", &view::models(&gateway, &onlooker))
+}
+
+async fn get_spending(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(onlooker): Extension<Onlooker>,
+) -> Result<Response, ApiError> {
+    shown("derouter.spending", &view::spending(&gateway, &onlooker))
+}
+
+async fn get_active(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(onlooker): Extension<Onlooker>,
+) -> Result<Response, ApiError> {
+    shown("derouter.active", &view::active(&gateway, &onlooker))
+}
+
+/// A view with the name of what it is.
+fn shown<T: serde::Serialize>(object: &str, view: &T) -> Result<Response, ApiError> {
+    let written = serde_json::to_value(view);
+    let mut value = written.map_err(|error| {
+        tracing::error!(%error, "a view can't be written");
+        ApiError::unavailable("view", "The gateway can't write this. Its log says more.")
+    })?;
+    if let Some(value) = value.as_object_mut() {
+        value.insert("object".to_owned(), object.into());
+    }
+    Ok(json_response(&value))
 }
 
 async fn chat(

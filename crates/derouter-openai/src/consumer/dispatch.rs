@@ -11,6 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::active::Subject;
 use super::answer::Answer;
 use super::attempt::{Attempt, Begun, Failure};
 use super::choosing::choose;
@@ -235,7 +236,13 @@ impl Dispatch {
     ) -> Attempt {
         let typical = self.asked.size.typical();
         let cost = offer.terms.prices.cost(&typical).unwrap_or(Wei::MAX);
-        let route = Route::new(&self.gateway, offer, &self.place, (which, cost));
+        let subject = Subject {
+            model: self.asked.model.clone(),
+            endpoint: self.asked.endpoint,
+            stream: self.asked.stream,
+            key: self.key.clone(),
+        };
+        let route = Route::new(&self.gateway, offer, &self.place, (which, cost), subject);
         Attempt {
             gateway: Arc::clone(&self.gateway),
             asked: Arc::clone(&self.asked),

@@ -10,11 +10,13 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::active::Active;
 use super::config::ConsumerConfig;
 use super::hedge::Budget;
 use super::keys::Keys;
 use super::ledger::{Ledger, unix_now};
 use super::offers::{Offer, OfferIndex};
+use super::operator::Operator;
 use super::paths::Paths;
 use super::quality::{Blame, Quality, Sample};
 use super::router::Path;
@@ -43,6 +45,8 @@ pub(crate) struct Gateway {
     quality: Mutex<Quality>,
     hedging: Mutex<Budget>,
     paths: RwLock<Paths>,
+    active: Mutex<Active>,
+    operator: OnceLock<Operator>,
 }
 
 /// Spawns what must not end with the request that caused it.
@@ -108,6 +112,8 @@ impl Gateway {
             quality: Mutex::default(),
             hedging: Mutex::default(),
             paths: RwLock::default(),
+            active: Mutex::default(),
+            operator: OnceLock::new(),
             node,
             config,
         }
@@ -222,6 +228,28 @@ impl Gateway {
         }
         let paths = self.paths.read().unwrap_or_else(PoisonError::into_inner);
         paths.of(provider)
+    }
+
+    /// From now on, whoever shows this token is the owner.
+    pub(crate) fn know_operator(&self, operator: Operator) {
+        // A second one would be of the same directory, which only one gateway may have.
+        let _ = self.operator.set(operator);
+    }
+
+    /// Whether a key that was presented is the owner's token.
+    pub(crate) fn is_operator(&self, presented: Option<&str>) -> bool {
+        let operator = self.operator.get();
+        operator.is_some_and(|operator| operator.is(presented))
+    }
+
+    /// The requests that run. Held for short.
+    pub(crate) fn active(&self) -> MutexGuard<'_, Active> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at what is known of paths. What is done with it must be short.
+    pub(crate) fn look_at_paths<T>(&self, look: impl FnOnce(&Paths) -> T) -> T {
+        look(&self.paths.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Changes what is known of paths.

@@ -21,8 +21,8 @@ use derouter_sdk::{JobId, JobKey, PeerId, UnixSeconds, Wei};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::keys::{private_file, replace};
 use super::spending::{Days, day_of};
+use crate::files::{private_file, replace};
 
 /// The file in the data directory.
 const JOURNAL_FILE: &str = "spending.jsonl";

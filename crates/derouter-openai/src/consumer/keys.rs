@@ -6,10 +6,10 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use derouter_sdk::{UnixSeconds, Wei};
 use rand::RngCore;
@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::spending::KeyLimits;
+use crate::files::{Stamp, private_file, replace};
 
 /// The file in the data directory.
 const KEYS_FILE: &str = "keys.json";
@@ -279,29 +280,6 @@ impl KeyStore {
     }
 }
 
-/// Opens a file for this user alone, and makes it when it is absent.
-pub(super) fn private_file(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    options.create(true).append(true).read(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
-}
-
-/// Puts a file (mode 0600) in the place of another one, whole or not at all, also over a crash.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(directory)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    // The name is in the directory. Systems that can't sync one keep names by themselves.
-    if let Err(error) = File::open(directory).and_then(|directory| directory.sync_all()) {
-        tracing::debug!(%error, "can't sync the data directory");
-    }
-    Ok(())
-}
-
 fn check_name(name: &str) -> Result<(), KeyError> {
     let right = |char: char| char.is_ascii_alphanumeric() || "._-".contains(char);
     if name.is_empty() || name.len() > NAME_CHARS || !name.chars().all(right) {
@@ -361,32 +339,6 @@ pub(crate) enum Refusal {
     Unknown,
     /// It gave one that is over.
     Expired { name: String, at: UnixSeconds },
-}
-
-/// What tells that a file is another one than before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Stamp {
-    modified: Option<SystemTime>,
-    bytes: u64,
-    inode: u64,
-}
-
-impl Stamp {
-    /// `None` when there is no file.
-    fn of(path: &Path) -> io::Result<Option<Self>> {
-        match fs::metadata(path) {
-            Ok(metadata) => Ok(Some(Self {
-                modified: metadata.modified().ok(),
-                bytes: metadata.len(),
-                #[cfg(unix)]
-                inode: std::os::unix::fs::MetadataExt::ino(&metadata),
-                #[cfg(not(unix))]
-                inode: 0,
-            })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
 }
 
 /// Keys by their hashes.
@@ -453,6 +405,16 @@ impl Keys {
     /// Whether there is any key.
     pub(crate) fn any(&self) -> bool {
         self.with(|loaded| loaded.keys.as_ref().is_some_and(|keys| !keys.is_empty()))
+    }
+
+    /// All of them, by name.
+    pub(crate) fn all(&self) -> Vec<Arc<KeyRecord>> {
+        let mut all: Vec<Arc<KeyRecord>> = self.with(|loaded| {
+            let keys = loaded.keys.iter().flat_map(HashMap::values);
+            keys.cloned().collect()
+        });
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
     }
 
     /// Who a client is, by the key that it gave; `None` for anybody, while no key is needed.

@@ -153,6 +153,11 @@ impl Ledger {
         })
     }
 
+    /// Looks at the books. What is done with them must be short.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Spending) -> T) -> T {
+        look(&self.books())
+    }
+
     fn books(&self) -> MutexGuard<'_, Spending> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }

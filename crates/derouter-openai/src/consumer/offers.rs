@@ -120,6 +120,12 @@ impl OfferIndex {
         self.by_model.get(model).map_or(&[], Vec::as_slice)
     }
 
+    /// All offers, each once, in no order.
+    pub(crate) fn all(&self) -> Vec<Arc<Offer>> {
+        let best = self.offers.values().filter_map(Versions::best);
+        best.cloned().collect()
+    }
+
     /// All models with their offers, by name. None is without an offer.
     pub(crate) fn models(&self) -> impl Iterator<Item = (&str, &[Arc<Offer>])> {
         self.by_model

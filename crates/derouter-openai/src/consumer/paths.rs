@@ -5,7 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use derouter_sdk::{NodeError, PathKind, PeerId, PeerQuery, PeerReport};
+use derouter_sdk::{
+    NodeError, PathKind, PeerId, PeerQuery, PeerReport, ProviderQuery, ProviderRecord, UnixSeconds,
+};
 
 use super::gateway::Gateway;
 use super::ledger::unix_now;
@@ -24,12 +26,24 @@ const PAGE: u32 = 100;
 /// Peers that are read. A peer book holds about as many.
 const MAX_PEERS: usize = 5000;
 
+/// Providers that are read, for when they were last heard. As many as have offers here at most.
+const MAX_PROVIDERS: usize = 20_000;
+
+/// The way to a connected peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    pub(crate) kind: PathKind,
+    /// Its last round trip, in microseconds.
+    pub(crate) rtt_us: Option<u64>,
+}
+
 /// What is known of paths.
 #[derive(Debug, Default)]
 pub(crate) struct Paths {
-    /// Whether the way to a connected peer is relayed.
-    relayed: HashMap<PeerId, bool>,
+    ways: HashMap<PeerId, Way>,
     banned: HashSet<PeerId>,
+    /// When providers were last heard.
+    heard: HashMap<PeerId, UnixSeconds>,
 }
 
 impl Paths {
@@ -38,11 +52,28 @@ impl Paths {
         if self.banned.contains(peer) {
             return Path::Barred;
         }
-        match self.relayed.get(peer) {
-            Some(true) => Path::Relayed,
-            Some(false) => Path::Direct,
+        match self.ways.get(peer).map(|way| way.kind) {
+            Some(PathKind::Relayed) => Path::Relayed,
+            Some(_) => Path::Direct,
             None => Path::Unknown,
         }
+    }
+
+    /// The connection that a peer is reached by, if there is one.
+    pub(crate) fn way(&self, peer: &PeerId) -> Option<Way> {
+        self.ways.get(peer).copied()
+    }
+
+    /// When a provider was last heard, as far as the node said.
+    pub(crate) fn heard(&self, provider: &PeerId) -> Option<UnixSeconds> {
+        self.heard.get(provider).copied()
+    }
+
+    fn learn_providers(&mut self, records: &[ProviderRecord]) {
+        let heard = records.iter();
+        self.heard = heard
+            .map(|record| (record.peer_id, record.latest_heartbeat_at))
+            .collect();
     }
 
     fn learn(&mut self, reports: &[PeerReport], all: bool) {
@@ -54,10 +85,11 @@ impl Paths {
         }
         // The first is the one that new streams take.
         let path = |report: &PeerReport| {
-            let kind = report.paths.first()?.kind;
-            Some((report.peer, kind == PathKind::Relayed))
+            let first = report.paths.first()?;
+            let (kind, rtt_us) = (first.kind, first.rtt_us);
+            Some((report.peer, Way { kind, rtt_us }))
         };
-        self.relayed = reports.iter().filter_map(path).collect();
+        self.ways = reports.iter().filter_map(path).collect();
     }
 }
 
@@ -65,6 +97,12 @@ impl Paths {
 pub(crate) async fn follow(gateway: Arc<Gateway>) {
     for round in 0_u32.. {
         let all = round % ALL_EVERY == 0;
+        if all {
+            match read_providers(&gateway).await {
+                Ok(records) => gateway.with_paths(|paths| paths.learn_providers(&records)),
+                Err(error) => tracing::debug!(%error, "can't learn when providers were heard"),
+            }
+        }
         match read(&gateway, all).await {
             Ok(reports) => gateway.with_paths(|paths| paths.learn(&reports, all)),
             Err(NodeError::Unsupported(_)) => return,
@@ -72,6 +110,26 @@ pub(crate) async fn follow(gateway: Arc<Gateway>) {
         }
         tokio::time::sleep(EVERY).await;
     }
+}
+
+async fn read_providers(gateway: &Gateway) -> Result<Vec<ProviderRecord>, NodeError> {
+    let mut records = Vec::new();
+    let mut query = ProviderQuery {
+        after: None,
+        limit: PAGE,
+    };
+    while records.len() < MAX_PROVIDERS {
+        let page = gateway.node.providers_page(&query).await?;
+        let Some(last) = page.last() else {
+            break;
+        };
+        if query.after.is_some_and(|after| last.peer_id <= after) {
+            break;
+        }
+        query.after = Some(last.peer_id);
+        records.extend(page);
+    }
+    Ok(records)
 }
 
 async fn read(gateway: &Gateway, all: bool) -> Result<Vec<PeerReport>, NodeError> {

@@ -20,6 +20,7 @@ pub use cooldown::Blame;
 use cooldown::Cooldowns;
 use presence::Presences;
 use recent::Recent;
+pub(crate) use recent::Spread;
 
 /// Providers with their models that are remembered. Those not asked for longest are forgotten first.
 const MAX_ENTRIES: usize = 4096;
@@ -141,6 +142,7 @@ struct Seen {
     /// The same, one by one.
     recent: Recent,
     speed: Average,
+    speeds: Recent,
     good: f64,
     bad: f64,
     at: Instant,
@@ -152,6 +154,7 @@ impl Seen {
             first_token: Average::default(),
             recent: Recent::default(),
             speed: Average::default(),
+            speeds: Recent::default(),
             good: 0.0,
             bad: 0.0,
             at: now,
@@ -235,7 +238,9 @@ impl Quality {
         if sample.tokens >= TOKENS_TO_MEASURE && sample.waited >= SHORTEST_GENERATION {
             #[expect(clippy::cast_precision_loss, reason = "an estimate")]
             let tokens = sample.tokens as f64;
-            seen.speed.add(tokens / sample.waited.as_secs_f64());
+            let speed = tokens / sample.waited.as_secs_f64();
+            seen.speed.add(speed);
+            seen.speeds.add_rate(speed);
         }
     }
 
@@ -281,6 +286,24 @@ impl Quality {
         observed.first_token = seen.first_token.estimate(decay);
         observed.speed = seen.speed.estimate(decay);
         observed
+    }
+
+    /// How the latest answers of a provider and model were spread: seconds to the first token, and
+    /// tokens a second.
+    pub(crate) fn spreads(
+        &self,
+        provider: &PeerId,
+        model: &str,
+    ) -> (Option<Spread>, Option<Spread>) {
+        let seen = self.seen.get(&self.key(provider, model));
+        seen.map_or((None, None), |seen| {
+            (seen.recent.spread(), seen.speeds.spread())
+        })
+    }
+
+    /// For how long a provider is still asked after all others; `None` when it is not.
+    pub(crate) fn cools_for(&self, provider: &PeerId, now: Instant) -> Option<Duration> {
+        self.cooldowns.cools_for(provider, now)
     }
 
     fn seen(&mut self, provider: &PeerId, model: &str, now: Instant) -> &mut Seen {

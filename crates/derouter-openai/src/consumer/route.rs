@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use derouter_sdk::Wei;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
+use super::active::{ActiveId, Entry, Subject};
 use super::gateway::Gateway;
 use super::offers::Offer;
 use super::router::Path;
@@ -21,6 +23,7 @@ pub(crate) struct Route {
     pub(crate) estimated_cost: Wei,
     gateway: Arc<Gateway>,
     offer: Arc<Offer>,
+    active: ActiveId,
     /// The request's place among those that run.
     _place: Arc<OwnedSemaphorePermit>,
 }
@@ -32,12 +35,23 @@ impl Route {
         offer: &Arc<Offer>,
         place: &Arc<OwnedSemaphorePermit>,
         (attempt, estimated_cost): (usize, Wei),
+        asked: Subject,
     ) -> Self {
         gateway.began(offer);
+        let path = gateway.path(&offer.provider);
+        let active = gateway.active().add(Entry {
+            offer: Arc::clone(offer),
+            asked,
+            attempt,
+            path,
+            estimated_cost,
+            began: Instant::now(),
+        });
         Self {
             attempt,
-            path: gateway.path(&offer.provider),
+            path,
             estimated_cost,
+            active,
             gateway: Arc::clone(gateway),
             offer: Arc::clone(offer),
             _place: Arc::clone(place),
@@ -48,6 +62,7 @@ impl Route {
 impl Drop for Route {
     fn drop(&mut self) {
         self.gateway.ended(&self.offer);
+        self.gateway.active().remove(self.active);
     }
 }
 

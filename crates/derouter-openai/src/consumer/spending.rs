@@ -22,6 +22,9 @@ const MAX_DAYS: usize = 16;
 /// from that day.
 const MAX_PROVIDERS: usize = 65_536;
 
+/// Providers whose sums are kept for whoever looks at them.
+const MAX_TALLIES: usize = 4096;
+
 /// The day of a time, counted from 1970.
 pub(crate) fn day_of(time: UnixSeconds) -> u64 {
     time.0 / DAY
@@ -131,6 +134,14 @@ impl Account {
         }
     }
 
+    fn look(&self, day: u64) -> Spent {
+        Spent {
+            today: self.days.since(day),
+            total: self.total,
+            reserved: self.reserved,
+        }
+    }
+
     fn in_all(&self, kind: LimitKind, limit: Option<Wei>) -> Check<'_> {
         Check {
             kind,
@@ -168,11 +179,41 @@ struct Request {
     signing: bool,
 }
 
+/// What was spent with one provider, for whoever looks at it: no limit depends on it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) total: Wei,
+    pub(crate) days: Days,
+    pub(crate) jobs: u64,
+}
+
+/// What an account has, for whoever looks at it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Spent {
+    /// Today and on days that are still to come.
+    pub(crate) today: Wei,
+    pub(crate) total: Wei,
+    pub(crate) reserved: Wei,
+}
+
+/// One limit, for whoever looks at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LimitState {
+    pub(crate) kind: LimitKind,
+    pub(crate) limit: Wei,
+    pub(crate) spent: Wei,
+    pub(crate) reserved: Wei,
+    /// When all of it is there again, for a limit of a day.
+    pub(crate) resets_at: Option<UnixSeconds>,
+}
+
 /// The books.
 #[derive(Debug)]
 pub(crate) struct Spending {
     limits: Limits,
     all: Account,
+    /// By provider; those with the least are left out when there are too many.
+    tallies: HashMap<PeerId, Tally>,
     keys: HashMap<String, Account>,
     providers: HashMap<PeerId, Account>,
     requests: HashMap<RequestId, Request>,
@@ -229,6 +270,7 @@ impl Spending {
         Self {
             limits,
             all: Account::default(),
+            tallies: HashMap::new(),
             keys: HashMap::new(),
             providers: HashMap::new(),
             requests: HashMap::new(),
@@ -246,6 +288,7 @@ impl Spending {
     ) {
         let day = day_of(at);
         self.all.spend(day, amount);
+        self.tally(provider, day, amount);
         let known_days = u64::try_from(MAX_DAYS).unwrap_or(u64::MAX);
         let is_old = day.saturating_add(known_days) < day_of(now);
         if self.limits.provider_daily.is_some() && !is_old {
@@ -326,10 +369,87 @@ impl Spending {
         for account in self.accounts(place, false) {
             account.settle(reserved, spent, day_of(at));
         }
+        if !spent.is_zero() {
+            self.tally(place.provider, day_of(at), spent);
+        }
         if let Some(request) = self.requests.get_mut(&place.request) {
             request.reserved = request.reserved.saturating_sub(reserved);
             request.spent = request.spent.saturating_add(spent);
         }
+    }
+
+    fn tally(&mut self, provider: PeerId, day: u64, amount: Wei) {
+        if !self.tallies.contains_key(&provider) && self.tallies.len() >= MAX_TALLIES {
+            let least = self.tallies.iter().min_by_key(|(_, tally)| tally.total);
+            if let Some(least) = least.map(|(provider, _)| *provider) {
+                self.tallies.remove(&least);
+            }
+        }
+        let tally = self.tallies.entry(provider).or_default();
+        tally.total = tally.total.saturating_add(amount);
+        tally.days.add(day, amount);
+        tally.jobs = tally.jobs.saturating_add(1);
+    }
+
+    /// What was spent with each provider.
+    pub(crate) fn by_provider(&self) -> impl Iterator<Item = (&PeerId, &Tally)> {
+        self.tallies.iter()
+    }
+
+    /// What was spent in all.
+    pub(crate) fn in_all(&self, now: UnixSeconds) -> Spent {
+        self.all.look(day_of(now))
+    }
+
+    /// What was spent with a key.
+    pub(crate) fn with_key(&self, key: &str, now: UnixSeconds) -> Spent {
+        let account = self.keys.get(key).unwrap_or(&EMPTY);
+        account.look(day_of(now))
+    }
+
+    /// The limits that hold for all, or with a key for that, as they are now. Those of one request,
+    /// job or provider have nothing spent: they begin anew each time.
+    pub(crate) fn limit_states(
+        &self,
+        key: Option<(&str, KeyLimits)>,
+        now: UnixSeconds,
+    ) -> Vec<LimitState> {
+        let today = day_of(now);
+        let one = |kind, limit| Check {
+            kind,
+            limit,
+            spent: Wei::ZERO,
+            reserved: Wei::ZERO,
+            days: None,
+        };
+        let checks = match key {
+            Some((key, own)) => {
+                let account = self.keys.get(key).unwrap_or(&EMPTY);
+                vec![
+                    one(LimitKind::KeyRequest, own.request),
+                    account.on(today, LimitKind::KeyDay, own.daily),
+                    account.in_all(LimitKind::KeyTotal, own.total),
+                ]
+            }
+            None => vec![
+                one(LimitKind::Job, self.limits.job),
+                one(LimitKind::Request, self.limits.request),
+                one(LimitKind::ProviderDay, self.limits.provider_daily),
+                self.all.on(today, LimitKind::Day, self.limits.daily),
+                self.all.in_all(LimitKind::Total, self.limits.total),
+            ],
+        };
+        let state = |check: Check<'_>| {
+            let limit = check.limit?;
+            Some(LimitState {
+                kind: check.kind,
+                limit,
+                spent: check.spent,
+                reserved: check.reserved,
+                resets_at: check.resets_at(limit, limit, today),
+            })
+        };
+        checks.into_iter().filter_map(state).collect()
     }
 
     /// Whether a signature was begun for a request.

@@ -11,16 +11,21 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use derouter_sdk::{JobRefusal, PeerId};
+use derouter_sdk::{JobRefusal, PeerId, Wei};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::blocklist::ConsumerLists;
+use super::demand::{Demand, Outcome};
+use super::keeper::unix_now;
 use super::queue::{Asked, Places, Queue, Ticket};
 use super::rates::{RateLimits, Rates, TooFast};
 
 /// The longest that a request can wait for a slot: the node has to be answered within 8 s.
 pub const MAX_QUEUE_TIME: Duration = Duration::from_secs(6);
+
+/// What a consumer is told that the configuration does not let in.
+pub(super) const NOT_SERVED: &str = "this provider does not serve this consumer";
 
 /// Who asks; `None` when the node does not say (RPC 0.1). All of those share one place in the round.
 pub(super) type Consumer = Option<PeerId>;
@@ -47,12 +52,21 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
+    /// How it counts among who wanted an offer; `None` for what is told as a request that can't be
+    /// served, which is counted where that is told.
+    fn outcome(self) -> Option<Outcome> {
+        match self {
+            Self::Blocked => None,
+            Self::TooFast(_) => Some(Outcome::TooFast),
+            Self::Full => Some(Outcome::Full),
+            Self::Waited | Self::Displaced => Some(Outcome::Waited),
+        }
+    }
+
     /// What the consumer is told.
     pub(super) fn answer(self) -> JobRefusal {
         match self {
-            Self::Blocked => {
-                JobRefusal::InvalidJobArgs("this provider does not serve this consumer".to_owned())
-            }
+            Self::Blocked => JobRefusal::InvalidJobArgs(NOT_SERVED.to_owned()),
             Self::TooFast(_) | Self::Full | Self::Waited | Self::Displaced => JobRefusal::Busy,
         }
     }
@@ -95,6 +109,16 @@ impl Admission {
         consumer: Consumer,
         lane: &Arc<Lane>,
     ) -> Result<Slot, Refusal> {
+        let admitted = self.try_admit(consumer, lane).await;
+        if let Err(refusal) = &admitted
+            && let Some(outcome) = refusal.outcome()
+        {
+            lane.demand().asked(outcome, unix_now());
+        }
+        admitted
+    }
+
+    async fn try_admit(&self, consumer: Consumer, lane: &Arc<Lane>) -> Result<Slot, Refusal> {
         self.lets_in(consumer)?;
         if let Some(consumer) = &consumer {
             let checked = self.rates().check(consumer, Instant::now());
@@ -121,14 +145,15 @@ impl Admission {
     }
 }
 
-/// The slots of an offer. Several protocols that sell one offer share its lane.
+/// The slots of an offer, and who wanted them. Several protocols that sell one offer share its lane.
 pub(super) struct Lane {
     state: Mutex<State>,
-    queue_time: Duration,
+    demand: Mutex<Demand>,
 }
 
 struct State {
     queue: Queue<Consumer>,
+    queue_time: Duration,
     next: Ticket,
     /// Who waits, to be told: `true` for a slot, `false` for none.
     waiting: HashMap<Ticket, oneshot::Sender<bool>>,
@@ -140,11 +165,46 @@ impl Lane {
             state: Mutex::new(State {
                 // Consumers without a name are not one consumer.
                 queue: Queue::new(places, Some(None)),
+                queue_time: queue_time.min(MAX_QUEUE_TIME),
                 next: 0,
                 waiting: HashMap::new(),
             }),
-            queue_time: queue_time.min(MAX_QUEUE_TIME),
+            demand: Mutex::default(),
         }
+    }
+
+    /// There are more or fewer slots from now on. What runs goes on.
+    pub(super) fn resize(&self, places: Places, queue_time: Duration) {
+        let mut state = self.lock();
+        state.queue_time = queue_time.min(MAX_QUEUE_TIME);
+        if state.queue.places() == places {
+            return;
+        }
+        for ticket in state.queue.resize(places) {
+            state.tell(ticket, true);
+        }
+    }
+
+    /// Requests that are served now, that wait, and how much there is of both.
+    pub(super) fn in_use(&self) -> (usize, usize, Places) {
+        let state = self.lock();
+        let (served, waiting) = state.queue.in_use();
+        (served, waiting, state.queue.places())
+    }
+
+    /// Who wanted the offer. Held for short.
+    pub(super) fn demand(&self) -> MutexGuard<'_, Demand> {
+        self.demand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A job of the offer was completed.
+    pub(super) fn earned(&self, cost: Wei, tokens: u64) {
+        self.demand().earned(cost, tokens, unix_now());
+    }
+
+    /// A job of the offer failed here.
+    pub(super) fn failed(&self) {
+        self.demand().failed(unix_now());
     }
 
     /// Whether the next consumer would be refused.
@@ -170,7 +230,8 @@ impl Lane {
             told,
             done: false,
         };
-        match timeout(self.queue_time, &mut waiter.told).await {
+        let queue_time = self.lock().queue_time;
+        match timeout(queue_time, &mut waiter.told).await {
             Ok(told) => {
                 waiter.done = true;
                 match told {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use derouter_sdk::{UnixSeconds, Wei};
@@ -58,6 +59,9 @@ pub struct ProviderConfig {
     pub consumers: ConsumerLists,
     /// What each of them may ask for.
     pub rates: RateLimits,
+    /// Where offers that are added and changed while the provider runs are kept: the node's data
+    /// directory. `None`: what is configured stays as it is.
+    pub data_dir: Option<PathBuf>,
 }
 
 /// An OpenAI-compatible server and what is offered from it.

@@ -7,7 +7,7 @@ use futures::future::join_all;
 use tokio::time::timeout;
 
 use super::backend::Backend;
-use super::config::Limits;
+use super::config::{Limits, Secret};
 
 /// How long a server may take to name its models: it is on this machine.
 const LIMIT: Duration = Duration::from_millis(500);
@@ -35,6 +35,20 @@ pub struct DetectedBackend {
 /// Studio, vLLM, llama.cpp. Takes 500 ms at most. Nothing but this machine is asked.
 pub async fn detect_backends() -> Vec<DetectedBackend> {
     detect_at(&USUAL).await
+}
+
+/// How long a server that was named may take to name its models.
+const NAMED_LIMIT: Duration = Duration::from_secs(10);
+
+/// The models that the server at a base URL names, in its order; empty when it is there but has no
+/// list. The error is for the operator: why there is no such server.
+pub async fn list_models(base_url: &str, api_key: Option<&Secret>) -> Result<Vec<String>, String> {
+    let backend = Backend::new_at(base_url, api_key, Limits::default(), true);
+    let backend = backend.map_err(|error| error.to_string())?;
+    let asked = timeout(NAMED_LIMIT, backend.probe()).await;
+    let models = asked.map_err(|_| "it does not answer within 10 s".to_owned())??;
+    let models = models.unwrap_or_default().into_iter();
+    Ok(models.map(|model| model.id).collect())
 }
 
 async fn detect_at(places: &[(&str, u16)]) -> Vec<DetectedBackend> {

@@ -8,6 +8,9 @@
 //! provide those of a backend together, as each provision is some work for the node; when one of these
 //! changes, the others are away for a moment.
 
+mod changes;
+mod stand;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,16 +24,18 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::admission::Lane;
-use super::config::{DEFAULT_QUEUE_TIME, OfferConfig};
-use super::health::Steady;
-use super::load::LoadSign;
+use super::board::Board;
+use super::config::OfferConfig;
 use super::monitor::{Found, Monitor};
+use super::overlay::Follow;
 use super::pump::{Offer, Shared};
 use super::running::StartError;
 use super::service::Service;
-use super::v0_2::{self, Sold};
-use crate::protocol::{self, OfferPayload, protocol_id};
+use super::v0_2::Sold;
+use crate::protocol::{OfferPayload, protocol_id};
+use changes::with_entry;
+use stand::Stand;
+pub(super) use stand::{Absent, Origin, check_config};
 
 /// How often prices, slots and lists are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -177,151 +182,6 @@ impl OnMarket {
     }
 }
 
-/// An offer, on the market or not.
-struct Stand {
-    offer_id: OfferId,
-    config: OfferConfig,
-    monitor: Arc<Monitor>,
-    lane: Arc<Lane>,
-    /// It is one of the models that the backend names.
-    discovered: bool,
-    named: Steady,
-    roomy: Steady,
-    load: LoadSign,
-    /// Why it is not on the market; what the operator was told last.
-    told: Option<Absent>,
-    retry_at: Option<Instant>,
-    pause: Duration,
-}
-
-/// Why an offer is not on the market.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Absent {
-    BackendDown,
-    BackendFull,
-    ModelMissing,
-    NoRoom,
-}
-
-impl Stand {
-    fn new(
-        offer_id: &str,
-        config: OfferConfig,
-        monitor: &Arc<Monitor>,
-        discovered: bool,
-    ) -> Result<Self, StartError> {
-        let refuse = |reason: String| StartError::Offer {
-            offer_id: offer_id.to_owned(),
-            reason,
-        };
-        let id = OfferId::new(offer_id).map_err(|error| refuse(error.to_string()))?;
-        let places = config.places();
-        if places.slots == 0 || places.per_consumer == 0 {
-            return Err(refuse("max_concurrency must be at least 1".to_owned()));
-        }
-        let most = derouter_sdk::wire::limits::OFFER_PAYLOAD_BYTES;
-        let of_0_2 = v0_2::payload(&config, &config.payload()).to_json();
-        if config.payload().to_json().len().max(of_0_2.len()) > most {
-            return Err(refuse("its description is too long".to_owned()));
-        }
-        // As consumers read it.
-        if protocol::v0_2::OfferPayload::parse(&of_0_2).is_none() {
-            let reason = "a name in it is empty or too long, or there are too many";
-            return Err(refuse(reason.to_owned()));
-        }
-        let queue_time = config.terms.queue_time.unwrap_or(DEFAULT_QUEUE_TIME);
-        Ok(Self {
-            offer_id: id,
-            config,
-            monitor: Arc::clone(monitor),
-            lane: Arc::new(Lane::new(places, queue_time)),
-            discovered,
-            named: Steady::new(MISSING_FOR, NAMED_FOR),
-            roomy: Steady::new(FULL_FOR, ROOM_FOR),
-            load: LoadSign::default(),
-            told: None,
-            retry_at: None,
-            pause: FIRST_PAUSE,
-        })
-    }
-
-    /// Whether it can be served now.
-    fn absent(&mut self, now: Instant) -> Option<Absent> {
-        let named = self.monitor.has(self.config.backend_model());
-        let named = self.named.see(named, now);
-        let roomy = self.roomy.see(!self.lane.is_full(), now);
-        if !self.monitor.is_up() {
-            Some(Absent::BackendDown)
-        } else if !named {
-            Some(Absent::ModelMissing)
-        } else if self.monitor.is_full() {
-            Some(Absent::BackendFull)
-        } else if !roomy {
-            Some(Absent::NoRoom)
-        } else {
-            None
-        }
-    }
-
-    /// What is to be announced now, if anything.
-    fn wanted(&mut self, now: Instant, tells_load: bool) -> Option<Announced> {
-        let absent = self.absent(now);
-        self.tell(absent);
-        let load = self.load.see(self.lane.taken(), now);
-        match absent {
-            None => Some(Announced {
-                payload: self.config.payload_at(unix_now()),
-                load: load.filter(|_| tells_load),
-            }),
-            Some(_) => None,
-        }
-    }
-
-    fn offer(&self, announced: Announced) -> Arc<Offer> {
-        let Announced { payload, load } = announced;
-        Arc::new(Offer {
-            id: self.offer_id.clone(),
-            config: self.config.clone(),
-            payload,
-            load,
-            backend: Arc::clone(&self.monitor.backend),
-            monitor: Arc::clone(&self.monitor),
-            lane: Arc::clone(&self.lane),
-        })
-    }
-
-    /// Tells the operator, once.
-    fn tell(&mut self, absent: Option<Absent>) {
-        let before = std::mem::replace(&mut self.told, absent);
-        if before == absent {
-            return;
-        }
-        let (offer, model) = (&self.offer_id, self.config.backend_model());
-        let backend = self.monitor.backend.shown();
-        match absent {
-            // The monitor has told that, once for all offers.
-            Some(Absent::BackendDown) => tracing::debug!(%offer, "not on the market"),
-            Some(Absent::ModelMissing) if self.discovered => tracing::info!(
-                %offer, backend,
-                "the backend does not name this model any more: the offer leaves the market"
-            ),
-            Some(Absent::ModelMissing) => tracing::warn!(
-                %offer, model, backend, named = self.monitor.named(),
-                "the backend does not name this offer's model, so the offer is not on the market: load the model there, set the offer's backend_model to the name it has there, or check_backend to \"alive\" if the server takes any name"
-            ),
-            Some(Absent::BackendFull) => tracing::info!(
-                %offer, backend,
-                "the backend refuses jobs for too many requests: the offer leaves the market for a while"
-            ),
-            Some(Absent::NoRoom) => tracing::info!(
-                %offer,
-                "all slots have been taken for a while: the offer leaves the market until there is room"
-            ),
-            None => tracing::info!(%offer, "the offer can be served again"),
-        }
-    }
-}
-
 /// Keeps the offers of all backends.
 pub(super) struct Keeper {
     shared: Arc<Shared>,
@@ -329,10 +189,23 @@ pub(super) struct Keeper {
     options: ProvideOptions,
     on_market: Arc<OnMarket>,
     monitors: Vec<Arc<Monitor>>,
+    /// The offers of the configuration, as it has them.
+    configured: Vec<Configured>,
     stands: Vec<Stand>,
     /// Of the stands.
     ids: HashSet<OfferId>,
     changed: Arc<Notify>,
+    /// What is changed of the configuration's offers while this runs.
+    overlay: Follow,
+    /// Where whoever looks finds how the offers are.
+    board: Arc<Board>,
+}
+
+/// An offer of the configuration.
+struct Configured {
+    offer_id: String,
+    config: OfferConfig,
+    monitor: Arc<Monitor>,
 }
 
 impl Keeper {
@@ -341,6 +214,7 @@ impl Keeper {
         connections: TaskTracker,
         options: ProvideOptions,
         changed: Arc<Notify>,
+        overlay: Follow,
     ) -> Self {
         Self {
             shared,
@@ -348,14 +222,21 @@ impl Keeper {
             options,
             on_market: Arc::default(),
             monitors: Vec::new(),
+            configured: Vec::new(),
             stands: Vec::new(),
             ids: HashSet::new(),
             changed,
+            overlay,
+            board: Arc::default(),
         }
     }
 
     pub(super) fn on_market(&self) -> &Arc<OnMarket> {
         &self.on_market
+    }
+
+    pub(super) fn board(&self) -> &Arc<Board> {
+        &self.board
     }
 
     pub(super) fn add_backend(&mut self, monitor: &Arc<Monitor>) {
@@ -369,21 +250,39 @@ impl Keeper {
         config: &OfferConfig,
         monitor: &Arc<Monitor>,
     ) -> Result<(), StartError> {
-        let stand = Stand::new(offer_id, config.clone(), monitor, false)?;
+        let stand = Stand::new(offer_id, config.clone(), monitor, Origin::Config)?;
         if !self.ids.insert(stand.offer_id.clone()) {
             return Err(StartError::DuplicateOffer(offer_id.to_owned()));
         }
         self.stands.push(stand);
+        self.configured.push(Configured {
+            offer_id: offer_id.to_owned(),
+            config: config.clone(),
+            monitor: Arc::clone(monitor),
+        });
         Ok(())
     }
 
     /// Puts on the market what can be served now.
     pub(super) async fn open(&mut self) -> Result<(), ProvideError> {
+        if self.overlay.look().await {
+            self.apply_changes();
+        }
         self.discover();
         for (_, provided) in self.settle().await {
             provided?;
         }
+        self.show();
         Ok(())
+    }
+
+    /// Tells whoever looks how the offers are.
+    fn show(&self) {
+        let on_market = |stand: &Stand| self.on_market.announced(&stand.offer_id).is_some();
+        let seats = self.stands.iter();
+        let seats = seats.map(|stand| stand.seat(on_market(stand))).collect();
+        let problem = self.overlay.problem().map(str::to_owned);
+        self.board.put(seats, problem);
     }
 
     /// Follows what changes, until the offers are taken back for good.
@@ -391,10 +290,14 @@ impl Keeper {
         while !self.on_market.is_closed() {
             // Whichever comes first.
             let _ = timeout(LOOK_EVERY, self.changed.notified()).await;
+            if self.overlay.look().await {
+                self.apply_changes();
+            }
             self.discover();
             for (offers, provided) in self.settle().await {
                 self.try_later(&offers, provided.err().as_ref());
             }
+            self.show();
         }
     }
 
@@ -408,13 +311,13 @@ impl Keeper {
             let configured: HashSet<String> = self
                 .stands
                 .iter()
-                .filter(|stand| of_backend(stand) && !stand.discovered)
+                .filter(|stand| of_backend(stand) && stand.origin == Origin::Config)
                 .map(|stand| stand.config.backend_model().to_owned())
                 .collect();
             self.stands.retain(|stand| {
                 // Those that are missing only for a moment stay.
-                let stays = !(of_backend(stand) && stand.discovered)
-                    || found.iter().any(|found| is_stand_of(stand, found))
+                let stays = !(of_backend(stand) && stand.found().is_some())
+                    || found.iter().any(|found| stand.found() == Some(found))
                     || self.on_market.announced(&stand.offer_id).is_some()
                         && !monitor.has(stand.config.backend_model());
                 if !stays {
@@ -436,10 +339,29 @@ impl Keeper {
         let Some(discover) = &monitor.discover else {
             return;
         };
-        let config = discover.offer(&found.model, found.context_size);
+        if self.ids.iter().any(|id| id.as_str() == found.model) {
+            return;
+        }
+        let entries = self.overlay.entries();
+        let entry = entries.get(&found.model);
+        if entry.is_some_and(|entry| entry.removed) {
+            return;
+        }
+        let base = discover.offer(&found.model, found.context_size);
+        let config = with_entry(&base, entry);
+        let (config, problem) = match check_config(&config) {
+            Ok(()) => (config, None),
+            Err(problem) => (base.clone(), Some(problem)),
+        };
+        let edited = config != base;
+        let origin = Origin::Discovered(found.clone());
         // One whose name is taken, by another backend's offer perhaps, can't be told apart.
-        match Stand::new(&found.model, config, monitor, true) {
-            Ok(stand) if self.ids.insert(stand.offer_id.clone()) => self.stands.push(stand),
+        match Stand::new(&found.model, config, monitor, origin) {
+            Ok(mut stand) if self.ids.insert(stand.offer_id.clone()) => {
+                stand.paused = entry.is_some_and(|entry| entry.paused);
+                (stand.edited, stand.problem) = (edited, problem);
+                self.stands.push(stand);
+            }
             Ok(_) => {}
             Err(error) => tracing::debug!(model = found.model, %error, "a model becomes no offer"),
         }
@@ -557,8 +479,10 @@ impl Keeper {
         for stand in stands.filter(|stand| ids.contains(&stand.offer_id)) {
             let Some(error) = error else {
                 (stand.retry_at, stand.pause) = (None, FIRST_PAUSE);
+                stand.refused = None;
                 continue;
             };
+            stand.refused = Some(error.to_string());
             // Over the RPC, an offer that was taken back may be there for a moment.
             if stand.pause > FIRST_PAUSE {
                 tracing::warn!(offer = %stand.offer_id, %error, "the offer can't be put on the market yet");
@@ -569,11 +493,8 @@ impl Keeper {
     }
 }
 
-fn is_stand_of(stand: &Stand, found: &Found) -> bool {
-    stand.config.model_id == found.model && stand.config.context_size == found.context_size
-}
-
-fn unix_now() -> UnixSeconds {
+/// The time by this machine's clock.
+pub(super) fn unix_now() -> UnixSeconds {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     UnixSeconds(since.map_or(0, |since| since.as_secs()))
 }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use derouter_sdk::UnixSeconds;
 use futures::StreamExt;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -11,6 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::backend::Backend;
 use super::config::{BackendCheck, BackendOptions, DEFAULT_DISCOVERED, Discover};
 use super::health::{Health, Verdict};
+use super::keeper::unix_now;
 use super::models::{self, ModelInfo};
 
 /// How long the start waits for the first look: offers of a backend that is not there should not be seen at
@@ -25,6 +27,9 @@ const ASKED_AT_ONCE: usize = 4;
 
 /// Models that are named to the operator.
 const SHOWN_MODELS: usize = 8;
+
+/// Models that are named to whoever looks at it.
+const MOST_NAMED: usize = 200;
 
 /// A backend under observation.
 pub(super) struct Monitor {
@@ -46,6 +51,21 @@ struct State {
     names: HashSet<String>,
     /// The windows of the models that may become offers.
     contexts: HashMap<String, Option<u64>>,
+    /// When it was looked at last.
+    probed_at: Option<UnixSeconds>,
+    /// Why it did not answer then.
+    error: Option<String>,
+}
+
+/// How a backend is, for whoever looks at it.
+#[derive(Clone, Debug)]
+pub(super) struct Condition {
+    pub(super) up: bool,
+    pub(super) full: bool,
+    pub(super) probed_at: Option<UnixSeconds>,
+    pub(super) error: Option<String>,
+    /// The models that it names, when it has a list.
+    pub(super) models: Option<Vec<String>>,
 }
 
 /// A model that becomes an offer.
@@ -76,6 +96,8 @@ impl Monitor {
                 models: None,
                 names: HashSet::new(),
                 contexts: HashMap::new(),
+                probed_at: None,
+                error: None,
             }),
             asked: Notify::new(),
             changed,
@@ -122,6 +144,28 @@ impl Monitor {
         if state.health.next_probe() <= now {
             self.asked.notify_one();
         }
+    }
+
+    /// How it is.
+    pub(super) fn condition(&self) -> Condition {
+        let (up, full) = (self.is_up(), self.is_full());
+        let state = self.lock();
+        let names = |models: &Vec<ModelInfo>| {
+            let names = models.iter().take(MOST_NAMED);
+            names.map(|model| model.id.clone()).collect()
+        };
+        Condition {
+            up,
+            full,
+            probed_at: state.probed_at,
+            error: state.error.clone(),
+            models: state.models.as_ref().map(names),
+        }
+    }
+
+    /// What it is looked at for.
+    pub(super) fn check(&self) -> BackendCheck {
+        self.check
     }
 
     /// Whether the backend is there.
@@ -183,6 +227,8 @@ impl Monitor {
             let before = state.health.is_up();
             let jitter = rand::random_range(0.0..1.0);
             state.health.probed(probed.is_ok(), Instant::now(), jitter);
+            state.probed_at = Some(unix_now());
+            state.error = probed.as_ref().err().cloned();
             if let Ok(models) = &probed {
                 let names = models.iter().flatten().map(|model| model.id.clone());
                 state.names = names.collect();

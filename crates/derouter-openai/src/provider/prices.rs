@@ -26,6 +26,9 @@ pub struct Prices {
     pub output: Wei,
 }
 
+/// The days of the week.
+const NAMES: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+
 /// Days of the week.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Days(u8);
@@ -36,7 +39,6 @@ impl Days {
 
     /// These, by name: `mon` to `sun`. `None` when one is no day, or there is none.
     pub fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Self> {
-        const NAMES: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
         let mut days = 0;
         for name in names {
             let day = NAMES.iter().position(|known| *known == name)?;
@@ -127,7 +129,26 @@ pub struct PriceWindow {
     pub price: WindowPrice,
 }
 
+impl Days {
+    /// Their names.
+    pub fn names(self) -> Vec<&'static str> {
+        let days = NAMES.iter().zip(0..).filter(|(_, day)| self.has(*day));
+        days.map(|(name, _)| *name).collect()
+    }
+}
+
+impl std::fmt::Display for TimeOfDay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:02}:{:02}", self.0 / 60, self.0 % 60)
+    }
+}
+
 impl PriceWindow {
+    /// Whether it is the time for it.
+    pub fn is_now(&self, now: UnixSeconds) -> bool {
+        self.holds(now)
+    }
+
     fn holds(&self, now: UnixSeconds) -> bool {
         let minutes = now.0 / 60;
         let day_minutes = u64::from(DAY);
@@ -142,7 +163,8 @@ impl PriceWindow {
         begun_today || begun_yesterday
     }
 
-    fn prices(&self, own: Prices) -> Prices {
+    /// What holds within it, by the offer's own prices.
+    pub fn prices(&self, own: Prices) -> Prices {
         match self.price {
             WindowPrice::Factor(factor) => Prices {
                 input: factor.of(own.input),

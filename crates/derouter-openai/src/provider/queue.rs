@@ -66,6 +66,23 @@ impl<C: Clone + Eq + Hash> Queue<C> {
         }
     }
 
+    /// Requests that are served now, and that wait.
+    pub(super) fn in_use(&self) -> (usize, usize) {
+        (self.served, self.waiting)
+    }
+
+    /// How much there is to share.
+    pub(super) fn places(&self) -> Places {
+        self.places
+    }
+
+    /// There is more or less to share from now on: who has a slot now. Whoever has one keeps it, and
+    /// whoever waits goes on to wait.
+    pub(super) fn resize(&mut self, places: Places) -> Vec<Ticket> {
+        self.places = places;
+        std::iter::from_fn(|| self.next()).collect()
+    }
+
     /// Whether the next consumer would be refused.
     pub(super) fn is_full(&self) -> bool {
         self.served >= self.places.slots && self.waiting >= self.places.queue

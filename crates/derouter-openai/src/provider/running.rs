@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use derouter_sdk::{Node, ProvideError, ProvideOptions};
+use derouter_sdk::{Node, NodeError, ProvideError, ProvideOptions};
 use futures::future::join_all;
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -12,16 +12,22 @@ use tokio_util::task::TaskTracker;
 
 use super::admission::Admission;
 use super::backend::{Backend, BackendConfigError};
+use super::board::{Board, Reach};
 use super::config::{BackendConfig, ProviderConfig};
 use super::counters::Counters;
 use super::keeper::{Keeper, OnMarket};
 use super::monitor::Monitor;
+use super::overlay::Follow;
 use super::pump::Shared;
 use super::registry::Registry;
 use super::trial::Trials;
+use super::view::Viewer;
 
 /// How often finished answers are looked through for too old ones.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// How often the node is asked how others reach it: for people who look, who do not wait for it.
+const REACH_EVERY: Duration = Duration::from_secs(5);
 
 /// How long jobs may take to be failed when the provider stops.
 const FAIL_LIMIT: Duration = Duration::from_secs(5);
@@ -64,6 +70,7 @@ pub struct RunningProvider {
     /// What runs until the stop.
     background: TaskTracker,
     counters: Arc<Counters>,
+    viewer: Viewer,
 }
 
 /// Puts the offers on the market and serves them until the result is dropped or shut down. Those whose
@@ -101,11 +108,19 @@ pub async fn start(
         connections.clone(),
         options,
         Arc::clone(&changed),
+        Follow::new(config.data_dir.as_deref()),
     );
     let monitors = add_backends(&mut keeper, &config, &changed)?;
     join_all(monitors.iter().map(|monitor| monitor.look_first())).await;
     keeper.open().await?;
     let on_market = Arc::clone(keeper.on_market());
+    let board = Arc::clone(keeper.board());
+    let viewer = Viewer::new(Arc::clone(&board), monitors.clone(), Arc::clone(&counters));
+    let node = Arc::clone(&shared.node);
+    background.spawn(
+        stop.clone()
+            .run_until_cancelled_owned(follow_reach(node, board)),
+    );
     for monitor in monitors {
         background.spawn(stop.clone().run_until_cancelled_owned(monitor.run()));
     }
@@ -119,6 +134,7 @@ pub async fn start(
         connections,
         background,
         counters,
+        viewer,
     })
 }
 
@@ -150,6 +166,11 @@ impl RunningProvider {
     /// What happened so far.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// What it knows, for whoever looks at it in this process.
+    pub fn viewer(&self) -> Viewer {
+        self.viewer.clone()
     }
 
     /// Takes the offers back, lets running answers finish within `grace`, and fails the others.
@@ -189,6 +210,20 @@ fn backend(
     let (key, options) = (backend.api_key.as_ref(), &backend.options);
     let allow_link_local = options.allow_link_local;
     Backend::new_at(&backend.base_url, key, config.limits, allow_link_local).map(Arc::new)
+}
+
+/// Asks the node now and then how others reach it. One that does not tell is not asked again.
+async fn follow_reach(node: Arc<dyn Node>, board: Arc<Board>) {
+    let mut ticks = interval(REACH_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match node.network().await {
+            Ok(report) => board.put_reach(Reach::of(&report)),
+            Err(NodeError::Unsupported(_)) => return,
+            Err(error) => tracing::debug!(%error, "can't learn how this node is reached"),
+        }
+    }
 }
 
 async fn sweep(shared: Arc<Shared>) {

@@ -11,9 +11,11 @@ use derouter_sdk::{
 
 use tokio_util::task::TaskTracker;
 
-use super::admission::Refusal;
+use super::admission::{NOT_SERVED, Refusal};
 use super::connection::{self, Ended};
+use super::demand::Outcome;
 use super::job::Job;
+use super::keeper::unix_now;
 use super::pump::{Offer, Pump, Recorder, Shared};
 use super::registry::Added;
 use super::request::Request;
@@ -39,10 +41,12 @@ impl fmt::Debug for Service {
 #[async_trait]
 impl ProviderService for Service {
     async fn accept(&self, job: ProviderJob) -> Result<(), JobRefusal> {
+        let offer_id = job.offer_id.clone();
         let taken = match job.protocol_id.as_str() {
             protocol::v0_2::PROTOCOL => self.take_0_2(job).await,
             _ => self.take(job).await,
         };
+        self.note(&offer_id, &taken);
         let counters = &self.shared.counters;
         match &taken {
             Ok(()) => counters.jobs_accepted.increment(),
@@ -100,6 +104,22 @@ impl ProviderService for Service {
 }
 
 impl Service {
+    /// Counts who wanted an offer. Who was told Busy was counted where that was decided.
+    fn note(&self, offer_id: &OfferId, taken: &Result<(), JobRefusal>) {
+        let Some(offer) = self.offers.get(offer_id) else {
+            return;
+        };
+        let (mut demand, now) = (offer.lane.demand(), unix_now());
+        match taken {
+            Ok(()) => demand.asked(Outcome::Taken, now),
+            Err(JobRefusal::Busy) => {}
+            Err(JobRefusal::InvalidJobArgs(reason)) if reason == NOT_SERVED => {
+                demand.asked(Outcome::Blocked, now);
+            }
+            Err(JobRefusal::InvalidJobArgs(reason)) => demand.invalid(reason, now),
+        }
+    }
+
     async fn take_0_2(&self, job: ProviderJob) -> Result<(), JobRefusal> {
         let Some(sold) = self.sold.get(&job.offer_id) else {
             return Err(JobRefusal::InvalidJobArgs(not_served(&job)));

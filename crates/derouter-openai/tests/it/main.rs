@@ -24,6 +24,7 @@ mod consumer_routing;
 mod consumer_support;
 mod golden;
 mod provider_answers;
+mod provider_changes;
 mod provider_connections;
 mod provider_faults;
 mod provider_market;

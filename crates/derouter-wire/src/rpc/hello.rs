@@ -22,7 +22,7 @@ pub const SPOKEN: VersionRange = VersionRange {
 };
 
 /// The parts of the RPC that a node may have or not have. [`Welcome::features`] holds their names.
-pub const FEATURES: &[&str] = &["jobs_since_start", "max_unsigned", "network"];
+pub const FEATURES: &[&str] = &["jobs_since_start", "max_unsigned", "modules", "network"];
 
 /// RPC versions, both ends included: 2 is "0.2".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

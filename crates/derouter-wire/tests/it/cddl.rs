@@ -9,6 +9,7 @@ use derouter_wire::rpc::error::{ErrorCode, encode_error, from_tagged};
 use derouter_wire::rpc::event::*;
 use derouter_wire::rpc::hello::*;
 use derouter_wire::rpc::list::*;
+use derouter_wire::rpc::module::*;
 use derouter_wire::rpc::record::*;
 use derouter_wire::rpc::request::*;
 use derouter_wire::rpc::ticket::Ticket;
@@ -285,6 +286,7 @@ fn every_request_is_what_is_written() {
         address: None,
         timeout_ms: 60_000,
     });
+    modern(&QueryModules { state: true });
     modern(&Hello {
         versions: SPOKEN,
         module: ModuleInfo {
@@ -368,6 +370,26 @@ fn every_answer_about_the_market_is_what_is_written() {
         items: vec![],
         next: None,
     }));
+    modern_answer::<QueryModules>(&QueryModulesReply::Ok(vec![
+        ModuleReport {
+            name: "m".into(),
+            version: Some("1".into()),
+            place: ModulePlace::Connection,
+            from: Some("unix".into()),
+            capabilities: vec!["provide".into()],
+            since: UnixSeconds(1),
+            state: None,
+        },
+        ModuleReport {
+            name: "m".into(),
+            version: None,
+            place: ModulePlace::Node,
+            from: None,
+            capabilities: vec![],
+            since: UnixSeconds(1),
+            state: Some("{}".into()),
+        },
+    ]));
     let report = Box::new(ping_report());
     answers::<PingPeer>(&[
         PingPeerReply::Ok(report),

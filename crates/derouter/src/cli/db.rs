@@ -117,7 +117,7 @@ pub(crate) struct ExportArgs {
 }
 
 /// A day at its begin, or Unix seconds.
-pub(super) fn moment(text: &str) -> Result<UnixSeconds, String> {
+pub(crate) fn moment(text: &str) -> Result<UnixSeconds, String> {
     let wrong = || format!("{text:?} is neither a day such as 2026-01-31 nor Unix seconds");
     if let Ok(seconds) = text.parse() {
         return Ok(UnixSeconds(seconds));

@@ -8,10 +8,14 @@ use clap::Args;
 /// Which node to ask.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct NodeArgs {
-    /// The node's configuration (JSON5), for its `data_dir` and `server.port`
+    /// The node's configuration (JSON5), for its `data_dir` and `server.port` [env: DEROUTER_CONFIG]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// The node's data directory, with its socket and cookie file [env: DEROUTER_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
     /// Where the node's RPC is, for example 127.0.0.1:4269 or unix:/var/lib/derouter/rpc.sock
+    /// [env: DEROUTER_RPC]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) rpc: Option<String>,
     /// The node's cookie file, for an --rpc over TCP [default: the one in the data directory of the
@@ -26,9 +30,6 @@ pub(crate) struct NetcheckArgs {
     /// Which node.
     #[command(flatten)]
     pub(crate) node: NodeArgs,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
     /// Check without a running node: take part in the network for a while, under a key that is
     /// thrown away, and sell and buy nothing
     #[arg(long, conflicts_with = "rpc")]
@@ -63,9 +64,6 @@ pub(crate) struct PingArgs {
     /// --until-direct: 60]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) timeout: Option<Duration>,
-    /// Print JSON: one object a line
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// Which peers to show, and how.
@@ -83,13 +81,10 @@ pub(crate) struct PeersArgs {
     /// Whole peer ids and texts, however wide
     #[arg(long)]
     pub(crate) full: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// Seconds, with a fraction if need be, up to a day.
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     const MOST: f64 = 86_400.0;
     let number: f64 = text.parse().map_err(|_| "not a number of seconds")?;
     if !(0.0..=MOST).contains(&number) {

@@ -28,12 +28,9 @@ pub(crate) struct QuoteArgs {
     /// The configuration of the node, for the address of its OpenAI endpoint
     #[arg(short, long, value_name = "FILE", conflicts_with = "url")]
     pub(crate) config: Option<PathBuf>,
-    /// Where the OpenAI endpoint is [default: http://127.0.0.1:9002]
+    /// Where the OpenAI endpoint is [env: DEROUTER_URL] [default: http://127.0.0.1:9002]
     #[arg(long, value_name = "URL", value_parser = crate::config::base_url)]
     pub(crate) url: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// What offers may be sorted by.

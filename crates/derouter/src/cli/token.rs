@@ -96,9 +96,6 @@ pub(crate) struct SetArgs {
 /// What to list.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ListArgs {
-    /// One JSON object a line; amounts in wei, times in Unix seconds
-    #[arg(long)]
-    pub(crate) json: bool,
     /// Whose keys.
     #[command(flatten)]
     pub(crate) place: PlaceArgs,

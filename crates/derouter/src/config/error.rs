@@ -201,7 +201,7 @@ impl<'a> UnknownKey<'a> {
 }
 
 /// The key that is meant, if one is near.
-fn nearest<'a>(key: &str, allowed: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(key: &str, allowed: &[&'a str]) -> Option<&'a str> {
     let plain = |text: &str| text.to_lowercase().replace(['_', '-'], "");
     let likeness = |candidate: &str| {
         if plain(candidate) == plain(key) {

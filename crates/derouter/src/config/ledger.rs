@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use derouter_node::PayloadRetention;
+use schemars::JsonSchema;
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -14,10 +15,14 @@ const MOST_DAYS: u64 = 36_500;
 const MOST_MB: u64 = 1 << 20;
 
 /// `ledger`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct LedgerSection {
+    /// Days that payloads are kept.
+    #[schemars(extend("default" = 90))]
     keep_payloads_days: Option<Amount<MOST_DAYS>>,
+    /// Mebibytes of payloads that are kept.
+    #[schemars(extend("default" = 1024))]
     keep_payloads_mb: Option<Amount<MOST_MB>>,
 }
 
@@ -41,6 +46,23 @@ impl LedgerSection {
 /// A number up to `MOST`, or `"all"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Amount<const MOST: u64>(Option<u64>);
+
+impl<const MOST: u64> JsonSchema for Amount<MOST> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("Amount{MOST}").into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"anyOf": [
+            {"type": "integer", "minimum": 0, "maximum": MOST},
+            {"const": "all"},
+        ]})
+    }
+}
 
 impl<'de, const MOST: u64> Deserialize<'de> for Amount<MOST> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -96,17 +96,18 @@ impl RpcAddress {
 /// Reads a provider module's file.
 pub(crate) fn read_provider(path: &Path) -> Result<ModuleConfig<ProviderConfig>, ConfigError> {
     let mut section: ProviderSection = read(path)?;
+    let rpc = RpcAddress::of(
+        path,
+        section.rpc.take(),
+        section.rpc_host.take(),
+        section.rpc_port.take(),
+    )?;
     Ok(ModuleConfig {
-        rpc: RpcAddress::of(
-            path,
-            section.rpc.take(),
-            section.rpc_host.take(),
-            section.rpc_port.take(),
-        )?,
         log: section.log.unwrap_or_default().format,
         drain: section.drain_seconds.unwrap_or_default().0,
         has_database_url: section.database_url.is_some(),
-        module: section.check(path, "", false)?,
+        module: section.check(path, "", false, rpc.data_dir.as_deref())?,
+        rpc,
     })
 }
 
@@ -128,6 +129,16 @@ pub(crate) fn read_consumer(path: &Path) -> Result<ModuleConfig<ConsumerConfig>,
     })
 }
 
+/// What a provider module's file may hold.
+pub(super) fn provider_schema() -> schemars::Schema {
+    super::schema::of::<ProviderSection>()
+}
+
+/// What a consumer module's file may hold.
+pub(super) fn consumer_schema() -> schemars::Schema {
+    super::schema::of::<ConsumerSection>()
+}
+
 /// Reads and checks a text as a provider's file.
 pub(super) fn fuzz_provider(text: &str) -> Result<(), ConfigError> {
     let path = Path::new("provider.json");
@@ -138,7 +149,7 @@ pub(super) fn fuzz_provider(text: &str) -> Result<(), ConfigError> {
         section.rpc_port.take(),
     );
     RpcAddress::of(path, rpc.0, rpc.1, rpc.2)?;
-    section.check(path, "", false).map(drop)
+    section.check(path, "", false, None).map(drop)
 }
 
 /// Reads and checks a text as a consumer's file.

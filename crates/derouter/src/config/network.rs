@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use derouter_node::{KnownReachability, Multiaddr, RelayLimits};
 use derouter_sdk::wire::announce::SHARDS;
+use schemars::JsonSchema;
 use serde::de::{Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::schema::shape;
 use super::value::{Address, Positive};
 
 /// Relays on which a node without a reachable address keeps a place: one may go away, and a third
@@ -23,6 +25,29 @@ const MOST_MINUTES: u64 = 31 * 24 * 60;
 /// An address under which this node is reached from elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ExternalAddress(pub(super) Multiaddr);
+
+shape!(ExternalAddress, {"type": "string", "examples": ["/dns4/node.example.org/tcp/4001"]});
+shape!(Relays, {"type": "integer", "minimum": 0, "maximum": MOST_RELAYS});
+shape!(ShardCount, {"anyOf": [
+    {"type": "integer", "minimum": 1, "maximum": SHARDS},
+    {"const": "all"},
+]});
+shape!(Minutes, {"type": "integer", "minimum": 1, "maximum": MOST_MINUTES});
+
+impl JsonSchema for RelayServer {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "RelayServer".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let limits = generator.subschema_for::<RelayLimitsSection>();
+        schemars::json_schema!({"anyOf": [{"type": "boolean"}, limits]})
+    }
+}
 
 impl<'de> Deserialize<'de> for ExternalAddress {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -57,7 +82,7 @@ pub(crate) fn external_address(address: &Multiaddr) -> Result<(), String> {
 }
 
 /// Whether others can dial this node, as its operator knows it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum ReachabilityKey {
     /// Found out.
@@ -102,9 +127,10 @@ impl<'de> Deserialize<'de> for Relays {
 }
 
 /// `discovery`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct DiscoverySection {
+    /// Of sixteen parts of the announcements; for all nodes of a network alike.
     pub(super) shards: Option<ShardCount>,
 }
 
@@ -171,14 +197,25 @@ impl<'de> Deserialize<'de> for RelayServer {
 }
 
 /// What a relay gives at most; what is absent has its default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RelayLimitsSection {
+    /// Peers that may be reached through it.
+    #[schemars(extend("default" = 256))]
     reservations: Option<Positive<u32>>,
+    /// Circuits at a time.
+    #[schemars(extend("default" = 512))]
     circuits: Option<Positive<u32>>,
+    /// Circuits at a time from one peer.
+    #[schemars(extend("default" = 16))]
     circuits_per_peer: Option<Positive<u32>>,
+    /// Minutes that one circuit lives.
+    #[schemars(extend("default" = 720))]
     circuit_minutes: Option<Minutes>,
+    /// Bytes through one circuit.
+    #[schemars(extend("default" = 4294967296_u64))]
     circuit_bytes: Option<Positive<u64>>,
+    /// Bytes a second through the whole node, without it no limit.
     bytes_per_second: Option<Positive<u64>>,
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use derouter_node::{
     DiscoveryOptions, Multiaddr, NetOptions, NodeConfig, ProviderDetails, RpcOptions,
 };
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::ledger::LedgerSection;
@@ -15,7 +16,7 @@ use super::openai::{OpenAiModules, OpenAiSection};
 use super::paths::{self, DatabasePaths};
 use super::peers::PeersSection;
 use super::value::{Address, Drain, LiteralPath, Port};
-use super::{ConfigError, LogFormat, LogSection, read};
+use super::{ConfigError, LogFormat, LogSection, place, read};
 
 /// The RPC's port when the configuration names none, as in 0.1.0.
 pub(crate) const DEFAULT_RPC_PORT: u16 = 4269;
@@ -24,53 +25,95 @@ pub(crate) const DEFAULT_RPC_PORT: u16 = 4269;
 pub(crate) const DEFAULT_PEER_PORT: u16 = 4001;
 
 /// The file as it is written.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct File {
+    /// Peers to dial at start, and again while the node is alone: multiaddrs with `/p2p/<peer id>` at their end.
+    #[schemars(extend("default" = []))]
     bootstrap: Vec<Address>,
+    /// Where the key, the database, and the RPC's cookie file and socket are; without it, the platform's directory.
     data_dir: Option<LiteralPath>,
+    /// The database; without it, `derouter.sqlite` in `data_dir`.
     database_path: Option<LiteralPath>,
+    /// The node's key; without it, `keypair.bin` in `data_dir`.
     keypair_path: Option<LiteralPath>,
+    /// What other nodes are told of this one while it sells.
     provider: ProviderSection,
+    /// Where modules connect.
     server: ServerSection,
+    /// Where to listen for peers; without it, TCP and QUIC on all networks, on ports that are chosen once.
     listen: Option<Vec<Address>>,
+    /// Find peers on the local network, and be found.
+    #[schemars(extend("default" = true))]
     mdns: Option<bool>,
+    /// Addresses under which others reach this node, when you know them.
+    #[schemars(extend("default" = []))]
     external_addresses: Vec<ExternalAddress>,
+    /// Whether others can dial this node.
+    #[schemars(extend("default" = "detect"))]
     reachability: ReachabilityKey,
+    /// The whole network is a private one: addresses of such networks may then be dialled by others.
+    #[schemars(extend("default" = false))]
     private_network: bool,
+    /// Ask the router for a port (UPnP, NAT-PMP, PCP).
+    #[schemars(extend("default" = true))]
     port_mapping: Option<bool>,
+    /// On how many relays a node that can't be dialled keeps a place.
+    #[schemars(extend("default" = 2))]
     relays: Relays,
+    /// Let peers that can't be reached from outside be reached through this node.
+    #[schemars(extend("default" = false))]
     relay_server: RelayServer,
+    /// Find addresses of peers, and providers from a cold start, by Kademlia.
+    #[schemars(extend("default" = true))]
     kademlia: Option<bool>,
+    /// In how many parts of the announcements to take part.
     discovery: DiscoverySection,
+    /// Whom to let in.
     peers: PeersSection,
+    /// How to log.
     log: LogSection,
+    /// Keep requests and answers in this node's database.
+    #[schemars(extend("default" = false))]
     store_payloads: bool,
+    /// How long stored requests and answers are kept.
     ledger: LedgerSection,
+    /// Seconds that jobs that run may take to finish on a stop.
+    #[schemars(extend("default" = 30))]
     drain_seconds: Drain,
+    /// The OpenAI modules to run inside the node.
     openai: OpenAiSection,
 }
 
 /// What announcements say of this provider.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct ProviderSection {
+    /// A name.
     name: Option<String>,
+    /// One line.
     teaser: Option<String>,
+    /// More.
     description: Option<String>,
 }
 
 /// The RPC.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct ServerSection {
+    /// The port on 127.0.0.1; 0 takes a free one.
+    #[schemars(extend("default" = 4269))]
     port: Option<Port>,
+    /// Let in modules of version 0.1 over TCP, which prove nothing.
+    #[schemars(extend("default" = true))]
     allow_legacy: Option<bool>,
 }
 
 /// All that `derouter run` needs.
 #[derive(Clone, Debug)]
 pub(crate) struct RunConfig {
+    /// The file it was read from.
+    pub(crate) file: Option<PathBuf>,
     /// Where the node's files are.
     pub(crate) data_dir: PathBuf,
     /// The node.
@@ -84,18 +127,55 @@ pub(crate) struct RunConfig {
 }
 
 impl RunConfig {
-    /// Reads a file, or takes the defaults when there is none.
-    pub(crate) fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        match path {
-            Some(path) => read::<File>(path)?.check(path),
-            None => File::default().check(Path::new("the defaults")),
+    /// Reads the file that a flag, the environment or custom names, or takes the defaults when there
+    /// is none. What the environment says goes before the file.
+    pub(crate) fn load(flag: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::load_at(flag, None)
+    }
+
+    /// The same, with a data directory that a flag names.
+    pub(crate) fn load_at(
+        flag: Option<&Path>,
+        data_dir: Option<&Path>,
+    ) -> Result<Self, ConfigError> {
+        let named = match data_dir {
+            Some(directory) => Some(directory.to_owned()),
+            None => place::data_dir()?,
+        };
+        match place::file(flag) {
+            Some((path, _)) => Self::read(&path, named),
+            None => File::default().check(Path::new("the defaults"), named),
         }
+    }
+
+    /// Reads a text as the file of that name.
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let file: File = super::parse(path, text)?;
+        file.check(path, None)
+    }
+
+    /// Where it listens for peers.
+    pub(crate) fn net_listen(&self) -> Vec<String> {
+        let listen = self.node.net.listen.iter();
+        listen.map(ToString::to_string).collect()
+    }
+
+    /// Reads a file, with the data directory that goes before the file's.
+    pub(crate) fn read(path: &Path, data_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
+        let config = read::<File>(path)?.check(path, data_dir)?;
+        Ok(Self {
+            file: Some(path.to_owned()),
+            ..config
+        })
     }
 }
 
 impl File {
-    fn check(self, path: &Path) -> Result<RunConfig, ConfigError> {
-        let data_dir = self.data_dir(path)?;
+    fn check(self, path: &Path, named: Option<PathBuf>) -> Result<RunConfig, ConfigError> {
+        let data_dir = match named {
+            Some(named) => named,
+            None => self.data_dir(path)?,
+        };
         let named = self.database_path.map(|path| path.0);
         let DatabasePaths { database, legacy } = paths::database(&data_dir, named.as_deref())
             .map_err(|problem| ConfigError::at(path, "database_path", problem))?;
@@ -150,6 +230,7 @@ impl File {
         };
         let openai = self.openai.check(path, self.store_payloads, &data_dir)?;
         Ok(RunConfig {
+            file: None,
             data_dir,
             node,
             openai,
@@ -187,6 +268,11 @@ pub(crate) fn default_listen(ipv6: bool) -> Vec<Multiaddr> {
 /// must work everywhere.
 pub(crate) fn has_ipv6() -> bool {
     UdpSocket::bind("[::]:0").is_ok()
+}
+
+/// What the file may hold.
+pub(super) fn schema() -> schemars::Schema {
+    super::schema::of::<File>()
 }
 
 /// Reads a text as this file, without a look at the disk.

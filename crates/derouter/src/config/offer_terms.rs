@@ -9,9 +9,11 @@ use derouter_openai::provider::prices::{
 use derouter_openai::provider::{Announced, MAX_QUEUE_TIME};
 use derouter_openai::terms::Endpoint;
 use derouter_sdk::Wei;
+use schemars::JsonSchema;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::schema::shape;
 use super::value::{OneOrMany, Pol, Positive};
 
 /// Requests that may wait: more would not get a slot in time anyhow.
@@ -20,6 +22,56 @@ const MOST_QUEUE: u64 = 1_000;
 /// How many requests wait for a slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct QueueLength(pub(super) u32);
+
+shape!(QueueLength, {"type": "integer", "minimum": 0, "maximum": MOST_QUEUE});
+shape!(QueueSeconds, {"type": "integer", "minimum": 1, "maximum": MAX_QUEUE_TIME.as_secs()});
+shape!(EndpointPath, {"enum": Endpoint::ALL.map(Endpoint::path)});
+shape!(DayNames, {
+    "type": "array",
+    "minItems": 1,
+    "items": {"enum": ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]},
+});
+shape!(Time, {"type": "string", "examples": ["22:30"]});
+shape!(PriceFactor, {"type": "number", "minimum": 0, "maximum": 1000});
+
+impl JsonSchema for Schedule {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Schedule".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        generator.subschema_for::<OneOrMany<Keys>>()
+    }
+}
+
+/// A window as it is written.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "PriceWindow")]
+struct Keys {
+    /// On which days (UTC) it begins; without it, every day.
+    #[serde(default)]
+    days: DayNames,
+    /// When it begins, in UTC.
+    #[serde(default)]
+    from: Time,
+    /// When it ends, in UTC.
+    #[serde(default)]
+    to: Time,
+    /// So many times the offer's prices.
+    #[serde(default)]
+    factor: Option<PriceFactor>,
+    /// Price of 1,000,000 tokens of the prompt.
+    #[serde(default)]
+    input_token_price: Option<Pol>,
+    /// Price of 1,000,000 tokens of the answer.
+    #[serde(default)]
+    output_token_price: Option<Pol>,
+}
 
 impl<'de> Deserialize<'de> for QueueLength {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -51,21 +103,40 @@ impl<'de> Deserialize<'de> for QueueSeconds {
 }
 
 /// `announce`: what consumers of `openai:0.2` are told besides.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct AnnounceSection {
+    /// Other names of the model.
+    #[schemars(extend("default" = []))]
     aliases: Vec<String>,
+    /// What is served; without it, chat/completions and completions.
     endpoints: Vec<EndpointPath>,
+    /// The longest answer in tokens; without it, what the context leaves.
     max_output: Option<Positive<u64>>,
+    /// What prompts may hold, such as text and image.
+    #[schemars(extend("default" = []))]
     input: Vec<String>,
+    /// What answers may hold; without it, text.
     output: Vec<String>,
+    /// Such as tools, json_schema, reasoning, logprobs.
+    #[schemars(extend("default" = []))]
     features: Vec<String>,
+    /// Such as q4_k_m.
     quantization: Option<String>,
+    /// Such as DE.
     region: Option<String>,
+    /// The address of your terms.
     terms_url: Option<String>,
+    /// Price of 1,000,000 tokens of the prompt that the server had cached; without it, `input_token_price`.
     cached_input_token_price: Option<Pol>,
+    /// Price of a request that is answered.
+    #[schemars(extend("default" = {"$pol": "0"}))]
     request_price: Option<Pol>,
+    /// Price of an image that is made.
+    #[schemars(extend("default" = {"$pol": "0"}))]
     image_price: Option<Pol>,
+    /// Price of a second of sound.
+    #[schemars(extend("default" = {"$pol": "0"}))]
     second_price: Option<Pol>,
 }
 
@@ -127,22 +198,6 @@ struct Window(PriceWindow);
 
 impl<'de> Deserialize<'de> for Window {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Keys {
-            #[serde(default)]
-            days: DayNames,
-            #[serde(default)]
-            from: Time,
-            #[serde(default)]
-            to: Time,
-            #[serde(default)]
-            factor: Option<PriceFactor>,
-            #[serde(default)]
-            input_token_price: Option<Pol>,
-            #[serde(default)]
-            output_token_price: Option<Pol>,
-        }
         let keys = Keys::deserialize(deserializer)?;
         let (input, output) = (keys.input_token_price, keys.output_token_price);
         let price = match (keys.factor, input.is_some() || output.is_some()) {

@@ -15,10 +15,12 @@ use derouter_openai::provider::{
     OfferTerms, ProviderConfig, RateLimits, Secret,
 };
 use derouter_sdk::{OfferId, PeerId, Wei};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::offer_terms::{AnnounceSection, QueueLength, QueueSeconds, Schedule};
+use super::schema::{PEER_PATTERN, shape};
 use super::value::{
     BaseUrl, Drain, LiteralPath, Named, OneOrMany, Origin, Peer, Pol, Port, Positive, Seconds,
 };
@@ -39,10 +41,12 @@ fn amount(amount: Option<Pol>) -> Option<Wei> {
 }
 
 /// The `openai` section of the node's file.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct OpenAiSection {
+    /// Sells what OpenAI-compatible servers answer: one section, or a list of them.
     provider: OneOrMany<ProviderSection>,
+    /// Buys: an OpenAI-compatible endpoint on this machine.
     consumer: Option<ConsumerSection>,
 }
 
@@ -83,7 +87,7 @@ impl OpenAiSection {
             modules.ignored.extend(section.keys_of_a_process());
             modules
                 .providers
-                .push(section.check(path, &key, store_payloads)?);
+                .push(section.check(path, &key, store_payloads, Some(data_dir))?);
         }
         if let Some(section) = self.consumer {
             modules.ignored.extend(section.keys_of_a_process());
@@ -94,114 +98,179 @@ impl OpenAiSection {
 }
 
 /// `rpc: {host, port, data_dir}`: where the node is.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RpcSection {
+    /// The node's address; without it, 127.0.0.1.
     pub(super) host: Option<String>,
+    /// Its `server.port`; without it, 4269.
+    #[schemars(extend("minimum" = 1))]
     pub(super) port: Option<Port>,
+    /// Its data directory, with its socket and cookie file.
     pub(super) data_dir: Option<LiteralPath>,
 }
 
 /// A provider module's keys, in the node's file or in its own.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "SellerSection")]
 pub(super) struct ProviderSection {
+    /// The OpenAI-compatible server that answers.
     openai_base_url: BaseUrl,
+    /// The key for that server. Consumers never see it.
     #[serde(default)]
     openai_api_key: Option<SecretText>,
+    /// What is sold, by a name of your choice.
     #[serde(default)]
     offers: Named<OfferSection>,
+    /// Sell every model that the server names.
     #[serde(default)]
     discover: Option<DiscoverSection>,
+    /// What the server is looked at for.
+    #[schemars(extend("default" = "models"))]
     #[serde(default)]
     check_backend: CheckText,
+    /// Let the server be at a link-local address.
+    #[schemars(extend("default" = false))]
     #[serde(default)]
     allow_link_local: bool,
+    /// Which links to media in requests are handed on.
+    #[schemars(extend("default" = "public"))]
     #[serde(default)]
     media_links: MediaText,
+    /// Jobs that one consumer may have in a minute; without it, no limit.
     #[serde(default)]
     requests_per_minute: Option<Positive<u32>>,
+    /// Tokens that one consumer may have in a minute; without it, no limit.
     #[serde(default)]
     tokens_per_minute: Option<Positive<u64>>,
+    /// Peer ids: when not empty, only these are served.
+    #[schemars(extend("default" = []))]
     #[serde(default)]
     allow_consumers: Vec<Peer>,
+    /// Peer ids that are not served.
+    #[schemars(extend("default" = []))]
     #[serde(default)]
     block_consumers: Vec<Peer>,
+    /// What one consumer may owe without having signed for it.
+    #[schemars(extend("default" = {"$pol": "1"}))]
     #[serde(default)]
     max_unsigned: Option<Pol>,
+    /// Keep requests and answers; without it, as the node does.
     #[serde(default)]
     store_payloads: Option<bool>,
     // The keys of a process of its own.
+    /// Where the node is; for a process of its own.
     #[serde(default)]
     pub(super) rpc: Option<RpcSection>,
+    /// 0.1.0's name for `rpc.host`.
     #[serde(default)]
     pub(super) rpc_host: Option<String>,
+    /// 0.1.0's name for `rpc.port`.
+    #[schemars(extend("minimum" = 1))]
     #[serde(default)]
     pub(super) rpc_port: Option<Port>,
+    /// How to log; for a process of its own.
     #[serde(default)]
     pub(super) log: Option<LogSection>,
+    /// Seconds that answers that run may take to finish on a stop; for a process of its own.
     #[serde(default)]
     pub(super) drain_seconds: Option<Drain>,
+    /// 0.1.0 wanted one; it is ignored.
+    #[schemars(with = "serde_json::Value")]
     #[serde(default)]
     pub(super) database_url: Option<IgnoredAny>,
 }
 
 /// An offer's keys.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct OfferSection {
+    /// The model's name on the market.
     model_id: String,
+    /// The context window in tokens.
     context_size: Positive<u64>,
+    /// About the offer.
     #[serde(default)]
     description: Option<String>,
+    /// Price of 1,000,000 tokens of the prompt.
     input_token_price: Pol,
+    /// Price of 1,000,000 tokens of the answer.
     output_token_price: Pol,
+    /// Answers at the same time.
+    #[schemars(extend("default" = 8))]
     #[serde(default)]
     max_concurrency: Option<Positive<u32>>,
+    /// The same for one consumer; without it, no less than for all.
     #[serde(default)]
     max_concurrency_per_consumer: Option<Positive<u32>>,
+    /// Requests that wait for a place.
+    #[schemars(extend("default" = 0))]
     #[serde(default)]
     max_queue: QueueLength,
+    /// Seconds that a request waits.
+    #[schemars(extend("default" = 4))]
     #[serde(default)]
     queue_seconds: Option<QueueSeconds>,
+    /// Prices by the clock.
+    #[schemars(extend("default" = []))]
     #[serde(default)]
     schedule: Schedule,
+    /// What each new consumer may have for nothing.
     #[serde(default)]
     trial: Option<Pol>,
+    /// What else consumers are told.
     #[serde(default)]
     announce: AnnounceSection,
+    /// The model's name at the server, when it is another.
     #[serde(default)]
     backend_model: Option<String>,
 }
 
 /// The keys of offers of whatever models a backend names.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct DiscoverSection {
+    /// Price of 1,000,000 tokens of the prompt.
     input_token_price: Pol,
+    /// Price of 1,000,000 tokens of the answer.
     output_token_price: Pol,
+    /// The context window of models of which the server tells none.
     #[serde(default)]
     context_size: Option<Positive<u64>>,
+    /// How many models at most.
+    #[schemars(extend("default" = 32))]
     #[serde(default)]
     max_offers: Option<Positive<u32>>,
+    /// Answers at the same time.
+    #[schemars(extend("default" = 8))]
     #[serde(default)]
     max_concurrency: Option<Positive<u32>>,
+    /// The same for one consumer; without it, no less than for all.
     #[serde(default)]
     max_concurrency_per_consumer: Option<Positive<u32>>,
+    /// Requests that wait for a place.
+    #[schemars(extend("default" = 0))]
     #[serde(default)]
     max_queue: QueueLength,
+    /// Seconds that a request waits.
+    #[schemars(extend("default" = 4))]
     #[serde(default)]
     queue_seconds: Option<QueueSeconds>,
+    /// Prices by the clock.
+    #[schemars(extend("default" = []))]
     #[serde(default)]
     schedule: Schedule,
+    /// What each new consumer may have for nothing.
     #[serde(default)]
     trial: Option<Pol>,
+    /// What else consumers are told.
     #[serde(default)]
     announce: AnnounceSection,
 }
 
 /// `check_backend`.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum CheckText {
     #[default]
@@ -221,7 +290,7 @@ impl From<CheckText> for BackendCheck {
 }
 
 /// `media_links`.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum MediaText {
     None,
@@ -244,6 +313,13 @@ impl From<MediaText> for MediaLinks {
 #[derive(Clone, Debug)]
 struct SecretText(Secret);
 
+shape!(SecretText, {"type": "string", "writeOnly": true});
+shape!(Weight, {"type": "number", "minimum": 0, "maximum": Weights::MOST});
+shape!(Share, {"type": "number", "minimum": 0, "maximum": 1});
+shape!(Percentile, {"type": "number", "minimum": 50, "maximum": 99.9});
+shape!(Provider, {"type": "string", "pattern": PEER_PATTERN});
+shape!(Host, {"type": "string", "examples": ["127.0.0.1", "::1", "localhost"]});
+
 impl<'de> Deserialize<'de> for SecretText {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(|text| SecretText(Secret::new(text)))
@@ -251,12 +327,14 @@ impl<'de> Deserialize<'de> for SecretText {
 }
 
 impl ProviderSection {
-    /// `prefix` is the section's path in the file, empty for a file of its own.
+    /// `prefix` is the section's path in the file, empty for a file of its own. `data_dir` is the node's,
+    /// where that is known.
     pub(super) fn check(
         self,
         path: &Path,
         prefix: &str,
         store_payloads: bool,
+        data_dir: Option<&Path>,
     ) -> Result<ProviderConfig, ConfigError> {
         let key = match prefix {
             "" => "offers".to_owned(),
@@ -302,6 +380,7 @@ impl ProviderSection {
                 requests_per_minute: self.requests_per_minute.map(|most| most.0),
                 tokens_per_minute: self.tokens_per_minute.map(|most| most.0),
             },
+            data_dir: data_dir.map(Path::to_path_buf),
             ..ProviderConfig::default()
         })
     }
@@ -380,74 +459,118 @@ fn check_offer(id: &str, offer: &OfferConfig) -> Result<(), String> {
 }
 
 /// A consumer module's keys, in the node's file or in its own.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ConsumerSection {
+    /// The endpoint.
     server: ServerSection,
+    /// What may be spent.
     limits: LimitsSection,
+    /// How providers are chosen.
     routing: RoutingSection,
+    /// How long providers are waited for.
     timeouts: TimeoutsSection,
+    /// Keep prompts and answers; without it, as the node does.
     store_payloads: Option<bool>,
     // The keys of a process of its own.
+    /// Where the node is; for a process of its own.
     pub(super) rpc: Option<RpcSection>,
+    /// 0.1.0's name for `rpc.host`.
     pub(super) rpc_host: Option<String>,
+    /// 0.1.0's name for `rpc.port`.
+    #[schemars(extend("minimum" = 1))]
     pub(super) rpc_port: Option<Port>,
+    /// How to log; for a process of its own.
     pub(super) log: Option<LogSection>,
+    /// Seconds that answers that run may take to finish on a stop; for a process of its own.
     pub(super) drain_seconds: Option<Drain>,
+    /// 0.1.0 wanted one; it is ignored.
+    #[schemars(with = "serde_json::Value")]
     pub(super) database_url: Option<IgnoredAny>,
 }
 
 /// The endpoint's keys.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "EndpointSection")]
 struct ServerSection {
+    /// The address of the endpoint.
+    #[schemars(extend("default" = "127.0.0.1"))]
     host: Option<Host>,
+    /// Its port; 0 takes a free one.
+    #[schemars(extend("default" = 9002))]
     port: Option<Port>,
+    /// Which models may be bought, by their names; without it, every one.
     models: Option<Named<RuleSection>>,
+    /// The most for 1,000,000 tokens of the prompt where no model's rule says otherwise.
+    #[schemars(extend("default" = {"$pol": "50"}))]
     #[serde(rename = "maxInputPrice")]
     max_input_price: Option<Pol>,
+    /// The same for the answer.
+    #[schemars(extend("default" = {"$pol": "50"}))]
     #[serde(rename = "maxOutputPrice")]
     max_output_price: Option<Pol>,
+    /// The most for what is paid by the piece.
+    #[schemars(extend("default" = {"$pol": "1"}))]
     #[serde(rename = "maxRequestPrice")]
     max_request_price: Option<Pol>,
+    /// Names under which programs may address the endpoint besides those of this machine.
+    #[schemars(extend("default" = []))]
     #[serde(rename = "allowedHosts")]
     allowed_hosts: Vec<String>,
+    /// Web pages that may use the endpoint from a browser.
+    #[schemars(extend("default" = []))]
     #[serde(rename = "allowedOrigins")]
     allowed_origins: Vec<Origin>,
 }
 
 /// What may be bought of one model.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct RuleSection {
+    /// The least context window.
     #[serde(rename = "minContextSize")]
     min_context_size: Option<u64>,
+    /// The most for 1,000,000 tokens of the prompt.
     #[serde(rename = "maxInputPrice")]
     max_input_price: Option<Pol>,
+    /// The same for the answer.
     #[serde(rename = "maxOutputPrice")]
     max_output_price: Option<Pol>,
 }
 
 /// What may be spent.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct LimitsSection {
+    /// The most that one request may cost; without it, no limit.
     request: Option<Pol>,
+    /// The most that one job may cost; without it, no limit.
     job: Option<Pol>,
+    /// The most that is spent with one provider a day (UTC); without it, no limit.
     provider_daily: Option<Pol>,
+    /// The most that is spent a day (UTC).
+    #[schemars(extend("default" = {"$pol": "10"}))]
     daily: Option<Pol>,
+    /// The most that is spent in all; without it, no limit.
     total: Option<Pol>,
 }
 
 /// How long providers are waited for, each in seconds.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct TimeoutsSection {
+    /// Until a provider takes a job, and until its stream opens.
     connect: Option<Seconds>,
+    /// Until a streamed answer begins.
     first_token: Option<Seconds>,
+    /// Between two parts of a streamed answer.
     between_chunks: Option<Seconds>,
+    /// Until a plain answer is there.
     plain_answer: Option<Seconds>,
+    /// All attempts to begin an answer together.
     all_attempts: Option<Seconds>,
+    /// A streamed answer, from its first part to its last.
     streamed_answer: Option<Seconds>,
 }
 
@@ -474,32 +597,56 @@ impl TimeoutsSection {
 }
 
 /// How providers are chosen.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct RoutingSection {
+    /// How much each part of an offer's score counts.
     weights: WeightsSection,
+    /// What offers are sorted by where a request does not say.
+    #[schemars(extend("default" = "score"))]
     sort: Option<SortKey>,
+    /// The share of requests that go to a provider nobody knows yet.
+    #[schemars(extend("default" = 0.05))]
     explore: Option<Share>,
+    /// The percentile of a provider's time to the first token behind which another one is asked, too.
     hedge: Option<Percentile>,
+    /// Peer ids of the only providers that are asked. Empty: all.
+    #[schemars(extend("default" = []))]
     allow_providers: Vec<Provider>,
+    /// Peer ids of providers that are never asked.
+    #[schemars(extend("default" = []))]
     deny_providers: Vec<Provider>,
 }
 
 /// How much each part of a score counts.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct WeightsSection {
+    /// How much the price counts.
+    #[schemars(extend("default" = 1.0))]
     price: Option<Weight>,
+    /// How much the latency counts.
+    #[schemars(extend("default" = 0.25))]
     latency: Option<Weight>,
+    /// How much the throughput counts.
+    #[schemars(extend("default" = 0.25))]
     throughput: Option<Weight>,
+    /// How much the success counts.
+    #[schemars(extend("default" = 2.0))]
     success: Option<Weight>,
+    /// How much the uptime counts.
+    #[schemars(extend("default" = 0.5))]
     uptime: Option<Weight>,
+    /// How much the load counts.
+    #[schemars(extend("default" = 0.25))]
     load: Option<Weight>,
+    /// How much the path counts.
+    #[schemars(extend("default" = 0.1))]
     path: Option<Weight>,
 }
 
 /// What offers are sorted by.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum SortKey {
     Score,

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use derouter_node::{KnownReachability, Multiaddr, NetOptions, RelayLimits};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::network::{ExternalAddress, RelayLimitsSection, external_address, minutes};
@@ -21,18 +22,41 @@ const DEFAULT_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::
 const KEY_FILE: &str = "relay-keypair.bin";
 
 /// The file as it is written.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct File {
+    /// Where to listen for peers; without it, TCP and QUIC on port 4001 of all networks.
     listen: Option<Vec<Address>>,
+    /// Addresses under which others reach the relay.
+    #[schemars(extend("default" = []))]
     external_addresses: Vec<ExternalAddress>,
+    /// Other relays and nodes to stay connected to.
+    #[schemars(extend("default" = []))]
     bootstrap: Vec<Address>,
+    /// The relay's key, made when it is absent.
     key_file: Option<LiteralPath>,
+    /// Where `/metrics` and `/healthz` are.
+    #[schemars(with = "Option<String>", extend("default" = "127.0.0.1:9090"))]
     http: Option<SocketAddr>,
+    /// What it gives at most.
     limits: RelayLimitsSection,
+    /// Whom to let in.
     peers: PeersSection,
+    /// The whole network is a private one.
+    #[schemars(extend("default" = false))]
     private_network: bool,
+    /// How to log.
     log: LogSection,
+}
+
+/// Checks a file.
+pub(crate) fn check(path: &Path) -> Result<(), ConfigError> {
+    read::<File>(path).map(drop)
+}
+
+/// What the file may hold.
+pub(super) fn schema() -> schemars::Schema {
+    super::schema::of::<File>()
 }
 
 /// All that `derouter relay` needs.

@@ -550,7 +550,7 @@ fn every_example_in_the_documents_is_a_configuration_that_works() {
             examples += 1;
         }
     }
-    assert!(examples >= 6, "only {examples} found");
+    assert!(examples >= 4, "only {examples} found");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Values that check themselves while they are read, so that an error has its line and key.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
@@ -8,10 +9,71 @@ use std::time::Duration;
 
 use derouter_node::Multiaddr;
 use derouter_sdk::{PeerId, Wei};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::error::literal_path;
+use super::schema::{PEER_PATTERN, shape};
+
+shape!(Pol, {
+    "type": "object",
+    "properties": {"$pol": {"type": "string", "examples": ["1.5"]}},
+    "required": ["$pol"],
+    "additionalProperties": false,
+});
+shape!(Address, {"type": "string", "examples": ["/ip4/203.0.113.5/tcp/4001"]});
+shape!(Peer, {"type": "string", "pattern": PEER_PATTERN});
+shape!(BaseUrl, {"type": "string", "examples": ["http://127.0.0.1:11434/v1"]});
+shape!(Origin, {"type": "string", "examples": ["https://chat.example.org"]});
+shape!(LiteralPath, {"type": "string", "minLength": 1, "pattern": "^([^~]|~[^/])"});
+shape!(Seconds, {"type": "number", "minimum": LEAST_SECONDS, "maximum": MOST_SECONDS});
+shape!(Port, {"type": "integer", "minimum": 0, "maximum": 65535});
+shape!(Drain, {"type": "integer", "minimum": 0, "maximum": MOST_DRAIN_SECONDS});
+
+impl<T> JsonSchema for Positive<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Positive".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "integer", "minimum": 1})
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Named<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("Named_{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let inner = generator.subschema_for::<T>();
+        json_schema!({"type": "object", "additionalProperties": inner})
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for OneOrMany<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("OneOrMany_{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let inner = generator.subschema_for::<T>();
+        json_schema!({"anyOf": [inner, {"type": "array", "items": inner}]})
+    }
+}
 
 /// `{$pol: "1.5"}`: an amount of whole POL as decimal text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

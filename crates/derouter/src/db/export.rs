@@ -1,6 +1,6 @@
 //! `derouter db export`: jobs as lines of JSON or CSV, page by page.
 
-mod record;
+pub(crate) mod record;
 
 use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
 
@@ -22,7 +22,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<(), Failure> {
         until: args.until,
         ..StoredJobs::default()
     };
-    let mut writer = Writer::new(args);
+    let mut writer = Writer::new(args.format, args.payloads);
     let mut unread = 0_u32;
     loop {
         let page = reader.jobs(&which).map_err(Failure::failed)?;
@@ -56,7 +56,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<(), Failure> {
 }
 
 /// Whoever reads may have enough.
-fn ended(error: &io::Error) -> Result<(), Failure> {
+pub(crate) fn ended(error: &io::Error) -> Result<(), Failure> {
     match error.kind() {
         ErrorKind::BrokenPipe => Ok(()),
         _ => Err(Failure::failed(format_args!("can't write: {error}"))),
@@ -73,7 +73,7 @@ impl From<RoleArg> for Role {
 }
 
 /// Where the records go.
-enum Writer {
+pub(crate) enum Writer {
     Jsonl {
         out: BufWriter<Stdout>,
         payloads: bool,
@@ -82,17 +82,17 @@ enum Writer {
 }
 
 impl Writer {
-    fn new(args: &ExportArgs) -> Self {
-        match args.format {
+    pub(crate) fn new(format: ExportFormat, payloads: bool) -> Self {
+        match format {
             ExportFormat::Jsonl => Self::Jsonl {
                 out: BufWriter::new(io::stdout()),
-                payloads: args.payloads,
+                payloads,
             },
             ExportFormat::Csv => Self::Csv(Box::new(csv::Writer::from_writer(io::stdout()))),
         }
     }
 
-    fn write(&mut self, stored: &StoredJob) -> io::Result<()> {
+    pub(crate) fn write(&mut self, stored: &StoredJob) -> io::Result<()> {
         match self {
             Self::Jsonl { out, payloads } => {
                 serde_json::to_writer(&mut *out, &Record::new(stored, *payloads))?;
@@ -105,7 +105,7 @@ impl Writer {
         }
     }
 
-    fn finish(self) -> io::Result<()> {
+    pub(crate) fn finish(self) -> io::Result<()> {
         match self {
             Self::Jsonl { mut out, .. } => out.flush(),
             Self::Csv(mut out) => out.flush(),

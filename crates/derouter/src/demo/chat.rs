@@ -155,6 +155,7 @@ impl Printer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::Output;
 
     #[test]
     fn events_are_whole_however_the_bytes_are_cut() {
@@ -177,7 +178,7 @@ mod tests {
 
     #[test]
     fn an_error_event_is_an_error() {
-        let screen = Screen::stderr();
+        let screen = Screen::stderr(Output::default());
         let mut printer = Printer {
             screen: &screen,
             reasoning: false,

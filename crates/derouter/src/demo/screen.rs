@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::logging::colours;
+use crate::output::Output;
 
 /// Where the demo talks.
 #[derive(Debug)]
@@ -21,18 +21,18 @@ const RESET: &str = "\x1b[0m";
 
 impl Screen {
     /// On the standard output.
-    pub(super) fn stdout() -> Self {
+    pub(super) fn stdout(output: Output) -> Self {
         Self {
             to_stderr: false,
-            colours: colours(&io::stdout()),
+            colours: output.colours(&io::stdout()),
         }
     }
 
     /// On the standard error.
-    pub(super) fn stderr() -> Self {
+    pub(super) fn stderr(output: Output) -> Self {
         Self {
             to_stderr: true,
-            colours: colours(&io::stderr()),
+            colours: output.colours(&io::stderr()),
         }
     }
 

@@ -29,7 +29,7 @@ async fn the_demo_ends_with_a_job_signed_on_both_sides_and_leaves_nothing_behind
     let mut stage = Stage::default();
     let stop = CancellationToken::new();
     let args = args(echo.base_url(), 0);
-    play(&args, &Screen::stderr(), &mut stage, &stop)
+    play(&args, &Screen::stderr(Output::default()), &mut stage, &stop)
         .await
         .unwrap();
     let actors = stage.actors().await.unwrap();
@@ -39,7 +39,7 @@ async fn the_demo_ends_with_a_job_signed_on_both_sides_and_leaves_nothing_behind
         .wait()
         .await
         .unwrap();
-    receipt.show(&Screen::stderr()).unwrap();
+    receipt.show(&Screen::stderr(Output::default())).unwrap();
     let directories = stage.directories();
     assert!(
         directories
@@ -55,7 +55,10 @@ async fn a_stop_before_the_chat_leaves_nothing_behind() {
     let echo = start_echo_backend().await.unwrap();
     let mut stage = Stage::default();
     let backend = backend::choose(&args(echo.base_url(), 0)).await.unwrap();
-    stage.raise(backend, 0, &Screen::stderr()).await.unwrap();
+    stage
+        .raise(backend, 0, &Screen::stderr(Output::default()))
+        .await
+        .unwrap();
     let directories = stage.directories();
     stage.shutdown().await;
     assert!(all_gone(&directories));
@@ -69,7 +72,7 @@ async fn a_port_in_use_is_told_before_anything_starts() {
     let args = args("http://127.0.0.1:1/v1".to_owned(), port);
     let outcome = play(
         &args,
-        &Screen::stderr(),
+        &Screen::stderr(Output::default()),
         &mut stage,
         &CancellationToken::new(),
     )

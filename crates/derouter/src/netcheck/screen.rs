@@ -8,7 +8,7 @@ use derouter_sdk::wire::rpc::network::{
     Reachability, RelayReport, ReservationState,
 };
 
-use crate::text::{WIDTH, age, bytes, counted, cut, grouped, round_trip, short_id, wrapped};
+use crate::text::{age, bytes, counted, cut, grouped, round_trip, short_id, wrapped_to};
 
 /// Addresses and nodes of one kind that are shown; a machine may have dozens.
 const SHOWN: usize = 8;
@@ -17,10 +17,13 @@ const SHOWN: usize = 8;
 const LABEL: usize = 14;
 
 /// What is left of a line behind a label and a mark.
-const ROOM: usize = WIDTH - LABEL - 3;
+fn room(width: usize) -> usize {
+    width.saturating_sub(LABEL + 3)
+}
 
-/// The whole report.
-pub(super) fn screen(report: &NetworkReport, now: UnixSeconds) -> String {
+/// The whole report, in lines of at most `width` but for addresses, which are there to be copied.
+pub(super) fn screen(report: &NetworkReport, now: UnixSeconds, width: usize) -> String {
+    let room = room(width);
     let mut screen = Screen::default();
     screen.line("Node", &report.peer_id.to_string());
     screen.line("", &report.agent);
@@ -44,9 +47,12 @@ pub(super) fn screen(report: &NetworkReport, now: UnixSeconds) -> String {
         .cloned()
         .collect();
     screen.list("Listens on", listen.into_iter(), "nowhere");
-    let external = report.external.iter().map(|address| external(address, now));
+    let external = report
+        .external
+        .iter()
+        .map(|address| external(address, now, room));
     screen.list("Addresses", external, "none from outside is known");
-    let relays = report.relays.iter().map(|one| relay(one, now));
+    let relays = report.relays.iter().map(|one| relay(one, now, room));
     screen.list("Relays", relays, relays_absent(report.reachability));
     let bootstrap = report.bootstrap.iter().map(|node| {
         let state = match (&node.error, node.connected) {
@@ -54,7 +60,7 @@ pub(super) fn screen(report: &NetworkReport, now: UnixSeconds) -> String {
             (Some(error), false) => error.clone(),
             (None, false) => "not connected".to_owned(),
         };
-        marked(Some(node.connected), &node.address, &state)
+        marked(Some(node.connected), &node.address, &state, room)
     });
     screen.list("Bootstrap", bootstrap, "none configured");
     screen.line("Peers", &peers(report));
@@ -71,7 +77,7 @@ pub(super) fn screen(report: &NetworkReport, now: UnixSeconds) -> String {
         &format!("{} announced", counted(report.announcements, "provider")),
     );
     screen.line("Kademlia", &kademlia(report));
-    screen.advice(report);
+    screen.advice(report, width);
     screen.0
 }
 
@@ -103,13 +109,13 @@ impl Screen {
         }
     }
 
-    fn advice(&mut self, report: &NetworkReport) {
+    fn advice(&mut self, report: &NetworkReport, width: usize) {
         if report.advice.is_empty() {
             return;
         }
         self.0.push_str("\n\nWhat to do");
         for (index, advice) in report.advice.iter().enumerate() {
-            let text = wrapped(&advice.text, "     ");
+            let text = wrapped_to(&advice.text, "     ", width);
             let number = format!("{:>3}. ", index + 1);
             let _ = write!(self.0, "\n{number}{}", text.trim_start());
         }
@@ -191,16 +197,16 @@ fn mark(good: Option<bool>) -> &'static str {
 }
 
 /// An item that may need a line of its own for its state.
-fn marked(good: Option<bool>, address: &str, state: &str) -> String {
+fn marked(good: Option<bool>, address: &str, state: &str, room: usize) -> String {
     let mark = mark(good);
-    if address.len() + 2 + state.chars().count() <= ROOM {
+    if address.len() + 2 + state.chars().count() <= room {
         return format!("{mark} {address}  {state}");
     }
     // An address stays whole, as it is there to be copied.
-    format!("{mark} {address}\n   {}", cut(state, ROOM))
+    format!("{mark} {address}\n   {}", cut(state, room))
 }
 
-fn external(address: &ExternalAddress, now: UnixSeconds) -> String {
+fn external(address: &ExternalAddress, now: UnixSeconds, room: usize) -> String {
     let source = match address.source {
         AddressSource::Configured => "configured",
         AddressSource::Mapped => "mapped by the router",
@@ -217,10 +223,10 @@ fn external(address: &ExternalAddress, now: UnixSeconds) -> String {
         (Some(false), None) => format!("{source}, not reached{}", ago(address.tested_at)),
         (None, _) => format!("{source}, not tried"),
     };
-    marked(address.reachable, &address.address, &state)
+    marked(address.reachable, &address.address, &state, room)
 }
 
-fn relay(relay: &RelayReport, now: UnixSeconds) -> String {
+fn relay(relay: &RelayReport, now: UnixSeconds, room: usize) -> String {
     let rtt = relay.rtt_us.map_or_else(|| "-".to_owned(), round_trip);
     let since = age(relay.since, now);
     let (good, state) = match relay.state {
@@ -232,7 +238,7 @@ fn relay(relay: &RelayReport, now: UnixSeconds) -> String {
         }
     };
     let name = short_id(&relay.peer);
-    let state = cut(&state, ROOM.saturating_sub(name.len() + 2));
+    let state = cut(&state, room.saturating_sub(name.len() + 2));
     format!("{} {name}  {state}\n   {}", mark(good), relay.address)
 }
 
@@ -265,6 +271,7 @@ pub(super) mod tests {
     use derouter_sdk::wire::rpc::network::{Advice, BootstrapReport};
 
     use super::*;
+    use crate::text::WIDTH;
 
     fn peer() -> PeerId {
         let text = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";
@@ -347,7 +354,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_node_behind_a_nat_is_told_on_one_screen() {
-        let text = screen(&behind_a_nat(), UnixSeconds(1000));
+        let text = screen(&behind_a_nat(), UnixSeconds(1000), WIDTH);
         let expected = "\
 Node          12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp
               derouter/0.2.0
@@ -378,7 +385,7 @@ Listens on";
 
     #[test]
     fn a_node_that_knows_nothing_yet_says_so() {
-        let text = screen(&new_node(), UnixSeconds(1000));
+        let text = screen(&new_node(), UnixSeconds(1000), WIDTH);
         for part in [
             "NAT           not known yet\n",
             "Listens on    nowhere\n",

@@ -4,26 +4,26 @@ use std::fmt::Write as _;
 
 use derouter_sdk::{PathReport, PeerReport, UnixSeconds};
 
-use crate::text::{WIDTH, age, bytes, cut, path_kind, round_trip, short_id};
+use crate::text::{age, bytes, cut, path_kind, round_trip, short_id};
 
-/// One line for each peer.
-pub(crate) fn table(reports: &[PeerReport], now: UnixSeconds, full: bool) -> String {
-    let id_width = if full { 52 } else { 8 };
+/// One line for each peer, cut to `room` columns; without a limit, with whole ids.
+pub(crate) fn table(reports: &[PeerReport], now: UnixSeconds, room: Option<usize>) -> String {
+    let id_width = if room.is_none() { 52 } else { 8 };
     let mut lines = format!(
         "{:<id_width$}  {:<12} {:>9} {:>7} {:>7} {:>5}  SINCE   AGENT",
         "PEER", "PATH", "RTT", "IN", "OUT", "SCORE"
     );
     for report in reports {
-        let id = match full {
-            true => report.peer.to_string(),
-            false => short_id(&report.peer),
+        let id = match room {
+            None => report.peer.to_string(),
+            Some(_) => short_id(&report.peer),
         };
         let line = match report.paths.first() {
             Some(path) => connected(report, path, now),
             None => absent(report, now),
         };
         let line = format!("{id:<id_width$}  {line}");
-        let line = if full { line } else { cut(&line, WIDTH) };
+        let line = room.map_or_else(|| line.clone(), |room| cut(&line, room));
         let _ = write!(lines, "\n{}", line.trim_end());
     }
     lines
@@ -148,6 +148,7 @@ mod tests {
     use derouter_sdk::{PathKind, PeerId};
 
     use super::*;
+    use crate::text::WIDTH;
 
     fn peer() -> PeerId {
         let text = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";
@@ -199,7 +200,11 @@ mod tests {
 
     #[test]
     fn the_table_fits_a_terminal_and_says_how_each_peer_is_reached() {
-        let table = table(&[connected_peer(), absent_peer()], UnixSeconds(1000), false);
+        let table = table(
+            &[connected_peer(), absent_peer()],
+            UnixSeconds(1000),
+            Some(WIDTH),
+        );
         let lines: Vec<&str> = table.lines().collect();
         assert!(lines.iter().all(|line| line.chars().count() <= WIDTH));
         assert_eq!(
@@ -211,7 +216,7 @@ mod tests {
 
     #[test]
     fn the_whole_table_cuts_nothing() {
-        let table = table(&[absent_peer()], UnixSeconds(1000), true);
+        let table = table(&[absent_peer()], UnixSeconds(1000), None);
         assert!(table.contains(&peer().to_string()));
         assert!(table.contains("connection refused connection refused connection"));
     }

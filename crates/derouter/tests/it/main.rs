@@ -4,6 +4,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::string_slice,
     clippy::print_stderr,
     clippy::large_futures,
     missing_docs
@@ -11,6 +12,7 @@
 
 mod cancel;
 mod client;
+mod commands;
 mod corpus;
 mod crash;
 mod db;
@@ -25,6 +27,7 @@ mod http_jobs;
 mod js_module;
 mod lab;
 mod logs;
+mod market;
 mod mdns;
 mod network;
 mod old_only;

@@ -155,6 +155,7 @@ async fn peers_are_told_in_a_table_in_detail_and_in_json() {
     let (_, short) = id.split_at(id.len() - 8);
     derouter_testkit::eventually("the other says what it is", async || {
         let peers = json_of(&["peers", "--json", "--rpc", &rpc]).await;
+        let peers = &peers["peers"];
         assert_eq!(peers[0]["peer"], id.as_str());
         assert_eq!(peers[0]["paths"][0]["outbound"], true);
         peers[0]["agent"].is_string().then_some(())

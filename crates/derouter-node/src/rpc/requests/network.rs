@@ -5,6 +5,7 @@ use std::time::Duration;
 use derouter_sdk::{NodeError, PeerId, PeerQuery, PingError};
 use derouter_wire::cbor::{InvalidPeerId, PeerIdArg};
 use derouter_wire::limits::{ADDRESS_BYTES, RPC_PING_MILLISECONDS, RPC_QUERY_ITEMS};
+use derouter_wire::rpc::module::{QueryModules, QueryModulesReply};
 use derouter_wire::rpc::request::*;
 
 use super::{Failure, Session};
@@ -17,6 +18,23 @@ impl Session {
     ) -> Result<QueryNetworkReply, Failure> {
         let report = self.node.network().await?;
         Ok(QueryNetworkReply::Ok(Box::new(report)))
+    }
+
+    pub(super) async fn query_modules(
+        &self,
+        query: QueryModules,
+    ) -> Result<QueryModulesReply, Failure> {
+        let mut modules = self.node.modules(query.state).await?;
+        // All are told of; what they tell of themselves may be much.
+        let mut room = LIST_BYTES / 2;
+        for module in &mut modules {
+            let length = module.state.as_ref().map_or(0, String::len);
+            match room.checked_sub(length) {
+                Some(left) => room = left,
+                None => module.state = None,
+            }
+        }
+        Ok(QueryModulesReply::Ok(first_that_fit(modules, LIST_BYTES)))
     }
 
     pub(super) async fn query_peers(&self, query: QueryPeers) -> Result<QueryPeersReply, Failure> {

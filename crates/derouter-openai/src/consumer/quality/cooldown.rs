@@ -121,8 +121,14 @@ impl Cooldowns {
 
     /// Whether a provider is to be asked after all others.
     pub(super) fn cooling(&self, provider: &PeerId, now: Instant) -> bool {
-        let failed = self.failed.get(provider);
-        failed.is_some_and(|failed| now < failed.cooling_until)
+        self.cools_for(provider, now).is_some()
+    }
+
+    /// For how long yet.
+    pub(super) fn cools_for(&self, provider: &PeerId, now: Instant) -> Option<Duration> {
+        let until = self.failed.get(provider)?.cooling_until;
+        let left = until.saturating_duration_since(now);
+        (!left.is_zero()).then_some(left)
     }
 
     fn make_room(&mut self, now: Instant) {

@@ -63,6 +63,51 @@ fn daily(limit: u64) -> Limits {
 }
 
 #[test]
+fn whoever_looks_sees_what_is_spent_set_aside_and_left() {
+    let mut books = Books::new(daily(100));
+    books.key = Some(KeyLimits {
+        total: Some(wei(50)),
+        ..KeyLimits::default()
+    });
+    books.spend(10, NOON);
+    books.reserve(20, NOON).unwrap();
+    let spent = books.spending.in_all(NOON);
+    assert_eq!((spent.today, spent.reserved), (wei(10), wei(20)));
+    assert_eq!(books.spending.with_key("k", NOON), spent);
+    let states = books.spending.limit_states(None, NOON);
+    let [day] = states.as_slice() else {
+        panic!("{states:?}");
+    };
+    assert_eq!((day.kind, day.spent), (LimitKind::Day, wei(10)));
+    assert_eq!(day.resets_at, Some(NEXT_DAY));
+    let of_key = books
+        .spending
+        .limit_states(Some(("k", books.key.unwrap())), NOON);
+    assert_eq!(of_key[0].kind, LimitKind::KeyTotal);
+    assert_eq!((of_key[0].reserved, of_key[0].resets_at), (wei(20), None));
+    let tomorrow = books.spending.in_all(NEXT_DAY);
+    assert_eq!((tomorrow.today, tomorrow.total), (wei(0), wei(10)));
+}
+
+#[test]
+fn sums_by_provider_are_kept_of_those_with_the_most() {
+    let mut spending = Spending::new(Limits::NONE);
+    let first = PeerId::random();
+    spending.remember(first, wei(1), NOON, NOON);
+    let rich = PeerId::random();
+    for _ in 0..3 {
+        spending.remember(rich, wei(1000), NOON, NOON);
+    }
+    for _ in 0..MAX_TALLIES {
+        spending.remember(PeerId::random(), wei(5), NOON, NOON);
+    }
+    let known: HashMap<_, _> = spending.by_provider().collect();
+    assert_eq!(known.len(), MAX_TALLIES);
+    assert!(!known.contains_key(&first));
+    assert_eq!((known[&rich].total, known[&rich].jobs), (wei(3000), 3));
+}
+
+#[test]
 fn running_requests_hold_what_they_may_cost() {
     let mut books = Books::new(daily(100));
     books.reserve(60, NOON).unwrap();

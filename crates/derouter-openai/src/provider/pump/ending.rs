@@ -87,6 +87,7 @@ impl Pump {
         counters.completion_tokens.add(usage.completion_tokens);
         let tokens = usage.prompt_tokens.saturating_add(usage.completion_tokens);
         self.shared.admission.served(self.consumer, tokens);
+        self.offer.lane.earned(cost, tokens);
         if estimated {
             counters.usage_estimated.increment();
         }

@@ -610,6 +610,8 @@ impl Job<'_> {
         counters.jobs_completed.increment();
         counters.prompt_tokens.add(used.input);
         counters.completion_tokens.add(used.output);
+        let tokens = used.input.saturating_add(used.output);
+        self.sold.offer.lane.earned(cost, tokens);
         if estimated {
             counters.usage_estimated.increment();
         }
@@ -634,6 +636,7 @@ impl Job<'_> {
         let failure = match ended {
             Ended::Failed(failure) => {
                 self.shared.counters.jobs_failed.increment();
+                self.sold.offer.lane.failed();
                 tracing::warn!(
                     %job, ms, begun = sent.begun, backend = %self.sold.offer.backend.shown(),
                     reason = %failure.message, detail = %failure.detail, "job failed by its backend"

@@ -235,6 +235,33 @@ impl Caller {
         result
     }
 
+    /// Sends a request of any name and waits for the data of its answer, as it is encoded. 0.2 only.
+    pub async fn call_raw<T: Serialize + Sync>(
+        &self,
+        type_name: &str,
+        data: &T,
+        wait: Duration,
+    ) -> Result<Vec<u8>, CallError> {
+        let deadline = Instant::now() + wait;
+        let (answered, answer) = oneshot::channel();
+        let id = self.register(Box::new(move |data| {
+            let _ = answered.send(data.to_vec());
+        }))?;
+        let entry = Entry { caller: self, id };
+        let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let frame = encode_request(id, type_name, data, millis);
+        let exchange = async {
+            self.enqueue(frame).await?;
+            answer.await.map_err(|_| CallError::Closed)
+        };
+        let result = tokio::select! {
+            result = timeout_at(deadline, exchange) => result.unwrap_or(Err(CallError::Timeout)),
+            () = self.closed() => Err(CallError::Closed),
+        };
+        drop(entry);
+        result
+    }
+
     fn register(&self, on_answer: OnAnswer) -> Result<u32, CallError> {
         let mut pending = self.pending();
         if pending.len() >= PENDING_CALLS {

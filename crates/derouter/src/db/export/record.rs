@@ -12,37 +12,37 @@ use crate::text;
 /// A job as a line of JSON: with all that its hash covers, so that the signature can be checked by
 /// whoever has the line. Times are Unix seconds, `_sync` ones by the provider's clock; amounts wei.
 #[derive(Debug, Serialize)]
-pub(super) struct Record<'a> {
-    pub(super) row: u64,
-    wire: &'static str,
-    pub(super) role: &'static str,
-    pub(super) state: &'static str,
-    pub(super) provider: String,
-    pub(super) job_id: &'a str,
-    pub(super) consumer: String,
-    pub(super) protocol_id: &'a str,
-    pub(super) offer_id: &'a str,
-    offer_payload: &'a str,
-    pub(super) currency: &'static str,
-    pub(super) balance_delta: Option<String>,
+pub(crate) struct Record<'a> {
+    pub(crate) row: u64,
+    pub(crate) wire: &'static str,
+    pub(crate) role: &'static str,
+    pub(crate) state: &'static str,
+    pub(crate) provider: String,
+    pub(crate) job_id: &'a str,
+    pub(crate) consumer: String,
+    pub(crate) protocol_id: &'a str,
+    pub(crate) offer_id: &'a str,
+    pub(crate) offer_payload: &'a str,
+    pub(crate) currency: &'static str,
+    pub(crate) balance_delta: Option<String>,
     #[serde(skip)]
-    pub(super) balance_pol: Option<String>,
-    created_at_sync: u64,
-    pub(super) created_at_local: u64,
-    completed_at_sync: Option<u64>,
-    pub(super) completed_at_local: Option<u64>,
-    public_payload: Option<&'a str>,
-    pub(super) job_hash: Option<String>,
-    pub(super) signature: Option<String>,
-    provider_signature: Option<String>,
-    pub(super) confirmed_at_local: Option<u64>,
-    delivery_attempts: Option<u32>,
-    pub(super) confirmation_error: Option<&'a str>,
-    disputed_at_local: Option<u64>,
-    failed_at_local: Option<u64>,
-    failure_cause: Option<&'static str>,
-    pub(super) failure_reason: Option<&'a str>,
-    failure_class: Option<i64>,
+    pub(crate) balance_pol: Option<String>,
+    pub(crate) created_at_sync: u64,
+    pub(crate) created_at_local: u64,
+    pub(crate) completed_at_sync: Option<u64>,
+    pub(crate) completed_at_local: Option<u64>,
+    pub(crate) public_payload: Option<&'a str>,
+    pub(crate) job_hash: Option<String>,
+    pub(crate) signature: Option<String>,
+    pub(crate) provider_signature: Option<String>,
+    pub(crate) confirmed_at_local: Option<u64>,
+    pub(crate) delivery_attempts: Option<u32>,
+    pub(crate) confirmation_error: Option<&'a str>,
+    pub(crate) disputed_at_local: Option<u64>,
+    pub(crate) failed_at_local: Option<u64>,
+    pub(crate) failure_cause: Option<&'static str>,
+    pub(crate) failure_reason: Option<&'a str>,
+    pub(crate) failure_class: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     job_args: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,7 +51,7 @@ pub(super) struct Record<'a> {
 
 impl<'a> Record<'a> {
     /// `payloads`: with what was asked and what this side keeps for itself.
-    pub(super) fn new(stored: &'a StoredJob, payloads: bool) -> Self {
+    pub(crate) fn new(stored: &'a StoredJob, payloads: bool) -> Self {
         let job = &stored.job;
         let mut record = Self {
             row: job.row_id.0,
@@ -170,7 +170,7 @@ fn role(job: &Job) -> &'static str {
 
 /// What a spreadsheet needs of a job: times as text (UTC), amounts in POL.
 #[derive(Debug, Serialize)]
-pub(super) struct Row {
+pub(crate) struct Row {
     row: u64,
     created: String,
     completed: Option<String>,
