@@ -66,7 +66,13 @@ async fn the_exit_code_says_what_kept_a_chat_from_its_answer() {
     )
     .await;
     let key = made.stdout.trim().to_owned();
-    let limited = run_with(home, &["chat", MODEL, "x"], &[("DEROUTER_API_KEY", &key)]).await;
+    let with_key = [("DEROUTER_API_KEY", key.as_str())];
+    // It counts within a second.
+    let limited = derouter_testkit::eventually("the first key", async || {
+        let exit = run_with(home, &["chat", MODEL, "x"], &with_key).await;
+        (exit.code != Some(0)).then_some(exit)
+    })
+    .await;
     expect(&limited, 7, "one request of this key");
     let wrong = run_with(
         home,
