@@ -13,7 +13,7 @@ struct Need {
     purpose: &'static str,
 }
 
-const NEEDS: [Need; 9] = [
+const NEEDS: [Need; 10] = [
     Need {
         program: "ip",
         arguments: &["-V"],
@@ -61,6 +61,12 @@ const NEEDS: [Need; 9] = [
         arguments: &["--version"],
         package: "npm",
         purpose: "the tests with the openai npm package",
+    },
+    Need {
+        program: "chromium",
+        arguments: &["--version"],
+        package: "chromium",
+        purpose: "the tests of the dashboard in a browser",
     },
     Need {
         program: "cc",

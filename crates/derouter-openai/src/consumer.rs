@@ -49,6 +49,7 @@ mod security;
 mod server;
 mod spending;
 mod stall;
+mod standing;
 mod tally;
 mod v0_2;
 mod values;
@@ -66,6 +67,7 @@ pub use keys::{KeyError, KeyRecord, KeyRules, KeyStore};
 pub use operator::{OPERATOR_FILE, operator_token};
 pub use router::{Sort, Tuning, Weights};
 pub use spending::KeyLimits;
+pub use standing::{STANDING_FILE, Standing, StandingError};
 
 pub(crate) use measure::{SILENT_FIELDS, generated_bytes};
 

@@ -22,6 +22,7 @@ impl Default for NodeConfig {
             "mdns": false,
             "port_mapping": false,
             "bootstrap": [],
+            "web": {"port": 0},
         }))
     }
 }

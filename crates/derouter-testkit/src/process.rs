@@ -265,6 +265,9 @@ pub struct Ready {
     /// The base URL of its OpenAI endpoint, when it has one.
     #[serde(default)]
     pub openai: Option<String>,
+    /// The URL of its dashboard, when it has one.
+    #[serde(default)]
+    pub dashboard: Option<String>,
 }
 
 impl Ready {

@@ -11,6 +11,7 @@ pub(crate) mod key;
 pub(crate) mod market;
 pub(crate) mod network;
 pub(crate) mod offers;
+pub(crate) mod open;
 pub(crate) mod provide;
 pub(crate) mod quote;
 pub(crate) mod relay;
@@ -38,6 +39,7 @@ use jobs::JobsCommand;
 use key::KeyCommand;
 use network::{NetcheckArgs, PeersArgs, PingArgs};
 use offers::{ModelsArgs, OffersCommand};
+use open::OpenArgs;
 use provide::ProvideCommand;
 use quote::QuoteArgs;
 use relay::RelayArgs;
@@ -159,6 +161,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         module: OpenAiCommand,
     },
+    /// Open the dashboard of the running node in a browser, by a link that works once
+    #[command(after_help = "Examples:\n  \
+        derouter open\n  \
+        derouter open --print               for a browser on another machine, behind `ssh -L 4280:127.0.0.1:4280`\n\n\
+        Exit codes: 0 opened, 1 failed, 2 usage, 3 configuration, 4 no node runs.")]
+    Open(OpenArgs),
     /// Say how the node is, on one screen: network, money, jobs, modules, and what is wrong
     #[command(after_help = "Examples:\n  \
         derouter status\n  \

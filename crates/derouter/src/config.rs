@@ -17,6 +17,7 @@ pub(crate) mod place;
 pub(crate) mod relay;
 pub(crate) mod schema;
 mod value;
+pub(crate) mod web;
 
 use std::path::Path;
 

@@ -8,8 +8,10 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
+use derouter_sdk::JobRecord;
 use derouter_sdk::wire::job::{JobProof, Proven};
 use derouter_sdk::wire::limits::{OFFER_PAYLOAD_BYTES, PUBLIC_PAYLOAD_BYTES};
+use derouter_store::Reader;
 use derouter_store::market::job::SignatureState;
 use derouter_store::market::{Job, JobState, Role};
 use serde_json::{Value, json};
@@ -53,6 +55,21 @@ fn proof(args: &ProofArgs) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+/// The proof of a job that the node has told, for the dashboard.
+pub(crate) fn proof_of_record(database: &Path, record: &JobRecord) -> Result<String, String> {
+    let reader = Reader::open(database).map_err(|error| error.to_string())?;
+    let id = record.provider_job_id.as_str();
+    let found = reader
+        .jobs_named(id, None)
+        .map_err(|error| error.to_string())?;
+    let of_record = |job: &&Job| {
+        job.key.provider == record.provider_peer_id && job.key.job_id == record.provider_job_id
+    };
+    let job = found.iter().find(of_record).ok_or_else(|| no_job(id))?;
+    let proof = proof_of(job).map_err(|failure| failure.to_string())?;
+    serde_json::to_string_pretty(&proof).map_err(|error| error.to_string())
 }
 
 pub(super) fn no_job(id: &str) -> String {

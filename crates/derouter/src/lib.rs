@@ -24,6 +24,7 @@ mod module_process;
 mod modules;
 mod netcheck;
 mod offers;
+mod open;
 mod output;
 mod peers;
 mod ping;
@@ -43,6 +44,7 @@ mod table;
 mod text;
 mod token;
 mod version;
+mod web;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -98,6 +100,7 @@ fn execute(command: Command, output: Output) -> Result<(), Failure> {
             } => Box::pin(module_process::consume(args, output)).await,
             Command::Netcheck(args) => Box::pin(netcheck::netcheck(args, output)).await,
             Command::Ping(args) => Box::pin(ping::ping(args, output)).await,
+            Command::Open(args) => Box::pin(open::open(args, output)).await,
             Command::Peers(args) => Box::pin(peers::peers(args, output)).await,
             Command::Quote(args) => Box::pin(quote::quote(args, output)).await,
             Command::Doctor(args) => Box::pin(doctor::doctor(args, output)).await,

@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::LogFormat;
 use crate::daemon::log_file::LogFile;
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::web::LogLayer;
 
 /// What is logged without `RUST_LOG` by a node: what it does, and what is wrong elsewhere. Gossipsub
 /// warns of each invalid message, so that any peer could fill the disk.
@@ -57,20 +60,17 @@ pub(crate) fn start_to(
             ))
         })?),
     };
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let layer = tracing_subscriber::fmt::layer()
         // They would be written to the same standard error, with a panic when that is closed: a
         // node goes on when the terminal that started it is gone.
         .log_internal_errors(false)
         .with_writer(writer);
-    let started = match format {
-        LogFormat::Json => builder
-            .json()
-            .flatten_event(true)
-            .with_ansi(false)
-            .try_init(),
-        LogFormat::Text => builder.with_ansi(colours).try_init(),
+    let layer = match format {
+        LogFormat::Json => layer.json().flatten_event(true).with_ansi(false).boxed(),
+        LogFormat::Text => layer.with_ansi(colours).boxed(),
     };
+    let registry = tracing_subscriber::registry().with(filter).with(LogLayer);
+    let started = registry.with(layer).try_init();
     started.map_err(|error| Failure::failed(format_args!("can't start logging: {error}")))
 }
 

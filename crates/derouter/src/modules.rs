@@ -86,13 +86,11 @@ impl RunningModules {
     }
 
     /// Looks at the endpoint, if there is one.
-    #[expect(dead_code, reason = "for whoever shows it in this process")]
     pub(crate) fn gateway(&self) -> Option<consumer::view::Viewer> {
         self.consumer.as_ref().map(RunningConsumer::viewer)
     }
 
     /// Looks at the providers.
-    #[expect(dead_code, reason = "for whoever shows them in this process")]
     pub(crate) fn providers(&self) -> Vec<provider::view::Viewer> {
         self.providers.iter().map(RunningProvider::viewer).collect()
     }

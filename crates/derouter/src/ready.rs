@@ -23,6 +23,8 @@ pub(crate) struct Ready {
     openai: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dashboard: Option<String>,
 }
 
 impl Ready {
@@ -36,6 +38,7 @@ impl Ready {
             rpc: None,
             openai: None,
             http: None,
+            dashboard: None,
         }
     }
 
@@ -73,6 +76,12 @@ impl Ready {
     /// Where the OpenAI endpoint is.
     pub(crate) fn openai(mut self, address: Option<SocketAddr>) -> Self {
         self.openai = address.map(openai_url);
+        self
+    }
+
+    /// Where the dashboard is.
+    pub(crate) fn dashboard(mut self, url: Option<String>) -> Self {
+        self.dashboard = url;
         self
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use derouter_node::rpc::BindError;
 use derouter_node::{Multiaddr, NodeConfig, Pulse, RunningNode, StartError};
+use derouter_web::RunningWeb;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::RunArgs;
@@ -16,6 +17,7 @@ use crate::modules::RunningModules;
 use crate::output::Output;
 use crate::ready::Ready;
 use crate::supervisor::{self, Supervised, Watching};
+use crate::web::{self, WebPlan};
 use crate::{daemon, ending, logging, signals};
 
 /// Runs until a signal asks it to end.
@@ -100,15 +102,29 @@ fn say_what_is_used(config: &RunConfig) {
 struct Running {
     node: RunningNode,
     modules: RunningModules,
+    web: Option<RunningWeb>,
 }
 
 impl Running {
     /// Starts all or nothing.
     async fn start(config: RunConfig) -> Result<Self, Failure> {
+        let plan = web_plan(&config);
         let node = start_node(config.node).await?;
-        match RunningModules::start(&node.handle(), config.openai).await {
-            Ok(modules) => Ok(Self { node, modules }),
+        let modules = match RunningModules::start(&node.handle(), config.openai).await {
+            Ok(modules) => modules,
             Err(failure) => {
+                node.shutdown().await;
+                return Err(failure);
+            }
+        };
+        let web = match plan {
+            Some(plan) => web::start(node.handle(), &modules, plan).await.map(Some),
+            None => Ok(None),
+        };
+        match web {
+            Ok(web) => Ok(Self { node, modules, web }),
+            Err(failure) => {
+                modules.shutdown().await;
                 node.shutdown().await;
                 Err(failure)
             }
@@ -120,6 +136,7 @@ impl Running {
             .listen(&self.node.listen_addresses().await)
             .rpc(self.node.rpc_addr())
             .openai(self.modules.openai())
+            .dashboard(self.web.as_ref().map(RunningWeb::url))
     }
 
     fn life(&self, stop: CancellationToken) -> NodeLife {
@@ -133,8 +150,23 @@ impl Running {
         ending::drain(&self.node, &mut self.modules, drain, claim).await;
         // What closes gives no sign of life; the service manager waits for the end now.
         drop(watching);
+        if let Some(web) = self.web.take() {
+            web.shutdown().await;
+        }
         ending::close(self.node, self.modules).await;
     }
+}
+
+/// What the dashboard needs, unless it is switched off.
+fn web_plan(config: &RunConfig) -> Option<WebPlan> {
+    let options = config.web.clone()?;
+    Some(WebPlan {
+        options,
+        file: config.file.clone(),
+        data_dir: config.data_dir.clone(),
+        database: config.node.database_path.clone(),
+        backends: web::servers(&config.openai),
+    })
 }
 
 /// What tells whether the node lives.

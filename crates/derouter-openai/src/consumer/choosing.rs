@@ -39,7 +39,8 @@ pub(crate) fn rank(
     wanted: &Wanted,
 ) -> (Vec<Candidate>, Ranked) {
     let candidates = candidates(gateway, offers);
-    let ranked = router::rank(&candidates, wanted, &mut rand::rng());
+    let mut ranked = router::rank(&candidates, wanted, &mut rand::rng());
+    gateway.standings.prefer(&candidates, &mut ranked, wanted);
     (candidates, ranked)
 }
 
@@ -66,7 +67,7 @@ fn wanted(gateway: &Gateway, asked: &Asked) -> Wanted {
         needs: Needs::of(&asked.fields),
         least_prompt_tokens: asked.size.least_prompt_tokens(),
         typical: asked.size.typical(),
-        rules: Arc::new(gateway.config.rules(&asked.model)),
+        rules: Arc::new(gateway.rules(&asked.model)),
         preferences: asked.preferences.clone(),
     }
 }

@@ -20,6 +20,7 @@ use super::operator::Operator;
 use super::paths::Paths;
 use super::quality::{Blame, Quality, Sample};
 use super::router::Path;
+use super::standing::Standings;
 
 /// Requests that run at once, their bills included. Each holds a buffer of 64 KiB and a job
 /// stream.
@@ -31,6 +32,8 @@ pub(crate) struct Gateway {
     pub(crate) config: ConsumerConfig,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) keys: Keys,
+    /// Providers that the owner pinned or blocked.
+    pub(crate) standings: Standings,
     pub(crate) counters: Arc<ConsumerCounters>,
     pub(crate) in_flight: Arc<Semaphore>,
     /// Work that outlives its request: bills to check, jobs to give up.
@@ -97,6 +100,7 @@ impl Tasks {
 impl Gateway {
     pub(crate) fn new(node: Arc<dyn Node>, config: ConsumerConfig, keys: Keys) -> Self {
         Self {
+            standings: Standings::load(config.data_dir.as_deref()),
             keys,
             ledger: Arc::new(Ledger::new(config.limits)),
             counters: Arc::default(),

@@ -38,7 +38,7 @@ fn entry(
     if !key_allows || !gateway.config.may_buy(model) {
         return None;
     }
-    let rules = gateway.config.rules(model);
+    let rules = gateway.rules(model);
     let terms = |offer: &Arc<Offer>| (offer.provider, Arc::clone(&offer.terms));
     let offers: Vec<(PeerId, Arc<Terms>)> = offers
         .iter()

@@ -131,7 +131,7 @@ fn known(
 /// Answers a question.
 pub(crate) fn quote(gateway: &Gateway, question: Question) -> Result<Value, ApiError> {
     let wanted = Wanted {
-        rules: Arc::new(gateway.config.rules(&question.model)),
+        rules: Arc::new(gateway.rules(&question.model)),
         model: question.model,
         endpoint: question.endpoint,
         needs: question.needs,

@@ -46,7 +46,7 @@ impl Onlooker {
 /// memory, so drop it when the gateway is shut down.
 #[derive(Clone)]
 pub struct Viewer {
-    gateway: Arc<Gateway>,
+    pub(super) gateway: Arc<Gateway>,
 }
 
 impl Viewer {

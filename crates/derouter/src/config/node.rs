@@ -7,6 +7,7 @@ use std::time::Duration;
 use derouter_node::{
     DiscoveryOptions, Multiaddr, NetOptions, NodeConfig, ProviderDetails, RpcOptions,
 };
+use derouter_web::WebOptions;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -16,6 +17,7 @@ use super::openai::{OpenAiModules, OpenAiSection};
 use super::paths::{self, DatabasePaths};
 use super::peers::PeersSection;
 use super::value::{Address, Drain, LiteralPath, Port};
+use super::web::WebSection;
 use super::{ConfigError, LogFormat, LogSection, place, read};
 
 /// The RPC's port when the configuration names none, as in 0.1.0.
@@ -83,6 +85,8 @@ struct File {
     drain_seconds: Drain,
     /// The OpenAI modules to run inside the node.
     openai: OpenAiSection,
+    /// The dashboard.
+    web: WebSection,
 }
 
 /// What announcements say of this provider.
@@ -120,6 +124,8 @@ pub(crate) struct RunConfig {
     pub(crate) node: NodeConfig,
     /// The modules inside.
     pub(crate) openai: OpenAiModules,
+    /// The dashboard, unless it is switched off.
+    pub(crate) web: Option<WebOptions>,
     /// How to log.
     pub(crate) log: LogFormat,
     /// How long what runs may take to finish on a stop.
@@ -229,11 +235,13 @@ impl File {
             retention: self.ledger.retention(),
         };
         let openai = self.openai.check(path, self.store_payloads, &data_dir)?;
+        let web = self.web.check(path, &data_dir)?;
         Ok(RunConfig {
             file: None,
             data_dir,
             node,
             openai,
+            web,
             log: self.log.format,
             drain: self.drain_seconds.0,
         })

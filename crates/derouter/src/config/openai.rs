@@ -757,7 +757,7 @@ impl RoutingSection {
 
 /// An IP address, or `localhost`.
 #[derive(Clone, Copy, Debug)]
-struct Host(IpAddr);
+pub(super) struct Host(pub(super) IpAddr);
 
 impl<'de> Deserialize<'de> for Host {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

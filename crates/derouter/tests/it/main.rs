@@ -10,11 +10,13 @@
     missing_docs
 )]
 
+mod browser;
 mod cancel;
 mod client;
 mod commands;
 mod corpus;
 mod crash;
+mod dashboard;
 mod db;
 mod discovery;
 mod drain;

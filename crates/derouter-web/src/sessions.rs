@@ -1,0 +1,236 @@
+//! Who is let in: launch tokens that open a session once, sessions, and the secrets behind both.
+//! Secrets are kept as SHA-256, so that neither a comparison nor a dump of the memory's maps tells
+//! them. Pure: times are given.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+
+use crate::board::Versions;
+
+/// How long a launch token opens a session: long enough for a browser to start.
+pub(crate) const LAUNCH_TIME: Duration = Duration::from_secs(120);
+
+/// Launch tokens at a time; the oldest goes.
+const MAX_LAUNCHES: usize = 16;
+
+/// Sessions at a time; the one that was used longest ago goes.
+const MAX_SESSIONS: usize = 64;
+
+/// How long a session lives without being used, and at the most.
+const IDLE_TIME: Duration = Duration::from_secs(12 * 3600);
+const LIFE_TIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Wrong tokens in [`TRY_TIME`]; further ones are not looked at.
+const MAX_TRIES: usize = 10;
+const TRY_TIME: Duration = Duration::from_secs(60);
+
+/// Bytes of a secret; 32 can't be guessed.
+const SECRET_BYTES: usize = 32;
+
+type Digest32 = [u8; 32];
+
+/// The system has no random numbers.
+#[derive(Debug, thiserror::Error)]
+#[error("the system gives no random numbers")]
+pub(crate) struct NoRandom;
+
+/// A secret as text that goes into URLs, headers and cookies.
+pub(crate) fn secret() -> Result<String, NoRandom> {
+    let mut bytes = [0; SECRET_BYTES];
+    OsRng.try_fill_bytes(&mut bytes).map_err(|_| NoRandom)?;
+    Ok(hex::encode(bytes))
+}
+
+fn digest(text: &str) -> Digest32 {
+    Sha256::digest(text.as_bytes()).into()
+}
+
+/// Whether two texts are the same, in a time that tells nothing of them.
+pub(crate) fn same(one: &str, other: &str) -> bool {
+    digest(one) == digest(other)
+}
+
+/// A session as requests see it.
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    /// Which one, for limits; no secret.
+    pub(crate) number: u64,
+    /// What forms of its pages carry.
+    pub(crate) csrf: String,
+    /// What had changed how often when the request came: what changes later is told to its page.
+    pub(crate) versions: Versions,
+}
+
+#[derive(Debug)]
+struct Kept {
+    session: Session,
+    begun: Instant,
+    used: Instant,
+}
+
+impl Kept {
+    fn holds(&self, now: Instant) -> bool {
+        now.duration_since(self.used) < IDLE_TIME && now.duration_since(self.begun) < LIFE_TIME
+    }
+}
+
+/// All of it.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    launches: VecDeque<(Digest32, Instant)>,
+    sessions: HashMap<Digest32, Kept>,
+    wrong: VecDeque<Instant>,
+    next: u64,
+}
+
+impl Sessions {
+    /// A token that opens one session.
+    pub(crate) fn launch(&mut self, now: Instant) -> Result<String, NoRandom> {
+        let token = secret()?;
+        if self.launches.len() >= MAX_LAUNCHES {
+            self.launches.pop_front();
+        }
+        self.launches.push_back((digest(&token), now));
+        Ok(token)
+    }
+
+    /// Takes a launch token, once.
+    pub(crate) fn redeem(&mut self, token: &str, now: Instant) -> bool {
+        let given = digest(token);
+        let held = self.launches.len();
+        let mut good = false;
+        self.launches.retain(|(known, made)| {
+            let fresh = now.duration_since(*made) < LAUNCH_TIME;
+            let found = *known == given;
+            good |= fresh && found;
+            fresh && !found
+        });
+        debug_assert!(self.launches.len() <= held);
+        good
+    }
+
+    /// Whether wrong tokens are still looked at.
+    pub(crate) fn may_try(&mut self, now: Instant) -> bool {
+        self.wrong.retain(|at| now.duration_since(*at) < TRY_TIME);
+        self.wrong.len() < MAX_TRIES
+    }
+
+    /// A token was wrong.
+    pub(crate) fn tried(&mut self, now: Instant) {
+        if self.wrong.len() < MAX_TRIES {
+            self.wrong.push_back(now);
+        }
+    }
+
+    /// Opens a session. Returns what its cookie holds.
+    pub(crate) fn open(&mut self, now: Instant) -> Result<String, NoRandom> {
+        let (id, csrf) = (secret()?, secret()?);
+        self.sessions.retain(|_, kept| kept.holds(now));
+        if self.sessions.len() >= MAX_SESSIONS {
+            let oldest = self.sessions.iter().min_by_key(|(_, kept)| kept.used);
+            if let Some(oldest) = oldest.map(|(id, _)| *id) {
+                self.sessions.remove(&oldest);
+            }
+        }
+        let number = self.next;
+        self.next = self.next.wrapping_add(1);
+        let session = Session {
+            number,
+            csrf,
+            versions: Versions::default(),
+        };
+        let kept = Kept {
+            session,
+            begun: now,
+            used: now,
+        };
+        self.sessions.insert(digest(&id), kept);
+        Ok(id)
+    }
+
+    /// The session of a cookie, which is used by that.
+    pub(crate) fn find(&mut self, id: &str, now: Instant) -> Option<Session> {
+        let kept = self.sessions.get_mut(&digest(id))?;
+        if !kept.holds(now) {
+            return None;
+        }
+        kept.used = now;
+        Some(kept.session.clone())
+    }
+
+    /// Whether a session is still open; not a use of it.
+    pub(crate) fn is_open(&self, number: u64, now: Instant) -> bool {
+        let mut kept = self.sessions.values();
+        kept.any(|kept| kept.session.number == number && kept.holds(now))
+    }
+
+    /// Ends a session.
+    pub(crate) fn close(&mut self, number: u64) {
+        self.sessions
+            .retain(|_, kept| kept.session.number != number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_launch_token_opens_once_and_not_late() {
+        let mut sessions = Sessions::default();
+        let now = Instant::now();
+        let token = sessions.launch(now).unwrap();
+        assert!(!sessions.redeem("other", now));
+        assert!(sessions.redeem(&token, now));
+        assert!(!sessions.redeem(&token, now), "once");
+        let late = sessions.launch(now).unwrap();
+        assert!(!sessions.redeem(&late, now + LAUNCH_TIME));
+        let first = sessions.launch(now).unwrap();
+        for _ in 0..MAX_LAUNCHES {
+            sessions.launch(now).unwrap();
+        }
+        assert!(!sessions.redeem(&first, now), "the oldest goes");
+    }
+
+    #[tokio::test]
+    async fn sessions_end_idle_old_closed_and_when_there_are_too_many() {
+        let mut sessions = Sessions::default();
+        let now = Instant::now();
+        let id = sessions.open(now).unwrap();
+        let session = sessions.find(&id, now).unwrap();
+        assert!(sessions.find(&id, now + IDLE_TIME).is_none());
+        let mut later = now;
+        while later < now + LIFE_TIME - IDLE_TIME / 2 {
+            later += IDLE_TIME / 2;
+            assert!(sessions.find(&id, later).is_some());
+        }
+        assert!(sessions.find(&id, now + LIFE_TIME).is_none());
+        sessions.close(session.number);
+        assert!(sessions.find(&id, now).is_none());
+        let first = sessions.open(now).unwrap();
+        for second in 1..=MAX_SESSIONS {
+            let at = now + Duration::from_secs(u64::try_from(second).unwrap());
+            sessions.open(at).unwrap();
+        }
+        assert!(sessions.find(&first, now).is_none());
+        assert_eq!(sessions.sessions.len(), MAX_SESSIONS);
+    }
+
+    #[tokio::test]
+    async fn tokens_can_not_be_tried_without_end() {
+        let mut sessions = Sessions::default();
+        let now = Instant::now();
+        for _ in 0..MAX_TRIES {
+            assert!(sessions.may_try(now));
+            sessions.tried(now);
+        }
+        assert!(!sessions.may_try(now));
+        assert!(sessions.may_try(now + TRY_TIME));
+    }
+}
