@@ -21,6 +21,7 @@ mod anthropic;
 mod api;
 mod attempt;
 mod choosing;
+mod chunks;
 mod config;
 mod dispatch;
 mod epilogue;

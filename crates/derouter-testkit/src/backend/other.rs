@@ -49,7 +49,7 @@ fn answer(path: &str, body: &Value) -> Response {
         "/v1/embeddings" => json(json!({
             "object": "list",
             "model": body["model"],
-            "data": [{"object": "embedding", "index": 0, "embedding": [0.25, -0.5]}],
+            "data": embeddings(body),
             "usage": {"prompt_tokens": 5, "total_tokens": 5},
         })),
         "/v1/audio/transcriptions" => json(json!({
@@ -63,6 +63,18 @@ fn answer(path: &str, body: &Value) -> Response {
         "/v1/responses" => responses(body),
         _ => error(StatusCode::NOT_FOUND, "there is no such path"),
     }
+}
+
+/// A vector for each text, in base64 for those who ask for it: two floats of 32 bits.
+fn embeddings(body: &Value) -> Vec<Value> {
+    let vector = match body["encoding_format"] == "base64" {
+        true => json!("AACAPgAAAL8="),
+        false => json!([0.25, -0.5]),
+    };
+    let texts = body["input"].as_array().map_or(1, Vec::len);
+    let embedding =
+        |index| json!({"object": "embedding", "index": index, "embedding": vector.clone()});
+    (0..texts).map(embedding).collect()
 }
 
 /// A stream of the Responses API.

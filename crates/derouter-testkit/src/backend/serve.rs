@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::answer::{self, Kind};
 use super::other::other;
 use super::{Outcome, SeenRequest, Shared, Ticket, lock};
-use crate::fault::{Behaviour, Fault, Usage};
+use crate::fault::{Behaviour, Fault, REQUEST_FIELD, Usage};
 
 /// The largest request that is read: images come inside.
 pub(super) const REQUEST_BYTES: usize = 64 * 1024 * 1024;
@@ -86,6 +86,9 @@ async fn answer(kind: Kind, body: &Value, behaviour: Behaviour, mut ticket: Tick
     if behaviour.fault == Some(Fault::StallFirst) {
         tokio::time::sleep(FOR_EVER).await;
     }
+    if let Some(response) = scripted(kind, body, &mut ticket) {
+        return response;
+    }
     if let Some(response) = at_once(behaviour.fault) {
         ticket.answered();
         return response;
@@ -100,6 +103,34 @@ async fn answer(kind: Kind, body: &Value, behaviour: Behaviour, mut ticket: Tick
     let parts = plain_parts(kind, body, behaviour);
     let content_type = content_type(behaviour.fault, "application/json");
     send(content_type, parts, Duration::ZERO, ticket)
+}
+
+/// What the request itself says that it wants: `events`, each a JSON value or, as a text, the very bytes
+/// of the stream, in place of chunks; `fields` to be added to a plain answer; or an error with a `status`.
+fn scripted(kind: Kind, body: &Value, ticket: &mut Ticket) -> Option<Response> {
+    let wanted = &body[REQUEST_FIELD];
+    let status = wanted["status"].as_u64();
+    let status = status.and_then(|status| StatusCode::from_u16(u16::try_from(status).ok()?).ok());
+    let response = if let Some(status) = status {
+        error(status, &format!("the test says {status}"))
+    } else if let Some(events) = wanted["events"].as_array() {
+        let raw = |event: &Value| match event {
+            Value::String(bytes) => bytes.clone(),
+            json => format!("data: {json}\n\n"),
+        };
+        let text: String = events.iter().map(raw).collect();
+        respond(StatusCode::OK, "text/event-stream", Body::from(text))
+    } else {
+        let fields = wanted["fields"].as_object()?;
+        let mut answer = answer::plain(kind, body, 1);
+        let usage = answer::usage(kind, body, 1, None);
+        answer.insert("usage".to_owned(), usage);
+        answer.extend(fields.clone());
+        let text = Value::Object(answer).to_string();
+        respond(StatusCode::OK, "application/json", Body::from(text))
+    };
+    ticket.answered();
+    Some(response)
 }
 
 /// The faults that need no answer to spoil.

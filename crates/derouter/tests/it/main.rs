@@ -10,6 +10,7 @@
 )]
 
 mod client;
+mod compat;
 mod corpus;
 mod crash;
 mod db;
