@@ -4,6 +4,15 @@
 import { createInterface } from "node:readline";
 import OpenAI from "openai";
 
+// The names of a value's class and of all that it is derived from.
+function basesOf(value) {
+  const names = [];
+  for (let at = value; at; at = Object.getPrototypeOf(at)) {
+    names.push(at.constructor?.name);
+  }
+  return names;
+}
+
 function errorOf(error, chunks) {
   return {
     ok: false,
@@ -15,7 +24,7 @@ function errorOf(error, chunks) {
       type: error?.type ?? null,
       code: error?.code ?? error?.data?.error?.code ?? null,
       retry_after: error?.headers?.get?.("retry-after") ?? error?.responseHeaders?.["retry-after"] ?? null,
-      retryable: error?.isRetryable ?? null,
+      bases: basesOf(error),
     },
   };
 }

@@ -29,6 +29,7 @@ pub mod pair;
 pub mod process;
 pub mod sim;
 pub mod soak;
+pub mod sockets;
 pub mod wait;
 
 pub use backend::{Backend, BackendOptions, Outcome, SeenRequest};

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::Body;
@@ -278,7 +278,7 @@ fn send(
                 tokio::task::yield_now().await;
             }
             let step = match part {
-                Part::Bytes(bytes) => Ok(bytes),
+                Part::Bytes(bytes) => Ok(stamped(bytes)),
                 Part::Stall => {
                     tokio::time::sleep(FOR_EVER).await;
                     return None;
@@ -291,6 +291,20 @@ fn send(
             Some((step, (parts, ticket)))
         });
     respond(StatusCode::OK, content_type, Body::from_stream(steps))
+}
+
+/// Notes in a word that asks for it when it is sent.
+fn stamped(bytes: Bytes) -> Bytes {
+    let stamp = answer::STAMP.as_bytes();
+    let mut places = bytes.windows(stamp.len());
+    let Some(place) = places.position(|part| part == stamp) else {
+        return bytes;
+    };
+    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let text = format!("@{:019}", since.as_nanos());
+    let mut bytes = bytes.to_vec();
+    bytes.splice(place..place + stamp.len(), text.bytes());
+    Bytes::from(bytes)
 }
 
 pub(super) fn error(status: StatusCode, message: &str) -> Response {

@@ -28,7 +28,7 @@ async fn pair(consumer: &Value) -> Pair {
     for (id, model, at_once) in [("wide", MODEL, 64), ("narrow", NARROW, 1)] {
         let mut sold = offer(model);
         sold["max_concurrency"] = json!(at_once);
-        sold["announce"] = json!({"endpoints": ENDPOINTS, "features": ["tools"]});
+        sold["announce"] = json!({"endpoints": ENDPOINTS, "features": ["tools", "reasoning"]});
         provider["offers"][id] = sold;
     }
     let selling = NodeConfig::default().with("openai", json!({"provider": provider}));

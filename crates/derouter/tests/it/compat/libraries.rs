@@ -40,6 +40,26 @@ const PYTHON_ERRORS: [(u16, &str); 6] = [
     (502, "InternalServerError"),
 ];
 
+/// It has no classes for two of them, and another one for a failure.
+const LITELLM_ERRORS: [(u16, &str); 6] = {
+    let [
+        unauthorized,
+        (poor, _),
+        (forbidden, _),
+        unknown,
+        busy,
+        (failed, _),
+    ] = PYTHON_ERRORS;
+    [
+        unauthorized,
+        (poor, "APIError"),
+        (forbidden, "APIError"),
+        unknown,
+        busy,
+        (failed, "BadGatewayError"),
+    ]
+};
+
 const JAVASCRIPT_ERRORS: [(u16, &str); 6] = [
     (401, "AuthenticationError"),
     (402, "APIError"),
@@ -90,7 +110,7 @@ const PYTHON: [Library; 4] = [
         always_usage: false,
         embeds: true,
         lists: [true, false],
-        errors: PYTHON_ERRORS,
+        errors: LITELLM_ERRORS,
     },
     Library {
         name: "anthropic",
@@ -286,7 +306,7 @@ impl Scene {
     /// A provider with one place, which somebody else has.
     async fn busy(&mut self, library: &Library) {
         let url = format!("{}/chat/completions", self.pair.url());
-        let slow = json!({"model": NARROW, "stream": true, "messages": [],
+        let slow = json!({"model": NARROW, "stream": true, "messages": [{"role": "user", "content": "Go on"}],
             "derouter_test": {"chunks": 100_000, "pace_ms": 20}});
         let mut holding = http::stream(&url, &slow).await.unwrap();
         holding.next().await.unwrap().unwrap();

@@ -321,7 +321,7 @@ async fn errors_have_openais_shape(pair: &Pair) {
         let code = (told == 502).then_some("provider_failed");
         expect_error(&answer, told, code);
     }
-    let slow = json!({"model": NARROW, "stream": true, "messages": [],
+    let slow = json!({"model": NARROW, "stream": true, "messages": [{"role": "user", "content": "Go on"}],
         "derouter_test": {"chunks": 100_000, "pace_ms": 20}});
     let mut holding = http::stream(&format!("{}/chat/completions", pair.url()), &slow)
         .await
