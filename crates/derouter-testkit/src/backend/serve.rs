@@ -86,8 +86,15 @@ async fn answer(kind: Kind, body: &Value, behaviour: Behaviour, mut ticket: Tick
     if behaviour.fault == Some(Fault::StallFirst) {
         tokio::time::sleep(FOR_EVER).await;
     }
-    if let Some(response) = scripted(kind, body, &mut ticket) {
-        return response;
+    match scripted(kind, body) {
+        None => {}
+        Some(Scripted::Whole(response)) => {
+            ticket.answered();
+            return response;
+        }
+        Some(Scripted::Parts(parts)) => {
+            return send("text/event-stream", parts, behaviour.pace, ticket);
+        }
     }
     if let Some(response) = at_once(behaviour.fault) {
         ticket.answered();
@@ -107,30 +114,35 @@ async fn answer(kind: Kind, body: &Value, behaviour: Behaviour, mut ticket: Tick
 
 /// What the request itself says that it wants: `events`, each a JSON value or, as a text, the very bytes
 /// of the stream, in place of chunks; `fields` to be added to a plain answer; or an error with a `status`.
-fn scripted(kind: Kind, body: &Value, ticket: &mut Ticket) -> Option<Response> {
+fn scripted(kind: Kind, body: &Value) -> Option<Scripted> {
     let wanted = &body[REQUEST_FIELD];
     let status = wanted["status"].as_u64();
     let status = status.and_then(|status| StatusCode::from_u16(u16::try_from(status).ok()?).ok());
-    let response = if let Some(status) = status {
-        error(status, &format!("the test says {status}"))
-    } else if let Some(events) = wanted["events"].as_array() {
-        let raw = |event: &Value| match event {
-            Value::String(bytes) => bytes.clone(),
-            json => format!("data: {json}\n\n"),
+    if let Some(status) = status {
+        let response = error(status, &format!("the test says {status}"));
+        return Some(Scripted::Whole(response));
+    }
+    if let Some(events) = wanted["events"].as_array() {
+        let part = |wanted: &Value| match wanted {
+            Value::String(bytes) => Part::Bytes(Bytes::from(bytes.clone())),
+            json => event(json),
         };
-        let text: String = events.iter().map(raw).collect();
-        respond(StatusCode::OK, "text/event-stream", Body::from(text))
-    } else {
-        let fields = wanted["fields"].as_object()?;
-        let mut answer = answer::plain(kind, body, 1);
-        let usage = answer::usage(kind, body, 1, None);
-        answer.insert("usage".to_owned(), usage);
-        answer.extend(fields.clone());
-        let text = Value::Object(answer).to_string();
-        respond(StatusCode::OK, "application/json", Body::from(text))
-    };
-    ticket.answered();
-    Some(response)
+        return Some(Scripted::Parts(events.iter().map(part).collect()));
+    }
+    let fields = wanted["fields"].as_object()?;
+    let mut answer = answer::plain(kind, body, 1);
+    let usage = answer::usage(kind, body, 1, None);
+    answer.insert("usage".to_owned(), usage);
+    answer.extend(fields.clone());
+    let text = Value::Object(answer).to_string();
+    let response = respond(StatusCode::OK, "application/json", Body::from(text));
+    Some(Scripted::Whole(response))
+}
+
+/// An answer that the request itself says.
+enum Scripted {
+    Whole(Response),
+    Parts(VecDeque<Part>),
 }
 
 /// The faults that need no answer to spoil.

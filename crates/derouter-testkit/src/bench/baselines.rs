@@ -122,6 +122,11 @@ litellm_settings:
         .current_dir(directory.path())
         .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
         .env("LITELLM_TELEMETRY", "False")
+        // It is for this machine alone, and every request has the same key.
+        .env(
+            "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY",
+            "true",
+        )
         .env("LITELLM_LOG", "ERROR")
         .env("NO_PROXY", "127.0.0.1");
     Baseline::start("litellm", command, directory, port, "/health/liveliness").await

@@ -285,7 +285,10 @@ async fn errors_in_the_middle_are_events(pair: &Pair) {
         json!([text]),
         json!([text, "data: {\n\n"]),
     ] {
-        let answer = post(pair, &sent(&told)).await;
+        let mut body = sent(&told);
+        // So that the first has been passed on when the second comes.
+        body["derouter_test"]["pace_ms"] = json!(300);
+        let answer = post(pair, &body).await;
         let shown = answer.text();
         assert_eq!(answer.status, 200, "{shown}");
         let last = shown.trim_end().lines().next_back().unwrap();
