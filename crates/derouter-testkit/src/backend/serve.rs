@@ -32,6 +32,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/completions", post(text))
         .route("/v1/embeddings", post(other))
         .route("/v1/responses", post(other))
+        .route("/v1/images/generations", post(other))
         .route("/v1/audio/transcriptions", post(other))
         .route("/v1/audio/speech", post(other))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES))

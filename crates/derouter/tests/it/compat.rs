@@ -1,7 +1,8 @@
 //! Everything that a client can have against the gateway, with real nodes: the libraries that people
 //! use (`libraries`), the calls that well-known programs make (`programs`), and each line of what
-//! docs/clients.md promises of the wire (`wire`).
+//! docs/clients.md promises (`wire`, `access`).
 
+mod access;
 mod libraries;
 mod programs;
 mod wire;
