@@ -3,7 +3,7 @@
 use derouter_testkit::{Pair, http};
 use serde_json::{Value, json};
 
-use super::{MODEL, NARROW};
+use super::MODEL;
 
 pub(super) fn chat() -> Value {
     json!({"model": MODEL, "messages": [{"role": "user", "content": "Say some words"}]})
