@@ -19,9 +19,9 @@ pub(crate) fn ledger(options: &[&str]) -> Result<(), Failure> {
     on_node("bench_ledger", &[], options)
 }
 
-/// Lets two nodes trade for long, and looks whether anything grows.
+/// Keeps nodes at work for long, and looks whether anything grows.
 pub(crate) fn soak(options: &[&str]) -> Result<(), Failure> {
-    on_node("soak_ledger", &[], options)
+    on_node("soak", &[], options)
 }
 
 /// Times a chat while peers attack both of its nodes.

@@ -46,7 +46,20 @@ pub(crate) fn check(report: &mut Report) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A minute of the gateway's soak, with what the tests were built with.
+pub(crate) fn soak(_: &mut Report) -> Result<(), Failure> {
+    let mut build = cargo();
+    build.args(["build", "--locked", "--bin", "derouter", "--bin", "soak"]);
+    run(build.args(POINTS))?;
+    start("soak", &["gateway", "--minutes", "1"])
+}
+
 fn runs(options: &[&str]) -> Result<(), Failure> {
+    start("crash", options)
+}
+
+/// Starts a program of the testkit on the node.
+fn start(program: &str, options: &[&str]) -> Result<(), Failure> {
     // In a place of its own: another build of the node must not take its place in the middle.
     let (built, own) = (target().join("debug"), target().join("crash"));
     let node = own.join("derouter");
@@ -55,7 +68,7 @@ fn runs(options: &[&str]) -> Result<(), Failure> {
     std::fs::create_dir_all(&own)
         .and_then(|()| std::fs::copy(built.join("derouter"), &node))
         .map_err(|error| format!("can't copy the node to {}: {error}", node.display()))?;
-    let mut command = Command::new(built.join("crash"));
-    command.current_dir(root()).arg("--node").arg(&node);
-    run(command.args(options))
+    let mut command = Command::new(built.join(program));
+    command.current_dir(root()).args(options);
+    run(command.arg("--node").arg(&node))
 }

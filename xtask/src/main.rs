@@ -42,6 +42,9 @@ Tasks:
                            nodes that end in the middle of jobs, at every named point and at random;
                            disks that fail; networks that lose, double, reorder and cut (root)
   soak ledger [--minutes N]  two nodes that trade for so long (30): does anything grow?
+  soak gateway [--minutes N]
+                           a gateway under mixed load for so long (30), whose providers come, go, are
+                           killed and fail: does it answer, does anything grow?
   lab [matrix | events]    whole nodes behind NATs, in network namespaces (needs root)
   lab --only NAME,...      these pairs of the matrix, such as symmetric/port-restricted, and these
                            events, such as sleep
@@ -64,7 +67,7 @@ fn main() -> ExitCode {
         ["bench", "ledger", options @ ..] => bench::ledger(options),
         ["bench", "jobs", options @ ..] => bench::alone("bench_jobs", options),
         ["crash", options @ ..] => crash::by_hand(options),
-        ["soak", "ledger", options @ ..] => bench::soak(options),
+        ["soak", "ledger" | "gateway", ..] => bench::soak(words.get(1..).unwrap_or_default()),
         ["bench", "hostile", options @ ..] => bench::hostile(options),
         ["lab", options @ ..] => lab::run_lab(options),
         ["sim", "discovery", options @ ..] => sim::discovery(options),

@@ -37,7 +37,7 @@ impl Report {
 type Step = fn(&mut Report) -> Result<(), Failure>;
 
 /// In the order in which a failure is cheapest to learn of.
-const STEPS: [(&str, Step); 8] = [
+const STEPS: [(&str, Step); 9] = [
     ("fmt", fmt),
     ("unused", unused::check),
     ("system", system::install),
@@ -46,6 +46,7 @@ const STEPS: [(&str, Step); 8] = [
     ("deny", deny::check),
     ("test", test),
     ("crash", crash::check),
+    ("soak", crash::soak),
 ];
 
 /// Runs all steps, or those named by `--only`.

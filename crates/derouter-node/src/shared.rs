@@ -241,7 +241,7 @@ impl Shared {
     }
 
     /// Keeps what never changes of a new job, for its first connection.
-    fn remember_job(&self, job: &Job) {
+    pub(crate) fn remember_job(&self, job: &Job) {
         let offer = (job.offer.protocol_id.clone(), job.offer.offer_id.clone());
         let recent = RecentJob {
             consumer: job.consumer,

@@ -29,6 +29,7 @@ mod error;
 mod feed;
 mod form;
 mod gateway;
+mod hedge;
 mod job;
 mod journal;
 mod keys;
@@ -57,6 +58,7 @@ pub(crate) use anthropic::{
 };
 pub use config::{ConsumerConfig, Deadlines, Limits, ModelRule, PriceCap, Routing};
 pub use gateway::ConsumerCounters;
+pub use hedge::is_percentile;
 pub use journal::{JournalError, KeySpending, spent_by_key};
 pub use keys::{KeyError, KeyRecord, KeyRules, KeyStore};
 pub use router::{Sort, Tuning, Weights};

@@ -185,5 +185,4 @@ pub fn answer_events(data: &[u8]) {
     if let Some(used) = meter.reported() {
         assert!(used.cached_input <= used.input);
     }
-    assert!(!meter.says_something() || meter.has_begun());
 }

@@ -175,11 +175,6 @@ impl Meter {
         self.is_over || self.is_ended() && finished >= answers.max(1)
     }
 
-    /// Whether anything of a streamed answer came: also a reason for its end alone.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.says_something() || !self.finished.is_empty()
-    }
-
     fn note_usage(&mut self, value: &Value) {
         let within = value.get("response").and_then(|v| v.get("usage"));
         let usage = value.get("usage").or(within);
@@ -308,14 +303,14 @@ mod tests {
             Endpoint::Chat,
             &[json!({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})],
         );
-        assert!(!meter.has_begun());
+        assert!(!meter.says_something());
         for text in ["Hel", "lo", " world"] {
             meter.event(
                 Endpoint::Chat,
                 &json!({"choices": [{"index": 0, "delta": {"content": text}}]}),
             );
         }
-        assert!(meter.has_begun() && meter.says_something() && !meter.is_ended());
+        assert!(meter.says_something() && !meter.is_ended());
         assert_eq!((meter.estimated_output(), meter.reported()), (3, None));
         meter.event(
             Endpoint::Chat,

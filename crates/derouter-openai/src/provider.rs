@@ -16,6 +16,7 @@ pub mod echo;
 mod health;
 mod job;
 mod keeper;
+mod load;
 mod log;
 mod models;
 mod monitor;

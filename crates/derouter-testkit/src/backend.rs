@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use axum::serve::ListenerExt;
 use serde_json::Value;
@@ -66,6 +67,8 @@ pub struct SeenRequest {
     pub body: Value,
     /// How it ended.
     pub outcome: Outcome,
+    /// When it did.
+    pub ended_at: Option<Instant>,
 }
 
 impl SeenRequest {
@@ -234,6 +237,7 @@ impl Ticket {
         let index = usize::try_from(index).unwrap_or(usize::MAX);
         if let Some(request) = seen.requests.get_mut(index) {
             request.outcome = outcome;
+            request.ended_at = Some(Instant::now());
         }
     }
 }

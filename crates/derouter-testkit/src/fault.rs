@@ -46,11 +46,13 @@ pub enum Fault {
     NoUsage,
     /// Half way comes an error event, as vLLM sends it.
     ErrorEvent,
+    /// The answer says that another model made it.
+    WrongModel,
 }
 
 impl Fault {
     /// All faults with the names that models and requests give them.
-    pub const NAMES: [(&str, Fault); 16] = [
+    pub const NAMES: [(&str, Fault); 17] = [
         ("500", Fault::ServerError),
         ("429", Fault::TooManyRequests),
         ("401", Fault::Unauthorized),
@@ -67,6 +69,7 @@ impl Fault {
         ("inflated-usage", Fault::InflatedUsage),
         ("no-usage", Fault::NoUsage),
         ("error-event", Fault::ErrorEvent),
+        ("wrong-model", Fault::WrongModel),
     ];
 
     /// The fault of that name.
@@ -97,6 +100,10 @@ pub struct Behaviour {
     pub fault: Option<Fault>,
     /// When usage is reported.
     pub usage: Usage,
+    /// What goes wrong half way through a stream goes wrong before its first chunk.
+    pub at_first: bool,
+    /// Whether requests and models may choose otherwise.
+    pub obeys: bool,
 }
 
 impl Default for Behaviour {
@@ -106,6 +113,8 @@ impl Default for Behaviour {
             pace: Duration::ZERO,
             fault: None,
             usage: Usage::WhenAsked,
+            at_first: false,
+            obeys: true,
         }
     }
 }
@@ -115,6 +124,9 @@ impl Behaviour {
     /// then what the backend was told.
     pub fn for_request(self, body: &Value) -> Self {
         let mut behaviour = self;
+        if !self.obeys {
+            return behaviour;
+        }
         let model = body["model"].as_str().unwrap_or_default();
         if let Some(fault) = model.strip_prefix(MODEL_PREFIX).and_then(Fault::named) {
             behaviour.fault = Some(fault);
@@ -128,6 +140,9 @@ impl Behaviour {
         }
         if let Some(name) = field["fault"].as_str() {
             behaviour.fault = Fault::named(name);
+        }
+        if let Some(at) = field["at"].as_str() {
+            behaviour.at_first = at == "first";
         }
         if behaviour.fault == Some(Fault::NoUsage) {
             behaviour.usage = Usage::Never;
@@ -153,6 +168,17 @@ mod tests {
         assert_eq!(by_field.fault, Some(Fault::StallFirst));
         assert_eq!(by_field.chunks, 3);
         assert_eq!(by_field.pace, Duration::from_millis(5));
+    }
+
+    #[test]
+    fn a_backend_that_obeys_nobody_does_what_it_was_told() {
+        let told = Behaviour {
+            obeys: false,
+            ..Behaviour::default()
+        };
+        let field = json!({"fault": "500", "at": "first"});
+        let asked = told.for_request(&json!({"model": "fault-429", "derouter_test": field}));
+        assert_eq!(asked, told);
     }
 
     #[test]

@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep};
 
 use super::internal;
 use crate::clock::unix_now;
+use crate::gated::{Gate, Gated};
 use crate::open_jobs::{Guarded, JoinedGuard};
 use crate::session::Session;
 use crate::shared::Shared;
@@ -90,7 +91,7 @@ pub(super) async fn create(
     // To its end, also when the caller goes away meanwhile: the row must not be left behind.
     let asking = async move {
         match ask(&node, &key, &offer, args.as_deref()).await {
-            Answer::Joined(joined, stream) => accepted(&node, key, joined, stream).await,
+            Answer::Joined(joined, stream) => Ok(accepted(&node, key, joined, stream).await),
             Answer::Refused(refusal) => {
                 forget(&node, &key).await;
                 Err(NotCreated::Failed(refused(refusal)))
@@ -191,35 +192,49 @@ fn denies_the_job(code: RefusalCode) -> bool {
     )
 }
 
-/// The provider took the job: stores that, and keeps the pipe for the module.
+/// The provider took the job: keeps the pipe for the module. That it was taken is stored meanwhile, and
+/// until it is, nothing comes out of the pipe.
 async fn accepted(
     shared: &Arc<Shared>,
     key: JobKey,
     joined: Joined,
     stream: derouter_net::JobStream,
-) -> Result<JobKey, NotCreated> {
-    crate::failpoint!("consumer::before-accepted");
+) -> JobKey {
+    let now = shared.clock.now().uptime;
+    let side = (Role::Consumer, key.clone());
+    shared.open_jobs().reached(&side, Stage::Running, now);
     let created_at = joined.created_at;
+    let (pipe, gate) = Gated::new(pipe(shared, &key, joined, stream).await);
+    let storing = store_accepted(Arc::clone(shared), key.clone(), created_at, gate);
+    shared.tasks.spawn(storing);
+    shared.opened.keep(key.clone(), Box::new(pipe), now);
+    key
+}
+
+async fn store_accepted(shared: Arc<Shared>, key: JobKey, created_at: UnixSeconds, gate: Gate) {
+    crate::failpoint!("consumer::before-accepted");
     let step = move |job: &Job| job.accepted(created_at, true);
     let stored = shared
         .store
         .update_job(Role::Consumer, &key, Durability::Wal, step)
-        .await
-        .map_err(|error| CreateJobError::Node(internal(error)))?;
+        .await;
     crate::failpoint!("consumer::accepted");
-    let Some(job) = stored else {
-        // Its deadline came first, and the provider may have been told so before it had the job.
-        drop(stream);
-        give_up_late(shared, &key).await;
-        return Err(CreateJobError::ProviderUnreachable.into());
-    };
-    let now = shared.clock.now().uptime;
-    let side = (Role::Consumer, key.clone());
-    shared.open_jobs().reached(&side, Stage::Running, now);
-    shared.job_opened(&job);
-    let pipe = pipe(shared, &key, joined, stream).await;
-    shared.opened.keep(key.clone(), pipe, now);
-    Ok(key)
+    match stored {
+        Ok(Some(job)) => {
+            shared.remember_job(&job);
+            shared.emit_job(&job);
+            // A module that has gone reads nothing.
+            let _ = gate.send(Ok(()));
+        }
+        // Its deadline or its module came first, and the provider may have been told so before it had
+        // the job.
+        Ok(None) => give_up_late(&shared, &key).await,
+        Err(error) => {
+            // Its deadline ends it, if its module does not.
+            tracing::error!(job = %key, %error, "could not store that a job was taken");
+            let _ = gate.send(Err(internal(error)));
+        }
+    }
 }
 
 /// Tells a provider that a job is over which it took too late. When that fails, its own deadline ends it.

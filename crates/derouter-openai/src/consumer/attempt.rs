@@ -7,6 +7,7 @@ use derouter_sdk::wire::cbor::truncate_to_char;
 use derouter_sdk::{CreateJobError, JobStream, NodeError, OpenJobError};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::answer::{Answer, Kept, is_epilogue};
 use super::gateway::Gateway;
@@ -56,10 +57,9 @@ impl Failure {
     pub(crate) fn blame(&self) -> Option<Blame> {
         match self {
             Self::Local(_) => None,
-            Self::Busy | Self::Refused(_) => Some(Blame::Declined),
-            Self::Gone | Self::Unreachable | Self::Failed(_) | Self::TimedOut(_) => {
-                Some(Blame::Failed)
-            }
+            // An offer that changed is no fault: prices and loads do, and the news of it takes its time.
+            Self::Busy | Self::Refused(_) | Self::Gone => Some(Blame::Declined),
+            Self::Unreachable | Self::Failed(_) | Self::TimedOut(_) => Some(Blame::Failed),
         }
     }
 
@@ -147,6 +147,17 @@ pub(crate) struct Attempt {
     pub(crate) place: Arc<Route>,
     /// When this attempt must have led somewhere.
     pub(crate) deadline: Instant,
+    /// Somebody else's answer began first: this one is wanted no more.
+    pub(crate) lost: CancellationToken,
+}
+
+impl Begun {
+    /// Nobody wants it: the provider is told to stop, and gets its due for what it sent. One of 0.1 is given up.
+    pub(crate) fn lost(self) {
+        if let Self::Http(answer) = self {
+            answer.lost();
+        }
+    }
 }
 
 impl Attempt {
@@ -215,7 +226,7 @@ impl Attempt {
             true => deadlines.first_value,
             false => deadlines.plain_answer,
         };
-        let beginning = v0_2::begin(stream, &self.asked);
+        let beginning = v0_2::begin(stream, &self.asked, self.lost.clone());
         timeout_at(self.by(patience), beginning)
             .await
             .map_err(|_| service(Failure::TimedOut("the answer")))?

@@ -144,6 +144,9 @@ pub struct Routing {
     pub tuning: Tuning,
     /// What offers are sorted by where a request does not say; `None`: the score.
     pub sort: Option<Sort>,
+    /// After which percentile of a provider's own times to the first token a second one is asked beside it,
+    /// for streamed answers; `None`: not before it failed.
+    pub hedge: Option<f64>,
     /// The only providers that are asked; empty: all.
     pub allow_providers: BTreeSet<PeerId>,
     /// Providers that are never asked.

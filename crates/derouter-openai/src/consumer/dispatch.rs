@@ -1,12 +1,15 @@
 //! From a request to an answer that has begun: the offers one after another, until one works.
 
+mod race;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use derouter_sdk::{PeerId, Wei};
+use derouter_sdk::{PeerId, SnapshotId, Wei};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
 use super::attempt::{Attempt, Begun, Failure};
@@ -92,6 +95,8 @@ struct Tried {
     unreachable: HashSet<PeerId>,
     /// Why an offer could not be afforded.
     over: Option<ApiError>,
+    /// The offer that was asked beside the first.
+    hedged: Option<SnapshotId>,
 }
 
 impl Tried {
@@ -158,7 +163,7 @@ impl Dispatch {
             if tried.is_over() || Instant::now() >= self.deadline {
                 break;
             }
-            if !tried.may_try(&offer.provider) {
+            if !tried.may_try(&offer.provider) || tried.hedged == Some(offer.snapshot_id) {
                 continue;
             }
             let reservation = match self.reserve(offer, wait).await {
@@ -177,7 +182,18 @@ impl Dispatch {
             };
             let others = offers.iter().skip(index).any(other);
             let deadline = tried.attempt_deadline(Instant::now(), self.deadline, others);
-            match self.attempt(offer, reservation, deadline, tried).await {
+            let which = tried.failures.len().saturating_add(1);
+            let attempt = self.prepare(offer, reservation, deadline, which);
+            // Where one race was lost by both, the rest is asked one after another.
+            let first = tried.hedged.is_none();
+            let begun = match self.hedges_after(offer, others && first) {
+                Some(after) => {
+                    let rest = offers.get(index..).unwrap_or_default();
+                    self.race(attempt, after, rest, tried).await
+                }
+                None => self.conclude(offer, attempt.run().await),
+            };
+            match begun {
                 Ok(answer) => return (Some(answer), held),
                 Err(failure) => tried.note(offer.provider, failure),
             }
@@ -209,26 +225,34 @@ impl Dispatch {
         reserving.await.map(Some)
     }
 
-    async fn attempt(
+    /// An attempt, which is the so many'th.
+    fn prepare(
         &self,
         offer: &Arc<Offer>,
         reservation: Option<Reservation>,
         deadline: Instant,
-        tried: &Tried,
-    ) -> Result<Begun, Failure> {
+        which: usize,
+    ) -> Attempt {
         let typical = self.asked.size.typical();
         let cost = offer.terms.prices.cost(&typical).unwrap_or(Wei::MAX);
-        let which = (tried.failures.len().saturating_add(1), cost);
-        let route = Route::new(&self.gateway, offer, &self.place, which);
-        let attempt = Attempt {
+        let route = Route::new(&self.gateway, offer, &self.place, (which, cost));
+        Attempt {
             gateway: Arc::clone(&self.gateway),
             asked: Arc::clone(&self.asked),
             offer: Arc::clone(offer),
             reservation,
             place: Arc::new(route),
             deadline,
-        };
-        let mut result = attempt.run().await;
+            lost: CancellationToken::new(),
+        }
+    }
+
+    /// Notes how an attempt went.
+    fn conclude(
+        &self,
+        offer: &Arc<Offer>,
+        mut result: Result<Begun, Failure>,
+    ) -> Result<Begun, Failure> {
         if let Err(failure) = &result {
             count(&self.gateway.counters.failed_attempts);
             let model = self.asked.model.as_str();

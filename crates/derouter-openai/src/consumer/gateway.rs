@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::config::ConsumerConfig;
+use super::hedge::Budget;
 use super::keys::Keys;
 use super::ledger::{Ledger, unix_now};
 use super::offers::{Offer, OfferIndex};
@@ -40,6 +41,7 @@ pub(crate) struct Gateway {
     draining: AtomicBool,
     offers: RwLock<OfferIndex>,
     quality: Mutex<Quality>,
+    hedging: Mutex<Budget>,
     paths: RwLock<Paths>,
 }
 
@@ -67,6 +69,10 @@ pub struct ConsumerCounters {
     pub broken: AtomicU64,
     /// Jobs given up because the client went away.
     pub abandoned: AtomicU64,
+    /// Requests for which a second provider was asked beside the first.
+    pub hedges: AtomicU64,
+    /// Those whose second provider was quicker.
+    pub hedges_won: AtomicU64,
 }
 
 /// Counts one more.
@@ -100,6 +106,7 @@ impl Gateway {
             draining: AtomicBool::new(false),
             offers: RwLock::default(),
             quality: Mutex::default(),
+            hedging: Mutex::default(),
             paths: RwLock::default(),
             node,
             config,
@@ -195,6 +202,17 @@ impl Gateway {
         let observed = self.quality().observed(&offer.provider, model(offer), now);
         let seconds = observed.first_token.map_or(1.0, |first| first.value);
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(1))
+    }
+
+    /// The time to the first token that so many percent of a provider's latest answers kept.
+    pub(crate) fn slow_first_token(&self, offer: &Offer, percent: f64) -> Option<Duration> {
+        let quality = self.quality();
+        quality.slow_first_token(&offer.provider, model(offer), percent)
+    }
+
+    /// How many requests may still be hedged. Held for short.
+    pub(crate) fn hedging(&self) -> MutexGuard<'_, Budget> {
+        self.hedging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How a provider is reached.

@@ -6,6 +6,7 @@
 
 mod cooldown;
 mod presence;
+mod recent;
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 pub use cooldown::Blame;
 use cooldown::Cooldowns;
 use presence::Presences;
+use recent::Recent;
 
 /// Providers with their models that are remembered. Those not asked for longest are forgotten first.
 const MAX_ENTRIES: usize = 4096;
@@ -27,6 +29,9 @@ const HALF_LIFE: Duration = Duration::from_secs(30 * 60);
 
 /// What all that was seen counts at most, in answers: a change shows after about ten of them.
 const MOST_WEIGHT: f64 = 10.0;
+
+/// What was seen one by one is forgotten when it counts less than this: after an hour without anything.
+const OLD: f64 = 0.25;
 
 /// Answers without failure that a newcomer is given, and failures. Together a success rate of 95 %,
 /// which three answers outweigh.
@@ -133,6 +138,8 @@ impl Average {
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     first_token: Average,
+    /// The same, one by one.
+    recent: Recent,
     speed: Average,
     good: f64,
     bad: f64,
@@ -143,6 +150,7 @@ impl Seen {
     fn new(now: Instant) -> Self {
         Self {
             first_token: Average::default(),
+            recent: Recent::default(),
             speed: Average::default(),
             good: 0.0,
             bad: 0.0,
@@ -162,6 +170,9 @@ impl Seen {
         self.speed.weight *= decay;
         self.good *= decay;
         self.bad *= decay;
+        if decay < OLD {
+            self.recent = Recent::default();
+        }
         self.at = self.at.max(now);
     }
 
@@ -201,6 +212,19 @@ impl Quality {
     pub fn first_token(&mut self, provider: &PeerId, model: &str, after: Duration, now: Instant) {
         let seen = self.seen(provider, model, now);
         seen.first_token.add(after.as_secs_f64().max(0.001));
+        seen.recent.add(after);
+    }
+
+    /// The time to the first token that so many percent of a provider's latest answers kept; `None` where
+    /// too few are known.
+    pub fn slow_first_token(
+        &self,
+        provider: &PeerId,
+        model: &str,
+        percent: f64,
+    ) -> Option<Duration> {
+        let seen = self.seen.get(&self.key(provider, model))?;
+        seen.recent.percentile(percent)
     }
 
     /// An answer was good.

@@ -2,6 +2,7 @@
 //! counted on the way.
 
 pub(crate) mod bill;
+mod incoming;
 mod pass;
 mod settle;
 
@@ -10,10 +11,11 @@ use std::time::{Duration, Instant as StdInstant};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use derouter_sdk::{JobStream, Wei};
+use derouter_sdk::{JobStream, NodeError, Wei};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
+use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Failure, error_message, violation};
 use super::gateway::Gateway;
@@ -22,12 +24,13 @@ use super::offers::Offer;
 use super::request::Asked;
 use crate::meter::{Meter, json_items};
 use crate::protocol::REASON_SERVICE_ERROR;
-use crate::protocol::v0_2::frames::{Frame, FrameReader, ReadFrameError};
+use crate::protocol::v0_2::frames::{Frame, ReadFrameError};
 use crate::protocol::v0_2::{
     ANSWER_HEADERS, AnswerHead, Epilogue, Failed, REQUEST_STATUSES, RequestHead, media_type,
 };
 use crate::sse::longest_event;
 use crate::terms::Endpoint;
+use incoming::Incoming;
 use pass::Passing;
 
 /// The longest answer in one piece that is read before it is passed on: a text, or a list of vectors.
@@ -66,7 +69,7 @@ pub(crate) struct Answer {
 
 /// What there is of an answer.
 pub(crate) struct Begun {
-    frames: FrameReader<JobStream>,
+    frames: Incoming,
     head: AnswerHead,
     meter: Meter,
     passing: Passing,
@@ -91,9 +94,13 @@ pub(crate) fn head(asked: &Asked) -> RequestHead {
 }
 
 /// Sends what of the request did not fit the job's arguments, and reads up to where the answer says
-/// something.
-pub(crate) async fn begin(stream: JobStream, asked: &Asked) -> Result<Begun, (Failure, i64)> {
-    let mut frames = FrameReader::new(stream);
+/// something. Once it is `lost`, the provider is told that no more is wanted.
+pub(crate) async fn begin(
+    stream: JobStream,
+    asked: &Asked,
+    lost: CancellationToken,
+) -> Result<Begun, (Failure, i64)> {
+    let mut frames = Incoming::new(stream, lost);
     if !head(asked).holds(&asked.body) {
         let pipe = frames.stream();
         let sent = async {
@@ -131,7 +138,7 @@ pub(crate) async fn begin(stream: JobStream, asked: &Asked) -> Result<Begun, (Fa
         return Err(violation("an answer in another form than was asked for"));
     }
     match begun.head.is_event_stream() {
-        true => begun.first_event(asked.endpoint).await?,
+        true => begun.first_event(asked).await?,
         false if begun.head.is_json() => begun.plain(asked).await?,
         false => begun.first_bytes().await?,
     }
@@ -152,8 +159,8 @@ fn is_structured(endpoint: Endpoint) -> bool {
 }
 
 impl Begun {
-    async fn first_event(&mut self, endpoint: Endpoint) -> Result<(), (Failure, i64)> {
-        let most = longest_event(endpoint).max(MAX_SILENT_BYTES);
+    async fn first_event(&mut self, asked: &Asked) -> Result<(), (Failure, i64)> {
+        let most = longest_event(asked.endpoint).max(MAX_SILENT_BYTES);
         let mut out = BytesMut::new();
         let mut read = 0_usize;
         loop {
@@ -170,9 +177,12 @@ impl Begun {
                         }
                         pass::Unfit::Invalid(what) => violation(what),
                     })?;
-                    if self.meter.has_begun() {
+                    if self.meter.says_something() {
                         self.first = out.freeze();
                         return Ok(());
+                    }
+                    if self.meter.has_ended(asked.size.answers) {
+                        return Err(empty());
                     }
                 }
                 Frame::Failed(failed) => return Err(failure(failed)),
@@ -215,10 +225,7 @@ impl Begun {
         }
         self.meter.body(asked.endpoint, &value);
         if !self.meter.says_something() {
-            return Err((
-                Failure::service(Some("The provider's answer is empty.".into())),
-                REASON_SERVICE_ERROR,
-            ));
+            return Err(empty());
         }
         self.first = body.freeze();
         self.whole = true;
@@ -239,18 +246,34 @@ impl Begun {
     }
 }
 
+/// An answer that is over and shows nothing: another provider may say more.
+fn empty() -> (Failure, i64) {
+    let message = "The provider's answer is empty.".to_owned();
+    (Failure::service(Some(message)), REASON_SERVICE_ERROR)
+}
+
 fn failure(failed: Failed) -> (Failure, i64) {
     let failure = match failed.status {
         Some(status) if REQUEST_STATUSES.contains(&status) => {
             Failure::refused(failed.message, Some(status))
         }
+        Some(429) => Failure::Busy,
         _ => Failure::service(Some(failed.message)),
     };
     (failure, REASON_SERVICE_ERROR)
 }
 
+/// What our own node says of a pipe that it could not keep: that is nobody else's fault.
+fn local_fault(error: &std::io::Error) -> Option<String> {
+    let fault = error.get_ref()?.downcast_ref::<NodeError>()?;
+    Some(fault.to_string())
+}
+
 fn read_failure(error: ReadFrameError) -> (Failure, i64) {
     match error {
+        ReadFrameError::Broken(error) if let Some(fault) = local_fault(&error) => {
+            (Failure::Local(fault), REASON_SERVICE_ERROR)
+        }
         ReadFrameError::Ended | ReadFrameError::Broken(_) => {
             let failure = Failure::Failed("The provider closed the connection.".into());
             (failure, REASON_SERVICE_ERROR)

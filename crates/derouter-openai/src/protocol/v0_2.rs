@@ -339,7 +339,7 @@ pub struct Failed {
     /// For the client: without anything about the backend that is the provider's own business.
     pub message: String,
     /// The backend's HTTP status, where it is about the request ([`REQUEST_STATUSES`]): another provider
-    /// may say the same.
+    /// may say the same. 429: the backend is busy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
 }

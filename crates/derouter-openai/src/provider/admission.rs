@@ -152,6 +152,11 @@ impl Lane {
         self.lock().queue.is_full()
     }
 
+    /// The share of the slots that are taken, from 0 to 1.
+    pub(super) fn taken(&self) -> f64 {
+        self.lock().queue.taken()
+    }
+
     async fn slot(self: &Arc<Self>, consumer: Consumer) -> Result<Slot, Refusal> {
         let (ticket, told) = match self.ask(consumer) {
             Place::Slot => return Ok(self.taken_by(consumer)),

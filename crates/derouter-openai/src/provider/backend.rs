@@ -72,7 +72,7 @@ pub(super) struct Failure {
     /// For the consumer, where that is more than the message: the backend's words about the request
     /// itself. Nothing else may keep them.
     pub(super) told: Option<String>,
-    /// The backend's status, where it is about the request.
+    /// The backend's status, where it is about the request, or says that it is busy (429).
     pub(super) status: Option<u16>,
     /// What it says of the backend's health.
     pub(super) verdict: Verdict,
@@ -308,7 +308,12 @@ fn refusal(status: StatusCode, said: Option<String>) -> Failure {
         _ => Verdict::Nothing,
     };
     // Its words are about our account, or may repeat the request: nobody gets them.
-    Failure::new(message, format!("status {status}")).meaning(verdict)
+    let failure = Failure::new(message, format!("status {status}")).meaning(verdict);
+    Failure {
+        // For the consumer that is no fault, and worth another try.
+        status: (number == 429).then_some(number),
+        ..failure
+    }
 }
 
 /// Reads a whole body of at most `limit` bytes.

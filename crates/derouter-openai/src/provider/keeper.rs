@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use super::admission::Lane;
 use super::config::{DEFAULT_QUEUE_TIME, OfferConfig};
 use super::health::Steady;
+use super::load::LoadSign;
 use super::monitor::{Found, Monitor};
 use super::pump::{Offer, Shared};
 use super::running::StartError;
@@ -85,9 +86,17 @@ impl State {
 }
 
 struct Held {
-    payload: String,
+    announced: Announced,
     /// Its own, or shared with those that were provided with it.
     provision: Arc<Provision>,
+}
+
+/// What changes of what is said of an offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Announced {
+    /// The prices.
+    payload: OfferPayload,
+    load: Option<u8>,
 }
 
 impl fmt::Debug for OnMarket {
@@ -118,9 +127,10 @@ impl OnMarket {
         self.lock().closed
     }
 
-    fn payload(&self, offer_id: &OfferId) -> Option<String> {
+    fn announced(&self, offer_id: &OfferId) -> Option<Announced> {
         let state = self.lock();
-        state.offers.get(offer_id).map(|held| held.payload.clone())
+        let held = state.offers.get(offer_id);
+        held.map(|held| held.announced.clone())
     }
 
     /// Takes an offer back, and with it those that were provided together with it.
@@ -141,18 +151,17 @@ impl OnMarket {
         drop(gone);
     }
 
-    fn put(&self, offers: Vec<OfferSpec>, provision: Provision, service: &Arc<Service>) {
+    fn put(&self, offers: Vec<(OfferId, Announced)>, provision: Provision, service: &Arc<Service>) {
         let provision = Arc::new(provision);
         let mut earlier = Vec::new();
         let mut state = self.lock();
-        for offer in offers {
-            let id = offer.offer_id;
+        for (id, announced) in offers {
             state.forget_a_service(&id);
             let service = Arc::clone(service);
             earlier.push(state.services.insert(id.clone(), service));
             if !state.closed {
                 let held = Held {
-                    payload: offer.protocol_payload,
+                    announced,
                     provision: Arc::clone(&provision),
                 };
                 state.offers.insert(id, held);
@@ -178,6 +187,7 @@ struct Stand {
     discovered: bool,
     named: Steady,
     roomy: Steady,
+    load: LoadSign,
     /// Why it is not on the market; what the operator was told last.
     told: Option<Absent>,
     retry_at: Option<Instant>,
@@ -228,6 +238,7 @@ impl Stand {
             discovered,
             named: Steady::new(MISSING_FOR, NAMED_FOR),
             roomy: Steady::new(FULL_FOR, ROOM_FOR),
+            load: LoadSign::default(),
             told: None,
             retry_at: None,
             pause: FIRST_PAUSE,
@@ -253,20 +264,26 @@ impl Stand {
     }
 
     /// What is to be announced now, if anything.
-    fn wanted(&mut self, now: Instant) -> Option<OfferPayload> {
+    fn wanted(&mut self, now: Instant, tells_load: bool) -> Option<Announced> {
         let absent = self.absent(now);
         self.tell(absent);
+        let load = self.load.see(self.lane.taken(), now);
         match absent {
-            None => Some(self.config.payload_at(unix_now())),
+            None => Some(Announced {
+                payload: self.config.payload_at(unix_now()),
+                load: load.filter(|_| tells_load),
+            }),
             Some(_) => None,
         }
     }
 
-    fn offer(&self, payload: OfferPayload) -> Arc<Offer> {
+    fn offer(&self, announced: Announced) -> Arc<Offer> {
+        let Announced { payload, load } = announced;
         Arc::new(Offer {
             id: self.offer_id.clone(),
             config: self.config.clone(),
             payload,
+            load,
             backend: Arc::clone(&self.monitor.backend),
             monitor: Arc::clone(&self.monitor),
             lane: Arc::clone(&self.lane),
@@ -398,7 +415,7 @@ impl Keeper {
                 // Those that are missing only for a moment stay.
                 let stays = !(of_backend(stand) && stand.discovered)
                     || found.iter().any(|found| is_stand_of(stand, found))
-                    || self.on_market.payload(&stand.offer_id).is_some()
+                    || self.on_market.announced(&stand.offer_id).is_some()
                         && !monitor.has(stand.config.backend_model());
                 if !stays {
                     self.on_market.take_back(&stand.offer_id);
@@ -431,15 +448,16 @@ impl Keeper {
     /// Makes the market fit what can be served. What became of the offers that were provided.
     async fn settle(&mut self) -> Vec<(Vec<OfferId>, Result<(), ProvideError>)> {
         let now = Instant::now();
+        // One that is provided together with others would take them away for a moment.
+        let alone = self.stands.len() <= MOST_ALONE;
         let wanted: Vec<_> = self
             .stands
             .iter_mut()
-            .map(|stand| stand.wanted(now))
+            .map(|stand| stand.wanted(now, alone))
             .collect();
         for (stand, wanted) in self.stands.iter().zip(&wanted) {
-            let wanted = wanted.as_ref().map(OfferPayload::to_json);
-            let held = self.on_market.payload(&stand.offer_id);
-            if held.is_some() && held != wanted {
+            let held = self.on_market.announced(&stand.offer_id);
+            if held.is_some() && held != *wanted {
                 self.on_market.take_back(&stand.offer_id);
             }
         }
@@ -456,18 +474,18 @@ impl Keeper {
     }
 
     /// What is to be provided now, in batches.
-    fn batches(&self, wanted: Vec<Option<OfferPayload>>, now: Instant) -> Vec<Vec<Arc<Offer>>> {
+    fn batches(&self, wanted: Vec<Option<Announced>>, now: Instant) -> Vec<Vec<Arc<Offer>>> {
         let together = self.stands.len() > MOST_ALONE;
         let mut batches: Vec<Vec<Arc<Offer>>> = Vec::new();
-        for (stand, payload) in self.stands.iter().zip(wanted) {
+        for (stand, wanted) in self.stands.iter().zip(wanted) {
             let early = stand.retry_at.is_some_and(|at| now < at);
-            let Some(payload) = payload.filter(|_| !early) else {
+            let Some(announced) = wanted.filter(|_| !early) else {
                 continue;
             };
-            if self.on_market.payload(&stand.offer_id).is_some() {
+            if self.on_market.announced(&stand.offer_id).is_some() {
                 continue;
             }
-            let offer = stand.offer(payload);
+            let offer = stand.offer(announced);
             let same = |batch: &&mut Vec<Arc<Offer>>| {
                 let first = batch.first();
                 first.is_some_and(|first| Arc::ptr_eq(&first.monitor, &offer.monitor))
@@ -499,9 +517,17 @@ impl Keeper {
                 protocol_payload: offer.payload.to_json(),
             };
             let specs: Vec<OfferSpec> = offers.iter().map(spec).collect();
+            let announced = |offer: &Arc<Offer>| {
+                let announced = Announced {
+                    payload: offer.payload.clone(),
+                    load: offer.load,
+                };
+                (offer.id.clone(), announced)
+            };
+            let announced: Vec<_> = offers.iter().map(announced).collect();
             let sold: Vec<Sold> = offers.iter().map(Sold::new).collect();
             let of_0_2 = sold.iter().map(Sold::spec);
-            let both = specs.iter().cloned().zip(of_0_2);
+            let both = specs.into_iter().zip(of_0_2);
             let both = both.flat_map(|(spec, of_0_2)| [spec, of_0_2]).collect();
             let by_id = offers.into_iter().map(|offer| (offer.id.clone(), offer));
             let sold_by_id = sold
@@ -516,7 +542,7 @@ impl Keeper {
             let serves = Arc::clone(&service) as Arc<dyn ProviderService>;
             match shared.node.provide(both, options, serves).await {
                 Ok(provision) => {
-                    on_market.put(specs, provision, &service);
+                    on_market.put(announced, provision, &service);
                     (ids, Ok(()))
                 }
                 Err(error) => (ids, Err(error)),

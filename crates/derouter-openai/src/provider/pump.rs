@@ -40,6 +40,8 @@ pub(super) struct Offer {
     pub(super) id: OfferId,
     pub(super) config: OfferConfig,
     pub(super) payload: OfferPayload,
+    /// How loaded it says it is, in percent (`openai:0.2`).
+    pub(super) load: Option<u8>,
     pub(super) backend: Arc<Backend>,
     pub(super) monitor: Arc<Monitor>,
     pub(super) lane: Arc<Lane>,

@@ -71,6 +71,12 @@ impl<C: Clone + Eq + Hash> Queue<C> {
         self.served >= self.places.slots && self.waiting >= self.places.queue
     }
 
+    /// The share of the slots that are taken, from 0 to 1.
+    pub(super) fn taken(&self) -> f64 {
+        let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        number(self.served) / number(self.places.slots.max(1))
+    }
+
     /// A consumer asks for a slot.
     pub(super) fn ask(&mut self, consumer: &C, ticket: Ticket) -> Asked {
         // Nobody who waits could run: each slot is passed on as soon as it is free.

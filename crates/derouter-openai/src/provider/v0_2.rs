@@ -5,6 +5,7 @@
 //! not joined within 10 s is given up.
 
 mod ask;
+mod bodies;
 mod offer;
 mod serve;
 
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use derouter_sdk::{
     FailureReason, JobId, JobKey, JobRefusal, JobStream, NodeDesk, OfferSpec, ProviderDesk,
 };
-use tokio::sync::Semaphore;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::admission::{Consumer, Slot};
@@ -22,16 +23,14 @@ use super::backend::Failure;
 use super::pump::ending::record_failure;
 use super::pump::{Offer, Shared};
 use crate::protocol::REASON_SERVICE_ERROR;
-use crate::protocol::v0_2::{Body, RequestHead, protocol_id};
+use crate::protocol::v0_2::{Body, OfferPayload, RequestHead, protocol_id};
 use crate::terms::Terms;
 use ask::Ask;
+use bodies::Bodies;
 pub(super) use offer::payload;
 
 /// Jobs that were taken and not joined yet.
 const MAX_WAITING: usize = 1024;
-
-/// Memory for request bodies that come on pipes, over all jobs, in KiB.
-const BODY_KIB: usize = 256 * 1024;
 
 /// An offer as `openai:0.2` sells it.
 pub(super) struct Sold {
@@ -53,24 +52,27 @@ impl Sold {
         OfferSpec {
             protocol_id: protocol_id(),
             offer_id: self.offer.id.clone(),
-            protocol_payload: payload(&self.offer.config, &self.offer.payload).to_json(),
+            protocol_payload: OfferPayload {
+                load: self.offer.load,
+                ..payload(&self.offer.config, &self.offer.payload)
+            }
+            .to_json(),
         }
     }
 }
 
 /// The jobs.
+#[derive(Default)]
 pub(super) struct Jobs {
-    waiting: Mutex<HashMap<JobId, Taken>>,
-    bodies: Arc<Semaphore>,
+    waiting: Mutex<HashMap<JobId, Waiting>>,
+    bodies: Arc<Bodies>,
 }
 
-impl Default for Jobs {
-    fn default() -> Self {
-        Self {
-            waiting: Mutex::default(),
-            bodies: Arc::new(Semaphore::new(BODY_KIB)),
-        }
-    }
+/// A job that was not joined yet.
+struct Waiting {
+    taken: Taken,
+    /// Ends the task that gives it up.
+    _timer: DropGuard,
 }
 
 /// A job that was taken.
@@ -159,12 +161,17 @@ impl Jobs {
         key: JobKey,
         taken: Taken,
     ) -> Result<(), JobRefusal> {
+        let joined = CancellationToken::new();
         {
             let mut waiting = self.lock();
             if waiting.len() >= MAX_WAITING {
                 return Err(JobRefusal::Busy);
             }
-            waiting.insert(key.job_id.clone(), taken);
+            let waits = Waiting {
+                taken,
+                _timer: joined.clone().drop_guard(),
+            };
+            waiting.insert(key.job_id.clone(), waits);
         }
         let (jobs, shared) = (Arc::clone(self), Arc::clone(shared));
         let tasks = shared.tasks.clone();
@@ -172,6 +179,7 @@ impl Jobs {
             tokio::select! {
                 () = tokio::time::sleep(shared.limits.connection) => {}
                 () = shared.stop.cancelled() => {}
+                () = joined.cancelled() => return,
             }
             let Some(never_joined) = jobs.lock().remove(&key.job_id) else {
                 return;
@@ -196,7 +204,9 @@ impl Jobs {
         pipe: JobStream,
     ) {
         let taken = self.lock().remove(&key.job_id);
-        let Some(taken) = taken else { return };
+        let Some(Waiting { taken, .. }) = taken else {
+            return;
+        };
         shared.counters.connections.increment();
         let serving = serve::Serving {
             shared: Arc::clone(shared),
@@ -208,7 +218,7 @@ impl Jobs {
         serving.run(pipe).await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Taken>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

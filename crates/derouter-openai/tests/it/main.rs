@@ -13,6 +13,7 @@
 mod client;
 mod consumer_answers;
 mod consumer_failover;
+mod consumer_hedging;
 mod consumer_keys;
 mod consumer_limits;
 mod consumer_messages;

@@ -16,6 +16,9 @@ pub enum Kind {
 /// The characters of [`Fault::HugeChunk`]: above the 256 KiB that 0.1 modules can read at once.
 pub const HUGE_CHUNK_CHARS: usize = 300_000;
 
+/// The model that an answer with [`Fault::WrongModel`] names.
+pub const WRONG_MODEL: &str = "another-model";
+
 /// The arguments of the tool call that is answered when tools are given.
 pub const TOOL_ARGUMENTS: &str = r#"{"city":"Paris","unit":"celsius"}"#;
 

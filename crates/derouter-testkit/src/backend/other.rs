@@ -38,6 +38,7 @@ pub(super) async fn other(State(shared): State<Arc<Shared>>, request: Request) -
         headers: headers.collect(),
         body: body.clone(),
         outcome: Outcome::Running,
+        ended_at: None,
     });
     ticket.answered();
     answer(&path, &body)

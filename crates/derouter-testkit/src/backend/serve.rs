@@ -77,9 +77,14 @@ async fn handle(shared: Arc<Shared>, kind: Kind, request: Request) -> Response {
         headers: headers.collect(),
         body: body.clone(),
         outcome: Outcome::Running,
+        ended_at: None,
     });
     let told = *lock(&shared.behaviour);
     let behaviour = told.for_request(&body);
+    let mut body = body;
+    if behaviour.fault == Some(Fault::WrongModel) {
+        body["model"] = answer::WRONG_MODEL.into();
+    }
     answer(kind, &body, behaviour, ticket).await
 }
 
@@ -198,7 +203,10 @@ fn event(data: &Value) -> Part {
 fn streamed_parts(kind: Kind, body: &Value, behaviour: Behaviour) -> VecDeque<Part> {
     let fault = behaviour.fault;
     let chunks = answer::streamed(kind, body, behaviour.chunks);
-    let middle = chunks.len() / 2;
+    let middle = match behaviour.at_first {
+        true => 0,
+        false => chunks.len() / 2,
+    };
     let mut parts = VecDeque::with_capacity(chunks.len().saturating_add(3));
     for (index, chunk) in chunks.iter().enumerate() {
         if index == middle

@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::time::Duration;
 
 use derouter_openai::consumer::{
-    ConsumerConfig, Limits, ModelRule, PriceCap, Routing, Sort, Tuning, Weights,
+    ConsumerConfig, Deadlines, Limits, ModelRule, PriceCap, Routing, Sort, Tuning, Weights,
+    is_percentile,
 };
 use derouter_openai::provider::{
     BackendCheck, BackendConfig, BackendOptions, ConsumerLists, Discover, MediaLinks, OfferConfig,
@@ -18,7 +20,7 @@ use serde::de::IgnoredAny;
 
 use super::offer_terms::{AnnounceSection, QueueLength, QueueSeconds, Schedule};
 use super::value::{
-    BaseUrl, Drain, LiteralPath, Named, OneOrMany, Origin, Peer, Pol, Port, Positive,
+    BaseUrl, Drain, LiteralPath, Named, OneOrMany, Origin, Peer, Pol, Port, Positive, Seconds,
 };
 use super::{ConfigError, LogSection};
 
@@ -384,6 +386,7 @@ pub(super) struct ConsumerSection {
     server: ServerSection,
     limits: LimitsSection,
     routing: RoutingSection,
+    timeouts: TimeoutsSection,
     store_payloads: Option<bool>,
     // The keys of a process of its own.
     pub(super) rpc: Option<RpcSection>,
@@ -436,6 +439,40 @@ struct LimitsSection {
     total: Option<Pol>,
 }
 
+/// How long providers are waited for, each in seconds.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TimeoutsSection {
+    connect: Option<Seconds>,
+    first_token: Option<Seconds>,
+    between_chunks: Option<Seconds>,
+    plain_answer: Option<Seconds>,
+    all_attempts: Option<Seconds>,
+    streamed_answer: Option<Seconds>,
+}
+
+impl TimeoutsSection {
+    fn check(self) -> Deadlines {
+        let mut deadlines = Deadlines::default();
+        let set = |place: &mut Duration, own: Option<Seconds>| {
+            if let Some(own) = own {
+                *place = own.0;
+            }
+        };
+        set(&mut deadlines.create, self.connect);
+        set(&mut deadlines.open, self.connect);
+        set(&mut deadlines.first_value, self.first_token);
+        set(&mut deadlines.next_value, self.between_chunks);
+        set(&mut deadlines.plain_answer, self.plain_answer);
+        set(&mut deadlines.all_attempts, self.all_attempts);
+        set(&mut deadlines.streamed_answer, self.streamed_answer);
+        // Providers of 0.1 say that they begin before they do, and no later than their answer.
+        let first = deadlines.first_value.max(deadlines.plain_answer);
+        deadlines.prologue = deadlines.prologue.min(first);
+        deadlines
+    }
+}
+
 /// How providers are chosen.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -443,6 +480,7 @@ struct RoutingSection {
     weights: WeightsSection,
     sort: Option<SortKey>,
     explore: Option<Share>,
+    hedge: Option<Percentile>,
     allow_providers: Vec<Provider>,
     deny_providers: Vec<Provider>,
 }
@@ -487,6 +525,22 @@ struct Share(f64);
 impl<'de> Deserialize<'de> for Share {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         number_up_to(1.0, deserializer).map(Share)
+    }
+}
+
+/// A percentile after which hedging makes sense.
+#[derive(Clone, Copy, Debug)]
+struct Percentile(f64);
+
+impl<'de> Deserialize<'de> for Percentile {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = f64::deserialize(deserializer)?;
+        if !is_percentile(number) {
+            return Err(serde::de::Error::custom(format_args!(
+                "{number} is not a percentile from 50 to 99.9"
+            )));
+        }
+        Ok(Self(number))
     }
 }
 
@@ -547,6 +601,7 @@ impl RoutingSection {
                 SortKey::Latency => Some(Sort::Latency),
                 SortKey::Throughput => Some(Sort::Throughput),
             }),
+            hedge: self.hedge.map(|percentile| percentile.0),
             allow_providers: providers(self.allow_providers),
             deny_providers: providers(self.deny_providers),
         }
@@ -613,7 +668,7 @@ impl ConsumerSection {
                 .collect(),
             data_dir: data_dir.map(Path::to_path_buf),
             store_payloads: self.store_payloads.unwrap_or(store_payloads),
-            deadlines: defaults.deadlines,
+            deadlines: self.timeouts.check(),
         }
     }
 

@@ -289,13 +289,40 @@ fn a_consumer_section_keeps_its_limits_and_has_safe_defaults() {
 }
 
 #[test]
+fn how_long_providers_are_waited_for_is_read() {
+    let read = |text: &str| load(&format!("{{openai: {{consumer: {{timeouts: {text}}}}}}}"));
+    let deadlines = |text: &str| read(text).unwrap().openai.consumer.unwrap().deadlines;
+    let defaults = derouter_openai::consumer::Deadlines::default();
+    assert_eq!(deadlines("{}"), defaults);
+    let own = deadlines(
+        "{connect: 1, first_token: 2.5, between_chunks: 3, plain_answer: 4, all_attempts: 5, streamed_answer: 6}",
+    );
+    let seconds = Duration::from_secs_f64;
+    assert_eq!((own.create, own.open), (seconds(1.0), seconds(1.0)));
+    assert_eq!(
+        (own.first_value, own.next_value),
+        (seconds(2.5), seconds(3.0))
+    );
+    assert_eq!(
+        (own.plain_answer, own.all_attempts),
+        (seconds(4.0), seconds(5.0))
+    );
+    assert_eq!(own.streamed_answer, seconds(6.0));
+    assert_eq!(own.prologue, seconds(4.0), "no later than the answer");
+    assert_eq!(own.keep_alive, defaults.keep_alive);
+    for wrong in ["{connect: 0}", "{first_token: 1e9}", "{total: 1}"] {
+        assert!(read(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn how_providers_are_chosen_is_read() {
     let read = |routing: &str| load(&format!("{{openai: {{consumer: {{routing: {routing}}}}}}}"));
     let routing = |text: &str| read(text).unwrap().openai.consumer.unwrap().routing;
     assert_eq!(routing("{}"), derouter_openai::consumer::Routing::default());
     let peer = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";
     let own = routing(&format!(
-        r#"{{weights: {{latency: 3, path: 0}}, sort: "price", explore: 0.5,
+        r#"{{weights: {{latency: 3, path: 0}}, sort: "price", explore: 0.5, hedge: 95,
             allow_providers: ["{peer}"], deny_providers: ["{peer}"]}}"#
     ));
     assert_eq!(own.tuning.weights.latency, 3.0);
@@ -304,6 +331,8 @@ fn how_providers_are_chosen_is_read() {
         (0.0, 1.0)
     );
     assert_eq!(own.tuning.explore, 0.5);
+    assert_eq!(own.hedge, Some(95.0));
+    assert!(read("{hedge: 100}").is_err() && read("{hedge: true}").is_err());
     assert_eq!(own.sort, Some(derouter_openai::consumer::Sort::Price));
     assert_eq!(own.allow_providers, own.deny_providers);
     assert_eq!(own.allow_providers.len(), 1);

@@ -200,6 +200,28 @@ impl<'de> Deserialize<'de> for Drain {
     }
 }
 
+/// A time in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seconds(pub(super) Duration);
+
+/// The shortest: below, every answer would come too late.
+const LEAST_SECONDS: f64 = 0.1;
+
+/// The longest: a day.
+const MOST_SECONDS: f64 = 86_400.0;
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = f64::deserialize(deserializer)?;
+        if !(LEAST_SECONDS..=MOST_SECONDS).contains(&number) {
+            return Err(D::Error::custom(format_args!(
+                "{number} is not from {LEAST_SECONDS} to {MOST_SECONDS} seconds"
+            )));
+        }
+        Ok(Self(Duration::from_secs_f64(number)))
+    }
+}
+
 /// A whole number from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Positive<T>(pub(super) T);

@@ -9,6 +9,7 @@
     missing_docs
 )]
 
+mod cancel;
 mod client;
 mod compat;
 mod corpus;
@@ -17,7 +18,9 @@ mod db;
 mod discovery;
 mod drain;
 mod endpoint;
+mod fault_matrix;
 mod faults;
+mod hedge;
 mod hostile;
 mod http_jobs;
 mod js_module;
@@ -25,6 +28,7 @@ mod lab;
 mod logs;
 mod mdns;
 mod network;
+mod old_only;
 mod relay;
 mod selling;
 mod signature;

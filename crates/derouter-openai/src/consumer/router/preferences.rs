@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::score::Weights;
 use crate::consumer::error::ApiError;
+use crate::consumer::hedge::Hedge;
 
 /// Entries of a list.
 const MOST_ENTRIES: usize = 64;
@@ -109,6 +110,8 @@ pub struct Preferences {
     pub max_latency: Option<f64>,
     /// Weights in place of the configuration's.
     pub weights: Vec<(&'static str, f64)>,
+    /// Whether a second provider is asked beside a slow one; `None`: as the configuration says.
+    pub hedge: Option<Hedge>,
 }
 
 impl Default for Preferences {
@@ -124,6 +127,7 @@ impl Default for Preferences {
             min_throughput: None,
             max_latency: None,
             weights: Vec::new(),
+            hedge: None,
         }
     }
 }
@@ -176,6 +180,7 @@ impl Preferences {
             "min_throughput" => self.min_throughput = Some(number(value)?),
             "max_latency" => self.max_latency = Some(number(value)?),
             "weights" => self.set_weights(value)?,
+            "hedge" if object == OWN => self.hedge = Some(Hedge::read(value)?),
             _ if object == OPENROUTER => openrouter_only(name, value)?,
             _ => return Err("is not known".into()),
         }
@@ -265,7 +270,7 @@ impl Header {
     }
 }
 
-const HEADERS: [Header; 9] = [
+const HEADERS: [Header; 10] = [
     header("x-derouter-sort", "sort", |text| text.into()),
     header("x-derouter-order", "order", list),
     header("x-derouter-only", "only", list),
@@ -279,6 +284,7 @@ const HEADERS: [Header; 9] = [
     ),
     header("x-derouter-min-throughput", "min_throughput", json_or_text),
     header("x-derouter-max-latency", "max_latency", json_or_text),
+    header("x-derouter-hedge", "hedge", json_or_text),
 ];
 
 const fn header(name: &'static str, field: &'static str, value: fn(&str) -> Value) -> Header {

@@ -35,6 +35,12 @@ impl Answer {
         self.settle_later(true);
     }
 
+    /// Another provider was quicker: this one is told to stop, and is paid for what it sent.
+    pub(crate) fn lost(self) {
+        let whole = self.has_ended() || self.begun.whole;
+        self.settle_later(!whole);
+    }
+
     /// Waits for the bill in the background, then [`Answer::settle`].
     pub(super) fn settle_later(self, cancelled: bool) {
         let tasks = self.gateway.tasks.clone();

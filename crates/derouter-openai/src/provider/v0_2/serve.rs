@@ -14,10 +14,10 @@ use reqwest::Response;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::ask::Ask;
+use super::bodies::{Bodies, Room};
 use super::{Requested, Taken};
 use crate::meter::Meter;
 use crate::protocol::v0_2::frames::Frame;
@@ -58,7 +58,7 @@ const MAX_HELD_BYTES: usize = 64 * 1024;
 /// One job's service.
 pub(super) struct Serving {
     pub(super) shared: Arc<Shared>,
-    pub(super) bodies: Arc<Semaphore>,
+    pub(super) bodies: Arc<Bodies>,
     pub(super) key: JobKey,
     pub(super) desk: Arc<dyn ProviderDesk>,
     pub(super) taken: Taken,
@@ -108,7 +108,7 @@ impl Serving {
             Requested::Asked { ask, answering } => Ok((ask, Answering::Asked(answering))),
             Requested::OnPipe(head) => {
                 // All of it together: whoever sends slowly holds a slot.
-                let read = read_body(&mut reader, head.body_bytes, &bodies);
+                let read = read_body(&mut reader, head.body_bytes, (&bodies, consumer));
                 let read = timeout(UPLOAD_LIMIT, read);
                 match shared.stop.run_until_cancelled(read).await {
                     // Its place among the bodies is kept until it is read.
@@ -116,7 +116,7 @@ impl Serving {
                         .await
                         .map(|ask| (ask, Answering::NotYet))
                         .map_err(|reason| refused(&reason)),
-                    Some(Ok(Err(reason))) => Err(Failure::plain(reason)),
+                    Some(Ok(Err(failure))) => Err(failure),
                     Some(Err(_)) => Err(Failure::plain("the request came too slowly")),
                     None => Err(Failure::plain("the provider is shutting down")),
                 }
@@ -161,7 +161,7 @@ impl Serving {
         drop(slot);
         let tokens = match ended {
             Ended::Complete => job.complete(&ask, &sent, false, &mut writer).await,
-            Ended::Cancelled if sent.meter.has_begun() => {
+            Ended::Cancelled if sent.meter.says_something() => {
                 job.complete(&ask, &sent, true, &mut writer).await
             }
             unanswered => {
@@ -204,22 +204,25 @@ impl From<Failure> for Broken {
 async fn read_body(
     reader: &mut ReadHalf<JobStream>,
     length: u64,
-    bodies: &Arc<Semaphore>,
-) -> Result<(Bytes, OwnedSemaphorePermit), &'static str> {
-    let kib = u32::try_from(length / 1024 + 1).unwrap_or(u32::MAX);
-    let place = Arc::clone(bodies).acquire_many_owned(kib);
-    let Ok(Ok(place)) = timeout(PLACE_LIMIT, place).await else {
-        return Err("there is no room for so large a request now");
+    (bodies, consumer): (&Arc<Bodies>, Consumer),
+) -> Result<(Bytes, Room), Failure> {
+    let room = bodies.room(consumer, length);
+    let Ok(room) = timeout(PLACE_LIMIT, room).await else {
+        return Err(Failure {
+            // Busy, to its consumer.
+            status: Some(429),
+            ..Failure::plain("there is no room for so large a request now")
+        });
     };
     let mut body = BytesMut::new();
     let mut rest = reader.take(length);
     while rest.limit() > 0 {
         match rest.read_buf(&mut body).await {
-            Ok(0) | Err(_) => return Err("the request ended early"),
+            Ok(0) | Err(_) => return Err(Failure::plain("the request ended early")),
             Ok(_) => {}
         }
     }
-    Ok((body.freeze(), place))
+    Ok((body.freeze(), room))
 }
 
 /// Returns when the consumer closes its direction. It has nothing more to say.
@@ -461,7 +464,7 @@ impl Job<'_> {
         writer: &mut Writer,
         sent: &mut Sent,
     ) -> Result<(), Broken> {
-        let says_nothing = !sent.begun && !sent.meter.has_begun();
+        let says_nothing = !sent.begun && !sent.meter.says_something();
         if out.is_empty() || says_nothing && out.len() < MAX_HELD_BYTES {
             return Ok(());
         }
