@@ -21,7 +21,7 @@ pub(super) struct Passing {
     events: Splitter,
     endpoint: Endpoint,
     /// Chunks of `chat/completions` and `completions`, whose form is known.
-    chunks: Option<Chunks>,
+    chunks: Option<Box<Chunks>>,
 }
 
 /// Why an event does not pass.
@@ -38,7 +38,7 @@ impl Passing {
         let has_chunks = matches!(asked.endpoint, Endpoint::Chat | Endpoint::Completions);
         Self {
             events: Splitter::of(asked.endpoint),
-            chunks: (is_event_stream && has_chunks).then(|| Chunks::new(asked)),
+            chunks: (is_event_stream && has_chunks).then(|| Box::new(Chunks::new(asked))),
             endpoint: asked.endpoint,
         }
     }
