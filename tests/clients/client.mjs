@@ -1,8 +1,17 @@
 // The openai npm package as a client of the gateway. Takes the same steps and gives the same
-// answers as client.py; see there.
+// answers as client.py; see there. A step with {"op": "library"} runs one of several: libraries.mjs.
 
 import { createInterface } from "node:readline";
 import OpenAI from "openai";
+
+// The names of a value's class and of all that it is derived from.
+function basesOf(value) {
+  const names = [];
+  for (let at = value; at; at = Object.getPrototypeOf(at)) {
+    names.push(at.constructor?.name);
+  }
+  return names;
+}
 
 function errorOf(error, chunks) {
   return {
@@ -10,10 +19,12 @@ function errorOf(error, chunks) {
     chunks,
     error: {
       class: error?.constructor?.name ?? "unknown",
-      status: error?.status ?? null,
+      status: error?.status ?? error?.statusCode ?? null,
       message: String(error?.message ?? error),
       type: error?.type ?? null,
-      code: error?.code ?? null,
+      code: error?.code ?? error?.data?.error?.code ?? null,
+      retry_after: error?.headers?.get?.("retry-after") ?? error?.responseHeaders?.["retry-after"] ?? null,
+      bases: basesOf(error),
     },
   };
 }
@@ -32,6 +43,15 @@ async function streamed(stream, abortAfter, chunks) {
 async function one(client, step) {
   const chunks = [];
   const request = { ...step.request };
+  if (step.op === "library") {
+    try {
+      // Loaded when it is first used: it takes longer than the openai package alone.
+      const libraries = await import("./libraries.mjs");
+      return { ok: true, answer: await libraries.call(process.argv[2], step) };
+    } catch (error) {
+      return errorOf(error, chunks);
+    }
+  }
   const options = step.timeout === undefined ? {} : { timeout: step.timeout * 1000 };
   try {
     if (step.op === "models") {

@@ -14,6 +14,8 @@ Reads one JSON step per line from standard input, and answers each with one JSON
 The last three operations are those of the anthropic package; its helper joins the stream's events
 to a message.
 
+A step with {"op": "library", ...} runs one of several libraries: see libraries.py.
+
 With `times` the answer is {"ok": true, "answers": [...]}, one of the above for each.
 """
 
@@ -23,6 +25,8 @@ import sys
 
 import anthropic
 import openai
+
+import libraries
 
 
 def error_of(error, chunks):
@@ -40,8 +44,16 @@ def error_of(error, chunks):
             "message": str(error),
             "type": body.get("type"),
             "code": body.get("code"),
+            "retry_after": header_of(error, "retry-after"),
+            "bases": [base.__name__ for base in type(error).__mro__],
         },
     }
+
+
+def header_of(error, name):
+    response = getattr(error, "response", None)
+    headers = getattr(response, "headers", None) or getattr(error, "headers", None) or {}
+    return headers.get(name)
 
 
 def dump(value):
@@ -72,6 +84,11 @@ async def message(client, step, request, chunks):
 async def one(clients, step):
     client = clients["openai"]
     chunks = []
+    if step["op"] == "library":
+        try:
+            return {"ok": True, "answer": await libraries.call(sys.argv[1], step)}
+        except Exception as error:
+            return error_of(error, chunks)
     request = dict(step.get("request") or {})
     if "timeout" in step:
         request["timeout"] = step["timeout"]

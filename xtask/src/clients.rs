@@ -34,9 +34,7 @@ pub(crate) fn install(report: &mut Report) -> Result<Clients, Failure> {
     if works("python3", &["-c", "import venv, ensurepip"]) {
         clients.python = Some(python()?);
     } else {
-        report.skip(
-            "the openai and anthropic Python packages: there is no python3 with venv".to_owned(),
-        );
+        report.skip("the Python client packages: there is no python3 with venv".to_owned());
     }
     if works("npm", &["--version"]) {
         for directory in npm_projects()? {
@@ -44,7 +42,7 @@ pub(crate) fn install(report: &mut Report) -> Result<Clients, Failure> {
         }
         clients.node_modules = Some(root().join("tests/clients/node_modules"));
     } else {
-        report.skip("the openai npm package: there is no npm".to_owned());
+        report.skip("the npm client packages: there is no npm".to_owned());
     }
     Ok(clients)
 }
@@ -77,12 +75,18 @@ fn python() -> Result<PathBuf, Failure> {
         .args(["-m", "venv", "--clear"])
         .arg(&environment))?;
     let mut pip = Command::new(&interpreter);
+    // The lock file names all there is, with hashes. Compiling what is never imported takes longer
+    // than all else, and building what has no wheel would run programs.
     pip.args([
         "-m",
         "pip",
         "install",
         "--quiet",
         "--disable-pip-version-check",
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary=:all:",
+        "--no-compile",
         "-r",
     ]);
     run(pip.arg(&lock))?;

@@ -22,6 +22,7 @@ mod anthropic;
 mod api;
 mod attempt;
 mod choosing;
+mod chunks;
 mod config;
 mod dispatch;
 mod epilogue;

@@ -264,7 +264,7 @@ pub(crate) fn json_items(text: &[u8]) -> usize {
 }
 
 /// A whole count, also when it is written as a float.
-fn whole(value: &Value) -> Option<u64> {
+pub(crate) fn whole(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| {
         let float = value.as_f64().filter(|float| float.fract() == 0.0)?;
         whole_seconds(float)

@@ -8,9 +8,19 @@ use std::borrow::Cow;
 
 use bytes::{Bytes, BytesMut};
 
-/// The longest event: a chunk holds a token or a few, seldom a whole tool call or image; 1 MiB is far
-/// above all of them.
+use crate::meter::json_items;
+use crate::terms::Endpoint;
+
+/// The longest event, where nothing else is said: a chunk holds a token or a few, seldom a whole tool
+/// call; 1 MiB is far above all of them.
 pub(crate) const MAX_EVENT_BYTES: usize = 1024 * 1024;
+
+/// The longest event that holds an image in base64: as much as a whole answer with images may have.
+const MAX_IMAGE_EVENT_BYTES: usize = 64 * 1024 * 1024;
+
+/// Values in the JSON of an event beyond [`MAX_EVENT_BYTES`]. An image is one; each value takes
+/// memory.
+const MAX_LONG_EVENT_ITEMS: usize = 100_000;
 
 /// An event, or only comments, with the empty line that ends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,14 +29,15 @@ pub(crate) struct Event {
     pub(crate) raw: Bytes,
 }
 
-/// An event is over [`MAX_EVENT_BYTES`].
+/// An event is over the limit, or one of an image is no image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an event is over {MAX_EVENT_BYTES} bytes")]
+#[error("an event is too long")]
 pub(crate) struct EventTooLong;
 
 /// The bytes that are no whole event yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Splitter {
+    longest: usize,
     buffer: BytesMut,
     /// Where the current line begins in the buffer.
     line_start: usize,
@@ -34,7 +45,34 @@ pub(crate) struct Splitter {
     searched: usize,
 }
 
+impl Default for Splitter {
+    fn default() -> Self {
+        Self {
+            longest: MAX_EVENT_BYTES,
+            buffer: BytesMut::new(),
+            line_start: 0,
+            searched: 0,
+        }
+    }
+}
+
+/// The longest event of an endpoint's streams, in bytes.
+pub(crate) fn longest_event(endpoint: Endpoint) -> usize {
+    match endpoint {
+        Endpoint::ImageGenerations | Endpoint::ImageEdits => MAX_IMAGE_EVENT_BYTES,
+        _ => MAX_EVENT_BYTES,
+    }
+}
+
 impl Splitter {
+    /// Splits what an endpoint streams.
+    pub(crate) fn of(endpoint: Endpoint) -> Self {
+        Self {
+            longest: longest_event(endpoint),
+            ..Self::default()
+        }
+    }
+
     /// Takes bytes as they came. Call [`Splitter::next`] until it has nothing more before the next
     /// push, so that the buffer holds one unfinished event at most.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
@@ -45,11 +83,14 @@ impl Splitter {
     pub(crate) fn next(&mut self) -> Result<Option<Event>, EventTooLong> {
         while let Some(end) = self.next_end() {
             let event = self.take(end);
+            if event.raw.len() > MAX_EVENT_BYTES && json_items(&event.raw) > MAX_LONG_EVENT_ITEMS {
+                return Err(EventTooLong);
+            }
             if event.has_data() {
                 return Ok(Some(event));
             }
         }
-        if self.buffer.len() > MAX_EVENT_BYTES {
+        if self.buffer.len() > self.longest {
             return Err(EventTooLong);
         }
         Ok(None)
@@ -100,6 +141,13 @@ impl Event {
             text.extend_from_slice(value);
         }
         joined
+    }
+
+    /// Whether it is one line, `data: ` and a text: what programs can read that do not know all of the
+    /// format.
+    pub(crate) fn is_one_line(&self) -> bool {
+        let text = self.raw.trim_ascii_end();
+        text.starts_with(b"data: ") && !text.contains(&b'\n')
     }
 
     /// Whether its type is `error`.
@@ -199,6 +247,26 @@ mod tests {
         for text in ["", "\n\n\n", ": only comments\n\n", "{\"error\":1}"] {
             assert_eq!(fuzz(text.as_bytes(), 3), [], "{text:?}");
         }
+    }
+
+    #[test]
+    fn an_event_with_an_image_may_be_long_and_nothing_but_long() {
+        let image = format!("data: {{\"b64_json\":\"{}\"}}\n\n", "A".repeat(3 << 20));
+        let many = format!("data: [{}0]\n\n", "0,".repeat(1 << 20));
+        let take = |endpoint, text: &str| {
+            let mut splitter = Splitter::of(endpoint);
+            for piece in text.as_bytes().chunks(65_536) {
+                splitter.push(piece);
+                if let Some(event) = splitter.next()? {
+                    return Ok(Some(event.raw.len()));
+                }
+            }
+            Ok(None)
+        };
+        let images = Endpoint::ImageGenerations;
+        assert_eq!(take(images, &image), Ok(Some(image.len())));
+        assert_eq!(take(Endpoint::Chat, &image), Err(EventTooLong));
+        assert_eq!(take(images, &many), Err(EventTooLong));
     }
 
     #[test]

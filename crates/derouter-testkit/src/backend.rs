@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-pub use other::{HEARD, SPEECH_BYTES};
+pub use other::{HEARD, IMAGE_CHARS, SPEECH_BYTES};
 
 use crate::fault::{Behaviour, Fault};
 use crate::wait::eventually;

@@ -1,8 +1,9 @@
 //! Measuring the gateway, and job streams.
 //!
-//! The gateway: the same requests to a backend, through a chain of two plain reverse
-//! proxies, and through two nodes, interleaved in one run.
+//! The gateway: the same requests to a backend, through one and two plain reverse proxies, through nginx
+//! and LiteLLM where they are installed, and through two nodes, interleaved in one run.
 
+pub mod baselines;
 pub mod jobs;
 pub mod load;
 pub mod proxy;

@@ -30,6 +30,7 @@ pub mod process;
 pub mod schema;
 pub mod sim;
 pub mod soak;
+pub mod sockets;
 pub mod wait;
 
 pub use backend::{Backend, BackendOptions, Outcome, SeenRequest};

@@ -91,7 +91,7 @@ pub(super) async fn create(
     // To its end, also when the caller goes away meanwhile: the row must not be left behind.
     let asking = async move {
         match ask(&node, &key, &offer, args.as_deref()).await {
-            Answer::Joined(joined, stream) => Ok(accepted(&node, key, joined, stream).await),
+            Answer::Joined(joined, stream) => accepted(&node, key, joined, stream).await,
             Answer::Refused(refusal) => {
                 forget(&node, &key).await;
                 Err(NotCreated::Failed(refused(refusal)))
@@ -199,16 +199,23 @@ async fn accepted(
     key: JobKey,
     joined: Joined,
     stream: derouter_net::JobStream,
-) -> JobKey {
+) -> Result<JobKey, NotCreated> {
     let now = shared.clock.now().uptime;
     let side = (Role::Consumer, key.clone());
+    if !shared.open_jobs().has(&side) {
+        // Its deadline or its module came first, and the provider may have been told so before it had
+        // the job.
+        drop(stream);
+        give_up_late(shared, &key).await;
+        return Err(CreateJobError::ProviderUnreachable.into());
+    }
     shared.open_jobs().reached(&side, Stage::Running, now);
     let created_at = joined.created_at;
     let (pipe, gate) = Gated::new(pipe(shared, &key, joined, stream).await);
     let storing = store_accepted(Arc::clone(shared), key.clone(), created_at, gate);
     shared.tasks.spawn(storing);
     shared.opened.keep(key.clone(), Box::new(pipe), now);
-    key
+    Ok(key)
 }
 
 async fn store_accepted(shared: Arc<Shared>, key: JobKey, created_at: UnixSeconds, gate: Gate) {
@@ -226,8 +233,7 @@ async fn store_accepted(shared: Arc<Shared>, key: JobKey, created_at: UnixSecond
             // A module that has gone reads nothing.
             let _ = gate.send(Ok(()));
         }
-        // Its deadline or its module came first, and the provider may have been told so before it had
-        // the job.
+        // It ended in this moment.
         Ok(None) => give_up_late(&shared, &key).await,
         Err(error) => {
             // Its deadline ends it, if its module does not.

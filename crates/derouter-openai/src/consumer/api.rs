@@ -254,7 +254,7 @@ pub(crate) async fn answer(
     let of_headers = Preferences::of_headers(request.headers())?;
     let (parts, body) = request.into_parts();
     let body = read_json(gateway, &parts.headers, body).await?;
-    let asked = Asked::parse_with(endpoint, &body, of_headers)?;
+    let asked = Asked::parse_with(endpoint, &body, of_headers)?.with_headers(&parts.headers);
     // Not held any longer: the request lives on in `asked`.
     drop(body);
     begin(gateway, asked, key).await
@@ -296,7 +296,7 @@ async fn other(
             Asked::parse_other(endpoint, &body, Preferences::of_headers(&parts.headers)?)?
         }
     };
-    begin(&gateway, asked, key).await
+    begin(&gateway, asked.with_headers(&parts.headers), key).await
 }
 
 fn http(answer: v0_2::Answer) -> Response {

@@ -26,6 +26,14 @@ use crate::protocol::{Prologue, REASON_PROTOCOL_VIOLATION, REASON_SERVICE_ERROR}
 /// Texts of providers that are passed on to clients, in bytes.
 const MESSAGE_BYTES: usize = 1000;
 
+/// What a provider has against a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) message: String,
+    /// The status of its backend, one of [`REQUEST_STATUSES`](crate::protocol::v0_2::REQUEST_STATUSES).
+    pub(crate) status: Option<u16>,
+}
+
 /// Why an attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
@@ -35,7 +43,7 @@ pub(crate) enum Failure {
     Gone,
     Unreachable,
     /// The provider refuses the request's content; another may not.
-    Refused(String),
+    Refused(Refusal),
     /// The service failed, or its node or module misbehaved.
     Failed(String),
     /// Nothing came in time.
@@ -75,9 +83,9 @@ impl Failure {
     }
 
     /// The provider refuses what is asked; another may not.
-    pub(super) fn refused(mut message: String) -> Self {
+    pub(super) fn refused(mut message: String, status: Option<u16>) -> Self {
         truncate_to_char(&mut message, MESSAGE_BYTES);
-        Self::Refused(message)
+        Self::Refused(Refusal { message, status })
     }
 
     fn violation(what: &str) -> Self {
@@ -92,7 +100,7 @@ impl From<CreateJobError> for Failure {
             CreateJobError::LocalOfferNotFound
             | CreateJobError::ProviderOfferNotFound
             | CreateJobError::ProviderOfferPayloadMismatch => Self::Gone,
-            CreateJobError::InvalidJobArgs(message) => Self::refused(message),
+            CreateJobError::InvalidJobArgs(message) => Self::refused(message, None),
             CreateJobError::ProviderBusy => Self::Busy,
             CreateJobError::Node(error) => error.into(),
             other => Self::service(Some(other.to_string())),
@@ -162,7 +170,7 @@ impl Attempt {
         }
         let Some(args) = self.asked.args_0_1() else {
             let message = "The request is too large for this provider, or of another kind.";
-            return Err(Failure::Refused(message.to_owned()));
+            return Err(Failure::refused(message.to_owned(), None));
         };
         let job = self.create_job(args).await?;
         match self.begin(&job).await {

@@ -6,6 +6,8 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTH
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::protocol::v0_2::REQUEST_STATUSES;
+
 /// An error that a client is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ApiError {
@@ -64,6 +66,14 @@ impl ApiError {
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message)
+    }
+
+    /// A provider's backend has something against the request itself, and says what by this status.
+    pub(crate) fn refused(status: Option<u16>, message: String) -> Self {
+        let status = status.filter(|status| REQUEST_STATUSES.contains(status));
+        let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+        let status = status.unwrap_or(StatusCode::BAD_REQUEST);
+        Self::new(status, "invalid_request_error", message)
     }
 
     pub(crate) fn invalid_param(param: &'static str, message: impl Into<String>) -> Self {
@@ -242,13 +252,16 @@ mod tests {
             ApiError::spending_limit("spending_limit_day", "x".into()),
             ApiError::model_not_allowed("m", "k"),
             ApiError::model_not_found("x".into()),
+            ApiError::refused(Some(409), "x".into()),
+            ApiError::refused(Some(422), "x".into()),
+            ApiError::refused(Some(204), "x".into()),
             ApiError::busy("x"),
             ApiError::provider_failed("x"),
             ApiError::unavailable("starting", "x"),
             ApiError::timeout("x"),
         ];
         let statuses = errors.iter().map(|error| error.status.as_u16());
-        let right = [400, 401, 402, 403, 404, 429, 502, 503, 504];
+        let right = [400, 401, 402, 403, 404, 409, 422, 400, 429, 502, 503, 504];
         assert_eq!(statuses.collect::<Vec<_>>(), right);
         for error in errors {
             let body = error.to_json();

@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::answer::{Answer, is_epilogue};
 use super::attempt::error_message;
+use super::chunks::{Chunks, Corrected};
 use super::tally::is_usage_chunk;
 use crate::frames::ReadValueError;
 
@@ -32,43 +33,7 @@ struct Relay {
     waiting_since: Option<Instant>,
     /// When the client was last sent something.
     said_at: Instant,
-    roles: Roles,
-}
-
-/// The choices whose role the client knows, by index. 0.1 consumers need the role in every delta, so
-/// providers repeat it; OpenAI says it once, and client libraries that join deltas would read
-/// "assistantassistant".
-#[derive(Default)]
-pub(super) struct Roles(u128);
-
-impl Roles {
-    /// Takes the role out of deltas whose choice has had one. True when there was one to take.
-    pub(super) fn say_once(&mut self, chunk: &mut Value) -> bool {
-        let mut taken = false;
-        let choices = chunk.get_mut("choices").and_then(Value::as_array_mut);
-        for choice in choices.into_iter().flatten() {
-            let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
-            // OpenAI allows 128 choices; more are passed on as they are.
-            let Some(bit) = u32::try_from(index)
-                .ok()
-                .and_then(|index| 1_u128.checked_shl(index))
-            else {
-                continue;
-            };
-            let Some(delta) = choice.get_mut("delta").and_then(Value::as_object_mut) else {
-                continue;
-            };
-            if !delta.contains_key("role") {
-                continue;
-            }
-            if self.0 & bit != 0 {
-                delta.shift_remove("role");
-                taken = true;
-            }
-            self.0 |= bit;
-        }
-        taken
-    }
+    chunks: Chunks,
 }
 
 /// What waiting for the provider led to.
@@ -84,12 +49,12 @@ enum Waited {
 pub(crate) fn body(answer: Answer, first: Value) -> Body {
     let total = answer.gateway.config.deadlines.streamed_answer;
     let relay = Relay {
+        chunks: Chunks::new(&answer.asked),
         answer: Some(answer),
         first: Some(first),
         ends_at: Instant::now() + total,
         waiting_since: None,
         said_at: Instant::now(),
-        roles: Roles::default(),
     };
     let events = futures::stream::unfold(relay, |mut relay| async {
         let event = relay.next_event().await?;
@@ -119,16 +84,14 @@ impl Relay {
             if error_message(&value).is_some() || !value.is_object() {
                 return self.over("the provider reported an error in the middle of the answer");
             }
-            self.roles.say_once(&mut value);
-            let include_usage = self.answer.as_ref()?.asked.include_usage;
             // A value that says nothing is no sign of life.
             if is_usage_chunk(&value) {
                 self.waiting_since = None;
             }
-            if let Some(event) = event(value, include_usage) {
+            if self.chunks.correct(&mut value) != Corrected::Nothing {
                 self.waiting_since = None;
                 self.said_at = Instant::now();
-                return Some(event);
+                return Some(data(&value));
             }
         }
     }
@@ -166,7 +129,7 @@ impl Relay {
         let answer = self.answer.take()?;
         if answer.complete() {
             answer.settle_later();
-            return Some(DONE);
+            return Some(self.chunks.close(&DONE));
         }
         answer.break_off(why);
         Some(error_event(why))
@@ -182,7 +145,7 @@ impl Relay {
             return Some(error_event(why));
         }
         answer.settle(epilogue);
-        Some(DONE)
+        Some(self.chunks.close(&DONE))
     }
 }
 
@@ -196,27 +159,7 @@ impl Drop for Relay {
     }
 }
 
-/// A chunk as an event, unless it is the usage that nobody asked for, or nothing that an OpenAI
-/// client could read.
-fn event(mut chunk: Value, include_usage: bool) -> Option<Bytes> {
-    let is_usage = is_usage_chunk(&chunk);
-    if is_usage && !include_usage {
-        return None;
-    }
-    let fields = chunk.as_object_mut()?;
-    if is_usage {
-        // Clients look into the choices of every chunk; some servers leave them out here.
-        fields.entry("choices").or_insert_with(|| json!([]));
-    }
-    if !include_usage {
-        // As OpenAI: the field is there only if it was asked for. The order of fields does not
-        // matter, so the cheaper removal will do.
-        fields.swap_remove("usage");
-    }
-    fields.get("choices")?.as_array()?;
-    Some(data(&chunk))
-}
-
+/// A value as an event.
 pub(super) fn data(value: &Value) -> Bytes {
     let mut text = Vec::with_capacity(EVENT_BYTES);
     text.extend_from_slice(b"data: ");
@@ -235,61 +178,4 @@ pub(super) fn error_event(why: &str) -> Bytes {
         "param": null,
         "code": "provider_failed",
     }}))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn text(event: Option<Bytes>) -> Option<String> {
-        event.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
-    }
-
-    #[test]
-    fn the_role_of_each_choice_is_said_once() {
-        let mut roles = Roles::default();
-        let said = |roles: &mut Roles, index: u64| {
-            let mut chunk = json!({"choices": [{"index": index, "delta": {"role": "assistant", "content": "a"}}]});
-            roles.say_once(&mut chunk);
-            assert_eq!(chunk["choices"][0]["delta"]["content"], "a");
-            chunk["choices"][0]["delta"].get("role").is_some()
-        };
-        assert!(said(&mut roles, 0));
-        assert!(!said(&mut roles, 0));
-        assert!(said(&mut roles, 1));
-        assert!(!said(&mut roles, 1));
-        assert!(said(&mut roles, 1_000), "no shift beyond the mask");
-        let mut odd = json!({"choices": [{"delta": "x"}, 1], "model": "m"});
-        roles.say_once(&mut odd);
-    }
-
-    #[test]
-    fn the_usage_is_for_those_who_asked() {
-        let usage = json!({"choices": [], "usage": {"prompt_tokens": 1}});
-        assert_eq!(event(usage.clone(), false), None);
-        let shown = text(event(usage, true)).unwrap();
-        assert_eq!(
-            shown,
-            "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1}}\n\n"
-        );
-        let chunk = json!({"choices": [{"delta": {"content": "a\n\nb"}}], "usage": null});
-        let shown = text(event(chunk, false)).unwrap();
-        assert_eq!(
-            shown,
-            "data: {\"choices\":[{\"delta\":{\"content\":\"a\\n\\nb\"}}]}\n\n"
-        );
-    }
-
-    #[test]
-    fn a_chunk_without_choices_that_is_no_usage_passes() {
-        let filter = json!({"choices": [], "prompt_filter_results": []});
-        assert!(event(filter, false).is_some());
-        assert_eq!(
-            event(json!({"ping": 1}), true),
-            None,
-            "no client could read it"
-        );
-        let bare = text(event(json!({"usage": {}}), true)).unwrap();
-        assert_eq!(bare, "data: {\"usage\":{},\"choices\":[]}\n\n");
-    }
 }

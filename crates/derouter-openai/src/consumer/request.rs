@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use derouter_sdk::Wei;
 use derouter_sdk::wire::limits::REQRES_REQUEST_BYTES;
+use hyper::HeaderMap;
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
@@ -13,6 +14,7 @@ use super::measure::{Extent, prompt_extent};
 use super::router::Preferences;
 use super::router::preferences::merge_headers;
 use crate::estimate;
+use crate::protocol::v0_2::{MAX_HEADER_BYTES, REQUEST_HEADERS};
 use crate::protocol::{Endpoint, Usage};
 use crate::terms::{self, Metered, Terms};
 
@@ -197,6 +199,12 @@ impl Asked {
         }
     }
 
+    /// The same with those of the client's headers that pass to the backend.
+    pub(crate) fn with_headers(mut self, headers: &HeaderMap) -> Self {
+        self.headers = passed_headers(headers);
+        self
+    }
+
     /// The arguments of a job of `openai:0.1`: the client's own text, or, if that is too large, the same
     /// without white space and escapes. `None` when that wire can't carry the request.
     pub(crate) fn args_0_1(&self) -> Option<String> {
@@ -213,6 +221,20 @@ impl Asked {
         let compact = serde_json::to_string(&self.fields).ok()?;
         (compact.len() <= MAX_JOB_ARGS_BYTES).then_some(compact)
     }
+}
+
+/// Those of a client's headers that pass to a backend. One that says anything, is there twice or is too
+/// long is left out.
+fn passed_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let passed = REQUEST_HEADERS.iter().filter_map(|name| {
+        let mut values = headers.get_all(*name).iter();
+        let only = values.next().filter(|_| values.next().is_none())?;
+        let value = only.to_str().ok().map(str::trim)?;
+        let says_something = !value.is_empty() && value != "*/*";
+        let passes = says_something && value.len() <= MAX_HEADER_BYTES;
+        passes.then(|| ((*name).to_owned(), value.to_owned()))
+    });
+    passed.collect()
 }
 
 fn model_of(fields: &Map<String, Value>) -> Result<String, ApiError> {
@@ -424,6 +446,36 @@ mod tests {
         let asked = Asked::parse(Endpoint::Chat, body.as_bytes()).unwrap();
         assert_eq!(asked.args_0_1().unwrap(), body);
         assert!(!asked.stream && !asked.include_usage);
+    }
+
+    #[test]
+    fn headers_that_mean_something_to_a_backend_pass_and_no_others() {
+        let mut headers = HeaderMap::new();
+        let mut put = |name, value: &str| headers.append(name, value.parse().unwrap());
+        put("accept", "audio/mpeg");
+        put("authorization", "Bearer secret");
+        put("x-stainless-os", "Linux");
+        put("user-agent", "me");
+        put("openai-beta", "a=b");
+        put("anthropic-beta", &"x".repeat(MAX_HEADER_BYTES + 1));
+        let asked = chat(&json!({"model": "m", "messages": []})).unwrap();
+        let asked = asked.with_headers(&headers);
+        let passed: Vec<_> = asked.headers.iter().collect();
+        let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let right = [text("accept", "audio/mpeg"), text("openai-beta", "a=b")];
+        assert_eq!(
+            passed,
+            right
+                .iter()
+                .map(|(name, value)| (name, value))
+                .collect::<Vec<_>>()
+        );
+        headers.append("accept", "text/html".parse().unwrap());
+        headers.insert("openai-beta", "*/*".parse().unwrap());
+        assert!(
+            passed_headers(&headers).is_empty(),
+            "which one would be meant?"
+        );
     }
 
     #[test]

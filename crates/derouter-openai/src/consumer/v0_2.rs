@@ -26,8 +26,9 @@ use crate::meter::{Meter, json_items};
 use crate::protocol::REASON_SERVICE_ERROR;
 use crate::protocol::v0_2::frames::{Frame, ReadFrameError};
 use crate::protocol::v0_2::{
-    ANSWER_HEADERS, AnswerHead, Epilogue, Failed, RequestHead, media_type,
+    ANSWER_HEADERS, AnswerHead, Epilogue, Failed, REQUEST_STATUSES, RequestHead, media_type,
 };
+use crate::sse::longest_event;
 use crate::terms::Endpoint;
 use incoming::Incoming;
 use pass::Passing;
@@ -35,7 +36,7 @@ use pass::Passing;
 /// The longest answer in one piece that is read before it is passed on: a text, or a list of vectors.
 const MAX_PLAIN_BYTES: usize = 16 * 1024 * 1024;
 
-/// Bytes of events before one says something: an image in base64 fits.
+/// Bytes of events before one says something, where no event may be longer.
 const MAX_SILENT_BYTES: usize = 4 * 1024 * 1024;
 
 /// Values in a JSON answer: a list of vectors has many.
@@ -159,13 +160,14 @@ fn is_structured(endpoint: Endpoint) -> bool {
 
 impl Begun {
     async fn first_event(&mut self, asked: &Asked) -> Result<(), (Failure, i64)> {
+        let most = longest_event(asked.endpoint).max(MAX_SILENT_BYTES);
         let mut out = BytesMut::new();
         let mut read = 0_usize;
         loop {
             match self.frames.next().await.map_err(read_failure)? {
                 Frame::Data(data) => {
                     read = read.saturating_add(data.len());
-                    if read > MAX_SILENT_BYTES {
+                    if read > most {
                         return Err(violation("megabytes that say nothing"));
                     }
                     let passed = self.passing.events(&data, &mut self.meter, &mut out);
@@ -252,7 +254,9 @@ fn empty() -> (Failure, i64) {
 
 fn failure(failed: Failed) -> (Failure, i64) {
     let failure = match failed.status {
-        Some(400 | 404 | 413 | 422) => Failure::refused(failed.message),
+        Some(status) if REQUEST_STATUSES.contains(&status) => {
+            Failure::refused(failed.message, Some(status))
+        }
         Some(429) => Failure::Busy,
         _ => Failure::service(Some(failed.message)),
     };

@@ -1,6 +1,6 @@
 //! What a client is told when no attempt led to an answer. Pure.
 
-use super::attempt::Failure;
+use super::attempt::{Failure, Refusal};
 use super::error::ApiError;
 
 /// The error for a request whose attempts all failed. `over` is the spending limit that kept
@@ -31,8 +31,8 @@ pub(crate) fn verdict(model: &str, failures: &[Failure], over: Option<ApiError>)
     if let Some(over) = over {
         return over;
     }
-    if let Some(message) = last(refused) {
-        return ApiError::invalid(message);
+    if let Some(refusal) = failures.iter().rev().find_map(refused) {
+        return ApiError::refused(refusal.status, refusal.message);
     }
     ApiError::timeout(format!(
         "There was no time left to ask a provider of {model}."
@@ -60,9 +60,9 @@ fn timed_out(failure: &Failure) -> Option<String> {
     }
 }
 
-fn refused(failure: &Failure) -> Option<String> {
+fn refused(failure: &Failure) -> Option<Refusal> {
     match failure {
-        Failure::Refused(message) => Some(message.clone()),
+        Failure::Refused(refusal) => Some(refusal.clone()),
         _ => None,
     }
 }
@@ -77,11 +77,14 @@ mod tests {
 
     #[test]
     fn what_is_most_worth_knowing_decides() {
-        let refused = Failure::Refused("no images".into());
+        let refused = Failure::refused("no images".into(), None);
+        let too_long = Failure::refused("too long".into(), Some(413));
         let failed = Failure::Failed("boom".into());
         let timed_out = Failure::TimedOut("the answer");
         let local = Failure::Local("its disk is full".into());
         assert_eq!(status(&[refused.clone(), refused.clone()]), 400);
+        assert_eq!(status(&[refused.clone(), too_long.clone()]), 413);
+        assert_eq!(status(&[too_long, Failure::Busy]), 429);
         assert_eq!(status(&[refused.clone(), Failure::Busy]), 429);
         assert_eq!(status(&[Failure::Unreachable, Failure::Busy]), 429);
         assert_eq!(status(&[Failure::Unreachable, refused, Failure::Gone]), 503);

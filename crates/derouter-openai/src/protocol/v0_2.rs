@@ -206,8 +206,12 @@ pub struct RequestHead {
     pub headers: BTreeMap<String, String>,
 }
 
-/// Headers that reach a backend besides those that the provider sets itself.
-pub const REQUEST_HEADERS: [&str; 2] = ["accept", "openai-beta"];
+/// Headers that reach a backend besides those that the provider sets itself: what form of an answer is
+/// wanted, and which features. None tells who asks.
+pub const REQUEST_HEADERS: [&str; 3] = ["accept", "anthropic-beta", "openai-beta"];
+
+/// Statuses of a backend that are about the request.
+pub const REQUEST_STATUSES: [u16; 5] = [400, 404, 409, 413, 422];
 
 /// Headers of a backend's answer that reach the client.
 pub const ANSWER_HEADERS: [&str; 3] = ["content-disposition", "content-language", "retry-after"];
@@ -334,7 +338,7 @@ pub fn media_type(content_type: &str) -> String {
 pub struct Failed {
     /// For the client: without anything about the backend that is the provider's own business.
     pub message: String,
-    /// The backend's HTTP status, where it is about the request (400, 404, 413, 422): another provider
+    /// The backend's HTTP status, where it is about the request ([`REQUEST_STATUSES`]): another provider
     /// may say the same. 429: the backend is busy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,

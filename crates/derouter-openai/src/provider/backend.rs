@@ -18,6 +18,7 @@ use super::normalize::error_message;
 use super::outward::{self, Resolver};
 use crate::frames::MAX_VALUE_BYTES;
 use crate::protocol::Endpoint;
+use crate::protocol::v0_2::REQUEST_STATUSES;
 
 /// What is read of an error's body: more than any message needs.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
@@ -289,7 +290,7 @@ impl Backend {
 fn refusal(status: StatusCode, said: Option<String>) -> Failure {
     let number = status.as_u16();
     let message = match number {
-        400 | 404 | 413 | 422 => {
+        number if REQUEST_STATUSES.contains(&number) => {
             let message = format!("the backend refused the request ({number})");
             return Failure {
                 told: said,

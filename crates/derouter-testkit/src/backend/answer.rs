@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::fault::Fault;
+use crate::fault::{Fault, REQUEST_FIELD};
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +22,19 @@ pub const WRONG_MODEL: &str = "another-model";
 /// The arguments of the tool call that is answered when tools are given.
 pub const TOOL_ARGUMENTS: &str = r#"{"city":"Paris","unit":"celsius"}"#;
 
+/// What stands in each word of a request that asks for stamps until the word is sent, which is put in its
+/// place: nanoseconds of the wall clock, in as many digits until the year 2286.
+pub const STAMP: &str = "@0000000000000000000";
+
 /// The answer's words, one for each chunk.
 pub fn words(kind: Kind, body: &Value, chunks: usize) -> Vec<String> {
     let images = count_images(body);
-    let mut words: Vec<String> = (0..chunks).map(|index| format!("word{index} ")).collect();
+    let stamp = match body[REQUEST_FIELD]["stamp"] == true {
+        true => STAMP,
+        false => "",
+    };
+    let word = |index| format!("word{index} {stamp}");
+    let mut words: Vec<String> = (0..chunks).map(word).collect();
     if let Some(first) = words.first_mut() {
         if kind == Kind::Chat && images > 0 {
             *first = format!("images:{images} ");

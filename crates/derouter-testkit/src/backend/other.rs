@@ -14,6 +14,9 @@ use super::{Outcome, SeenRequest, Shared};
 /// Bytes of an answer in sound: several frames of a job.
 pub const SPEECH_BYTES: usize = 200_000;
 
+/// Characters of an image in base64, of which a stream has two: far above an event of text.
+pub const IMAGE_CHARS: usize = 3 * 1024 * 1024;
+
 /// What is heard in any sound.
 pub const HEARD: &str = "hello there";
 
@@ -50,7 +53,7 @@ fn answer(path: &str, body: &Value) -> Response {
         "/v1/embeddings" => json(json!({
             "object": "list",
             "model": body["model"],
-            "data": [{"object": "embedding", "index": 0, "embedding": [0.25, -0.5]}],
+            "data": embeddings(body),
             "usage": {"prompt_tokens": 5, "total_tokens": 5},
         })),
         "/v1/audio/transcriptions" => json(json!({
@@ -62,19 +65,46 @@ fn answer(path: &str, body: &Value) -> Response {
             respond(StatusCode::OK, "audio/mpeg", Body::from(sound))
         }
         "/v1/responses" => responses(body),
+        "/v1/images/generations" => images(),
         _ => error(StatusCode::NOT_FOUND, "there is no such path"),
     }
 }
 
+/// A vector for each text, in base64 for those who ask for it: two floats of 32 bits.
+fn embeddings(body: &Value) -> Vec<Value> {
+    let vector = match body["encoding_format"] == "base64" {
+        true => json!("AACAPgAAAL8="),
+        false => json!([0.25, -0.5]),
+    };
+    let texts = body["input"].as_array().map_or(1, Vec::len);
+    let embedding =
+        |index| json!({"object": "embedding", "index": index, "embedding": vector.clone()});
+    (0..texts).map(embedding).collect()
+}
+
+/// A stream of an image, first unfinished.
+fn images() -> Response {
+    let image = "A".repeat(IMAGE_CHARS);
+    events(&[
+        json!({"type": "image_generation.partial_image", "partial_image_index": 0, "b64_json": image}),
+        json!({"type": "image_generation.completed", "b64_json": image,
+            "usage": {"input_tokens": 3, "output_tokens": 7, "total_tokens": 10}}),
+    ])
+}
+
 /// A stream of the Responses API.
 fn responses(body: &Value) -> Response {
-    let events = [
+    events(&[
         json!({"type": "response.created", "response": {"id": "r", "model": body["model"], "status": "in_progress"}}),
         json!({"type": "response.output_text.delta", "item_id": "i", "delta": "Hello"}),
         json!({"type": "response.output_text.delta", "item_id": "i", "delta": " there"}),
         json!({"type": "response.completed", "response": {"id": "r", "model": body["model"], "status": "completed",
             "usage": {"input_tokens": 6, "output_tokens": 2, "total_tokens": 8}}}),
-    ];
+    ])
+}
+
+/// A stream of events that name their type.
+fn events(events: &[Value]) -> Response {
     let text: String = events
         .iter()
         .map(|event| {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::Body;
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::answer::{self, Kind};
 use super::other::other;
 use super::{Outcome, SeenRequest, Shared, Ticket, lock};
-use crate::fault::{Behaviour, Fault, Usage};
+use crate::fault::{Behaviour, Fault, REQUEST_FIELD, Usage};
 
 /// The largest request that is read: images come inside.
 pub(super) const REQUEST_BYTES: usize = 64 * 1024 * 1024;
@@ -32,6 +32,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/completions", post(text))
         .route("/v1/embeddings", post(other))
         .route("/v1/responses", post(other))
+        .route("/v1/images/generations", post(other))
         .route("/v1/audio/transcriptions", post(other))
         .route("/v1/audio/speech", post(other))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES))
@@ -91,6 +92,16 @@ async fn answer(kind: Kind, body: &Value, behaviour: Behaviour, mut ticket: Tick
     if behaviour.fault == Some(Fault::StallFirst) {
         tokio::time::sleep(FOR_EVER).await;
     }
+    match scripted(kind, body) {
+        None => {}
+        Some(Scripted::Whole(response)) => {
+            ticket.answered();
+            return response;
+        }
+        Some(Scripted::Parts(parts)) => {
+            return send("text/event-stream", parts, behaviour.pace, ticket);
+        }
+    }
     if let Some(response) = at_once(behaviour.fault) {
         ticket.answered();
         return response;
@@ -105,6 +116,39 @@ async fn answer(kind: Kind, body: &Value, behaviour: Behaviour, mut ticket: Tick
     let parts = plain_parts(kind, body, behaviour);
     let content_type = content_type(behaviour.fault, "application/json");
     send(content_type, parts, Duration::ZERO, ticket)
+}
+
+/// What the request itself says that it wants: `events`, each a JSON value or, as a text, the very bytes
+/// of the stream, in place of chunks; `fields` to be added to a plain answer; or an error with a `status`.
+fn scripted(kind: Kind, body: &Value) -> Option<Scripted> {
+    let wanted = &body[REQUEST_FIELD];
+    let status = wanted["status"].as_u64();
+    let status = status.and_then(|status| StatusCode::from_u16(u16::try_from(status).ok()?).ok());
+    if let Some(status) = status {
+        let response = error(status, &format!("the test says {status}"));
+        return Some(Scripted::Whole(response));
+    }
+    if let Some(events) = wanted["events"].as_array() {
+        let part = |wanted: &Value| match wanted {
+            Value::String(bytes) => Part::Bytes(Bytes::from(bytes.clone())),
+            json => event(json),
+        };
+        return Some(Scripted::Parts(events.iter().map(part).collect()));
+    }
+    let fields = wanted["fields"].as_object()?;
+    let mut answer = answer::plain(kind, body, 1);
+    let usage = answer::usage(kind, body, 1, None);
+    answer.insert("usage".to_owned(), usage);
+    answer.extend(fields.clone());
+    let text = Value::Object(answer).to_string();
+    let response = respond(StatusCode::OK, "application/json", Body::from(text));
+    Some(Scripted::Whole(response))
+}
+
+/// An answer that the request itself says.
+enum Scripted {
+    Whole(Response),
+    Parts(VecDeque<Part>),
 }
 
 /// The faults that need no answer to spoil.
@@ -255,7 +299,7 @@ fn send(
                 tokio::task::yield_now().await;
             }
             let step = match part {
-                Part::Bytes(bytes) => Ok(bytes),
+                Part::Bytes(bytes) => Ok(stamped(bytes)),
                 Part::Stall => {
                     tokio::time::sleep(FOR_EVER).await;
                     return None;
@@ -268,6 +312,20 @@ fn send(
             Some((step, (parts, ticket)))
         });
     respond(StatusCode::OK, content_type, Body::from_stream(steps))
+}
+
+/// Notes in a word that asks for it when it is sent.
+fn stamped(bytes: Bytes) -> Bytes {
+    let stamp = answer::STAMP.as_bytes();
+    let mut places = bytes.windows(stamp.len());
+    let Some(place) = places.position(|part| part == stamp) else {
+        return bytes;
+    };
+    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let text = format!("@{:019}", since.as_nanos());
+    let mut bytes = bytes.to_vec();
+    bytes.splice(place..place + stamp.len(), text.bytes());
+    Bytes::from(bytes)
 }
 
 pub(super) fn error(status: StatusCode, message: &str) -> Response {

@@ -1,6 +1,6 @@
 //! The load: requests, checked answers, times.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Body;
 use axum::http::{Method, Request, Uri, header};
@@ -9,12 +9,17 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::proxy::PlainClient;
+use crate::backend::answer::STAMP;
 
 /// The model that the bench sells.
 pub const MODEL: &str = "bench-model";
 
 /// Content chunks of every answer.
 pub const CHUNKS: usize = 100;
+
+/// Content chunks of a paced answer, and milliseconds before each.
+const PACED_CHUNKS: usize = 30;
+const PACE_MS: u64 = 10;
 
 /// The longest that an answer may take; a hanging gateway is a failure, not a hanging bench.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
@@ -29,6 +34,8 @@ pub enum Shape {
     Plain,
     /// Server-sent events, one for each of 100 words.
     Streamed,
+    /// Server-sent events at the pace of a quick model: how late each comes is what counts.
+    Paced,
 }
 
 impl Shape {
@@ -37,18 +44,31 @@ impl Shape {
         match self {
             Shape::Plain => "plain",
             Shape::Streamed => "streamed",
+            Shape::Paced => "paced",
+        }
+    }
+
+    /// Content chunks of an answer.
+    fn chunks(self) -> usize {
+        match self {
+            Shape::Plain | Shape::Streamed => CHUNKS,
+            Shape::Paced => PACED_CHUNKS,
         }
     }
 
     fn body(self) -> Value {
-        let stream = self == Shape::Streamed;
+        let stream = self != Shape::Plain;
         let mut body = json!({
             "model": MODEL,
             "stream": stream,
             "max_tokens": 1_000,
             "messages": [{"role": "user", "content": "Tell me a story in a hundred words."}],
-            "derouter_test": {"chunks": CHUNKS},
+            "derouter_test": {"chunks": self.chunks()},
         });
+        if self == Shape::Paced {
+            body["derouter_test"]["pace_ms"] = PACE_MS.into();
+            body["derouter_test"]["stamp"] = true.into();
+        }
         if stream {
             body["stream_options"] = json!({"include_usage": true});
         }
@@ -61,11 +81,11 @@ impl Shape {
             body.windows(needle.len())
                 .any(|part| part == needle.as_bytes())
         };
-        let last = format!("word{} ", CHUNKS - 1);
+        let last = format!("word{} ", self.chunks() - 1);
         let whole = has("word0 ") && has(&last);
         match self {
             Shape::Plain => whole && has("\"usage\""),
-            Shape::Streamed => whole && has("data: [DONE]"),
+            Shape::Streamed | Shape::Paced => whole && has("data: [DONE]"),
         }
     }
 }
@@ -84,6 +104,8 @@ pub struct Times {
 pub struct Batch {
     /// The good answers.
     pub times: Vec<Times>,
+    /// How late the chunks of paced answers came.
+    pub late: Vec<Duration>,
     /// How many requests failed.
     pub failed: usize,
     /// The first failures, in words.
@@ -96,6 +118,7 @@ impl Batch {
     /// Adds another batch of the same kind.
     pub fn add(&mut self, other: Batch) {
         self.times.extend(other.times);
+        self.late.extend(other.late);
         self.failed += other.failed;
         self.failures.extend(other.failures);
         self.failures.truncate(KEPT_FAILURES);
@@ -110,7 +133,44 @@ impl Batch {
     }
 }
 
-async fn ask(client: &PlainClient, url: &Uri, shape: Shape) -> Result<Times, String> {
+/// A good answer's times, and how late each of its chunks came.
+type Measured = (Times, Vec<Duration>);
+
+/// Finds in a body that comes in pieces when its words were sent.
+#[derive(Debug, Default)]
+struct Stamps {
+    searched: usize,
+    late: Vec<Duration>,
+}
+
+impl Stamps {
+    /// Looks at what has come.
+    fn look(&mut self, body: &[u8]) {
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        loop {
+            let rest = body.get(self.searched..).unwrap_or_default();
+            let Some(place) = rest.iter().position(|byte| *byte == b'@') else {
+                self.searched = body.len();
+                return;
+            };
+            let Some(stamp) = rest.get(place + 1..place + STAMP.len()) else {
+                // The rest of it comes with the next piece.
+                self.searched += place;
+                return;
+            };
+            self.searched += place + STAMP.len();
+            let sent = std::str::from_utf8(stamp)
+                .ok()
+                .and_then(|text| text.parse().ok());
+            if let Some(sent) = sent {
+                self.late
+                    .push(now.saturating_sub(Duration::from_nanos(sent)));
+            }
+        }
+    }
+}
+
+async fn ask(client: &PlainClient, url: &Uri, shape: Shape) -> Result<Measured, String> {
     let asking = ask_unbounded(client, url, shape);
     match tokio::time::timeout(ANSWER_DEADLINE, asking).await {
         Ok(answer) => answer,
@@ -118,7 +178,7 @@ async fn ask(client: &PlainClient, url: &Uri, shape: Shape) -> Result<Times, Str
     }
 }
 
-async fn ask_unbounded(client: &PlainClient, url: &Uri, shape: Shape) -> Result<Times, String> {
+async fn ask_unbounded(client: &PlainClient, url: &Uri, shape: Shape) -> Result<Measured, String> {
     let request = Request::builder()
         .method(Method::POST)
         .uri(url)
@@ -134,12 +194,16 @@ async fn ask_unbounded(client: &PlainClient, url: &Uri, shape: Shape) -> Result<
     let status = response.status();
     let mut body = response.into_body();
     let mut bytes = Vec::new();
+    let mut stamps = Stamps::default();
     let mut first_byte = None;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| format!("the body broke: {error}"))?;
         if let Some(data) = frame.data_ref() {
             first_byte.get_or_insert_with(|| begin.elapsed());
             bytes.extend_from_slice(data);
+            if shape == Shape::Paced {
+                stamps.look(&bytes);
+            }
         }
     }
     let whole = begin.elapsed();
@@ -148,10 +212,11 @@ async fn ask_unbounded(client: &PlainClient, url: &Uri, shape: Shape) -> Result<
         let shown: String = text.chars().take(300).collect();
         return Err(format!("{status}: {shown}"));
     }
-    Ok(Times {
+    let times = Times {
         first_byte: first_byte.unwrap_or(whole),
         whole,
-    })
+    };
+    Ok((times, stamps.late))
 }
 
 /// Makes `requests` requests, `concurrency` at a time.
@@ -173,7 +238,10 @@ pub async fn run(
             let mut batch = Batch::default();
             for _ in 0..share {
                 match ask(&client, &url, shape).await {
-                    Ok(times) => batch.times.push(times),
+                    Ok((times, late)) => {
+                        batch.times.push(times);
+                        batch.late.extend(late);
+                    }
                     Err(failure) => batch.fail(failure),
                 }
             }
@@ -186,4 +254,29 @@ pub async fn run(
     }
     all.elapsed = begin.elapsed();
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_are_found_however_a_body_is_split() {
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let sent = now.saturating_sub(Duration::from_secs(5));
+        let body = format!("word0 @{0:019}\n\nword1 @{0:019}", sent.as_nanos());
+        for size in [1, 7, 1000] {
+            let (mut stamps, mut come) = (Stamps::default(), Vec::new());
+            for piece in body.as_bytes().chunks(size) {
+                come.extend_from_slice(piece);
+                stamps.look(&come);
+            }
+            assert_eq!(stamps.late.len(), 2);
+            let right = Duration::from_secs(5)..Duration::from_secs(600);
+            assert!(
+                stamps.late.iter().all(|late| right.contains(late)),
+                "{stamps:?}"
+            );
+        }
+    }
 }

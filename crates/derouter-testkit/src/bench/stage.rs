@@ -1,4 +1,4 @@
-//! All processes of a bench: backend, two proxies, two nodes.
+//! All processes of a bench: backend, two proxies, two nodes, and what others use where it is installed.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::baselines::{self, Baseline};
 use super::load::MODEL;
 use super::report::Route;
 use crate::home::{NodeConfig, NodeHome, offer};
@@ -20,7 +21,10 @@ pub struct Stage {
     /// The provider's node.
     pub provider: NodeProcess,
     direct: String,
+    proxy: String,
     proxies: String,
+    nginx: Option<Baseline>,
+    litellm: Option<Baseline>,
     _processes: [Process; 3],
     _homes: [NodeHome; 2],
 }
@@ -58,8 +62,10 @@ fn selling(backend_url: &str) -> NodeConfig {
 }
 
 impl Stage {
-    /// Starts everything; the other programs are in this program's directory.
-    pub async fn start(node: &Path) -> Self {
+    /// Starts everything; the testkit's programs are in this program's directory. `nginx` and `litellm`
+    /// name programs that are not on the search path; one that is not there or does not start is left
+    /// out, which is told on the standard error.
+    pub async fn start(node: &Path, nginx: Option<&Path>, litellm: Option<&Path>) -> Self {
         let own = std::env::current_exe().expect("this program has a path");
         let directory: PathBuf = own.parent().unwrap_or(Path::new(".")).to_owned();
         let (backend, backend_at) = start(&directory, "testkit_backend", None).await;
@@ -78,18 +84,42 @@ impl Stage {
             consumer,
             provider,
             direct,
+            proxy: format!("http://{inner_at}/v1"),
+            nginx: match found(nginx, "nginx") {
+                Some(program) => started(baselines::nginx(&program, backend_at).await),
+                None => None,
+            },
+            litellm: match found(litellm, "litellm") {
+                Some(program) => started(baselines::litellm(&program, backend_at).await),
+                None => None,
+            },
             proxies: format!("http://{outer_at}/v1"),
             _processes: [backend, inner, outer],
             _homes: [provider_home, consumer_home],
         }
     }
 
-    /// The base URL of a route.
-    pub fn url(&self, route: Route) -> &str {
+    /// The base URL of a route, if it is there.
+    pub fn url(&self, route: Route) -> Option<&str> {
         match route {
-            Route::Direct => &self.direct,
-            Route::Proxies => &self.proxies,
-            Route::Nodes => self.consumer.ready.openai_url(),
+            Route::Direct => Some(&self.direct),
+            Route::Proxy => Some(&self.proxy),
+            Route::Proxies => Some(&self.proxies),
+            Route::Nginx => self.nginx.as_ref().map(Baseline::url),
+            Route::LiteLlm => self.litellm.as_ref().map(Baseline::url),
+            Route::Nodes => Some(self.consumer.ready.openai_url()),
         }
     }
+}
+
+fn found(named: Option<&Path>, program: &str) -> Option<PathBuf> {
+    let found = baselines::find(named, program);
+    if found.is_none() {
+        eprintln!("skipped: {program} is not installed; --{program} PATH names one");
+    }
+    found
+}
+
+fn started(baseline: Result<Baseline, String>) -> Option<Baseline> {
+    baseline.map_err(|why| eprintln!("skipped: {why}")).ok()
 }

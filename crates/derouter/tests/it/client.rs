@@ -1,5 +1,4 @@
-//! The `openai` packages for Python and JavaScript and `anthropic` for Python, driven step by step
-//! (tests/clients).
+//! The client libraries for Python and JavaScript, driven step by step (tests/clients).
 
 use std::path::PathBuf;
 use std::process::Stdio;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use derouter_testkit::{Pair, http};
+use derouter_testkit::{Modules, NodeProcess, Pair, http, sockets};
 use serde_json::{Value, json};
 
 use crate::DEROUTER;
@@ -162,4 +162,28 @@ async fn a_quote_tells_the_price_and_buys_nothing() {
         Some(4)
     );
     ledger.none().await;
+}
+
+/// Small writes must leave at once on each of the ways from the client to the backend: the client's
+/// connection, the RPC of both modules, the nodes' own, and the backend's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_connection_on_the_way_delays_packets() {
+    let pair = Pair::start_with(DEROUTER, &[MODEL], Modules::AsProcesses).await;
+    let url = format!("{}/chat/completions", pair.url());
+    let mut body = request(true);
+    body["derouter_test"] = json!({"chunks": 100_000, "pace_ms": 20});
+    let mut answer = http::stream(&url, &body).await.unwrap();
+    answer.next().await.unwrap().unwrap();
+    let nodes = [&pair.provider, &pair.consumer].map(NodeProcess::process);
+    let mut seen = 0;
+    for process in nodes.into_iter().chain(&pair.modules) {
+        let connections = sockets::connections(process.pid()).unwrap();
+        assert!(!connections.is_empty(), "{process:?}");
+        for connection in connections {
+            assert!(connection.nodelay, "{connection:?} of {process:?}");
+            seen += 1;
+        }
+    }
+    // Client, gateway's RPC on both ends, nodes on both ends, provider's RPC on both ends, backend.
+    assert!(seen >= 8, "{seen}");
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use derouter_testkit::backend::{HEARD, Outcome, SPEECH_BYTES};
+use derouter_testkit::backend::{HEARD, IMAGE_CHARS, Outcome, SPEECH_BYTES};
 use derouter_testkit::home::openai_provider;
 use derouter_testkit::pair::wait_model;
 use derouter_testkit::{Backend, NodeConfig, Pair, eventually, http};
@@ -16,6 +16,11 @@ const MODEL: &str = "test-model";
 const TOKEN_WEI: u128 = 1_000_000_000_000;
 
 async fn pair() -> Pair {
+    pair_with(&[]).await
+}
+
+/// With these endpoints besides.
+async fn pair_with(more: &[&str]) -> Pair {
     let backend = Backend::start().await;
     let mut provider = openai_provider(&backend.url(), &[MODEL]);
     let endpoints = [
@@ -25,6 +30,7 @@ async fn pair() -> Pair {
         "audio/transcriptions",
         "audio/speech",
     ];
+    let endpoints = [&endpoints[..], more].concat();
     provider["offers"][MODEL]["announce"] = json!({
         "endpoints": endpoints,
         "request_price": {"$pol": "0.001"},
@@ -101,6 +107,28 @@ async fn any_endpoint_is_sold_by_its_own_units() {
     assert!(!text.contains("[DONE]"), "{text}");
     let trade = ledger.one_signed().await;
     let cost = MILLI_POL + (6 + 2 * 2) * TOKEN_WEI;
+    assert_eq!(owed(trade.consumer.balance_delta.as_deref()), cost);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_streamed_image_passes_however_large_its_events_are() {
+    let pair = pair_with(&["images/generations"]).await;
+    let mut ledger = pair.ledger().await;
+    let url = format!("{}/images/generations", pair.url());
+    let request = json!({"model": MODEL, "prompt": "a cat", "stream": true, "partial_images": 1});
+    let image = http::post_json(&url, &request).await.unwrap();
+    assert_eq!(image.status, 200, "{}", image.text());
+    let text = image.text();
+    let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+    let events: Vec<Value> = data
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(events.len(), 2);
+    for event in &events {
+        assert_eq!(event["b64_json"].as_str().unwrap().len(), IMAGE_CHARS);
+    }
+    let trade = ledger.one_signed().await;
+    let cost = MILLI_POL + (3 + 2 * 7) * TOKEN_WEI;
     assert_eq!(owed(trade.consumer.balance_delta.as_deref()), cost);
 }
 

@@ -14,6 +14,7 @@ mod browser;
 mod cancel;
 mod client;
 mod commands;
+mod compat;
 mod corpus;
 mod crash;
 mod dashboard;

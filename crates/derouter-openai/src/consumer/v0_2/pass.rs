@@ -2,14 +2,14 @@
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use super::Answer;
 use crate::consumer::attempt::error_message;
-use crate::consumer::relay::{DONE, KEEP_ALIVE, Roles, data, error_event};
+use crate::consumer::chunks::{Chunks, Corrected};
+use crate::consumer::relay::{DONE, KEEP_ALIVE, data, error_event};
 use crate::consumer::request::Asked;
-use crate::consumer::tally::is_usage_chunk;
 use crate::meter::Meter;
 use crate::protocol::v0_2::frames::{Frame, ReadFrameError};
 use crate::sse::{Event, Splitter};
@@ -21,11 +21,7 @@ pub(super) struct Passing {
     events: Splitter,
     endpoint: Endpoint,
     /// Chunks of `chat/completions` and `completions`, whose form is known.
-    chunks: bool,
-    include_usage: bool,
-    /// The chunk that holds nothing but the usage has come.
-    usage_came: bool,
-    roles: Roles,
+    chunks: Option<Box<Chunks>>,
 }
 
 /// Why an event does not pass.
@@ -39,14 +35,11 @@ pub(super) enum Unfit {
 
 impl Passing {
     pub(super) fn new(asked: &Asked, is_event_stream: bool) -> Self {
+        let has_chunks = matches!(asked.endpoint, Endpoint::Chat | Endpoint::Completions);
         Self {
-            events: Splitter::default(),
-            chunks: is_event_stream
-                && matches!(asked.endpoint, Endpoint::Chat | Endpoint::Completions),
+            events: Splitter::of(asked.endpoint),
+            chunks: (is_event_stream && has_chunks).then(|| Box::new(Chunks::new(asked))),
             endpoint: asked.endpoint,
-            include_usage: asked.include_usage,
-            usage_came: false,
-            roles: Roles::default(),
         }
     }
 
@@ -98,60 +91,22 @@ impl Passing {
             return Err(Unfit::Error("The provider reported an error.".to_owned()));
         }
         meter.event(self.endpoint, &value);
-        if !self.chunks {
+        let Some(chunks) = &mut self.chunks else {
             out.extend_from_slice(&event.raw);
             return Ok(());
-        }
-        match self.correct(&mut value) {
-            Corrected::As => out.extend_from_slice(&event.raw),
-            Corrected::Changed => out.extend_from_slice(&data(&value)),
+        };
+        match chunks.correct(&mut value) {
+            Corrected::As if event.is_one_line() => out.extend_from_slice(&event.raw),
+            Corrected::As | Corrected::Changed => out.extend_from_slice(&data(&value)),
             Corrected::Nothing => {}
         }
         Ok(())
     }
 
-    /// Makes a chunk what OpenAI's own would be, where it is not.
-    fn correct(&mut self, chunk: &mut Value) -> Corrected {
-        let is_usage = is_usage_chunk(chunk);
-        self.usage_came |= is_usage;
-        if is_usage && !self.include_usage {
-            return Corrected::Nothing;
-        }
-        let mut changed = self.roles.say_once(chunk);
-        let Some(fields) = chunk.as_object_mut() else {
-            return Corrected::Nothing;
-        };
-        if is_usage && !fields.contains_key("choices") {
-            // Clients look into the choices of every chunk; some servers leave them out here.
-            fields.insert("choices".to_owned(), json!([]));
-            changed = true;
-        }
-        if !self.include_usage {
-            changed |= fields.swap_remove("usage").is_some();
-        }
-        let Some(choices) = fields.get_mut("choices").and_then(Value::as_array_mut) else {
-            return Corrected::Nothing;
-        };
-        for choice in choices.iter_mut().filter_map(Value::as_object_mut) {
-            if !choice.contains_key("finish_reason") {
-                choice.insert("finish_reason".to_owned(), Value::Null);
-                changed = true;
-            }
-        }
-        match changed {
-            true => Corrected::Changed,
-            false => Corrected::As,
-        }
+    /// The end of a stream that has come to its end; `None` for one that has no end of its own.
+    fn close(&mut self) -> Option<Result<Bytes, std::io::Error>> {
+        self.chunks.as_mut().map(|chunks| Ok(chunks.close(&DONE)))
     }
-}
-
-enum Corrected {
-    /// It passes as it is.
-    As,
-    /// It passes as it is now.
-    Changed,
-    /// There is nothing in it for the client.
-    Nothing,
 }
 
 /// An answer on its way.
@@ -206,8 +161,10 @@ impl Pass {
         }
         loop {
             if self.answer.as_ref()?.client_has_all() {
-                self.answer.take()?.settle_later(false);
-                return Some(Ok(DONE));
+                let mut answer = self.answer.take()?;
+                let end = answer.begun.passing.close();
+                answer.settle_later(false);
+                return end;
             }
             let frame = match self.wait().await? {
                 Waited::Frame(frame) => frame,
@@ -228,15 +185,15 @@ impl Pass {
                     Err(why) => return self.over(why),
                 },
                 Frame::Epilogue(epilogue) => {
-                    let answer = self.answer.take()?;
-                    let chunks = answer.begun.passing.chunks;
+                    let mut answer = self.answer.take()?;
                     if answer.is_event_stream() && !answer.begun.meter.is_whole() {
                         let why = "the provider billed it before its end";
                         answer.break_off(why);
                         return Some(broken(why, true));
                     }
+                    let end = answer.begun.passing.close();
                     answer.settle(&epilogue, false);
-                    return chunks.then_some(Ok(DONE));
+                    return end;
                 }
                 Frame::Failed(_) => {
                     return self.over("the provider reported an error in the middle of the answer");
@@ -300,11 +257,12 @@ impl Pass {
     /// Nothing more comes from the provider's side in time. That is the end of a complete stream,
     /// whose bill may still come, and an error otherwise.
     fn over(&mut self, why: &'static str) -> Option<Result<Bytes, std::io::Error>> {
-        let answer = self.answer.take()?;
-        let (events, chunks) = (answer.is_event_stream(), answer.begun.passing.chunks);
+        let mut answer = self.answer.take()?;
+        let events = answer.is_event_stream();
         if events && answer.has_ended() {
+            let end = answer.begun.passing.close();
             answer.settle_later(false);
-            return chunks.then_some(Ok(DONE));
+            return end;
         }
         answer.break_off(why);
         Some(broken(why, events))
@@ -324,15 +282,16 @@ impl Answer {
     /// Whether the client has all of a stream that it reads: what comes behind is the bill.
     fn client_has_all(&self) -> bool {
         let begun = &self.begun;
-        let wants_usage = begun.passing.include_usage && !begun.passing.usage_came;
-        begun.passing.chunks && begun.first.is_empty() && !wants_usage && self.has_ended()
+        let chunks = begun.passing.chunks.as_ref();
+        let has_usage = chunks.is_some_and(|chunks| !chunks.wants_usage());
+        has_usage && begun.first.is_empty() && self.has_ended()
     }
 
     /// Whether each answer that was asked for has come to its end.
     pub(super) fn has_ended(&self) -> bool {
         let answers = match self.begun.passing.chunks {
-            true => self.asked.size.answers,
-            false => 1,
+            Some(_) => self.asked.size.answers,
+            None => 1,
         };
         self.begun.meter.has_ended(answers)
     }
@@ -350,6 +309,8 @@ impl Drop for Pass {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::protocol;
 
@@ -372,7 +333,7 @@ mod tests {
         Ok(String::from_utf8(out.to_vec()).unwrap())
     }
 
-    const CHUNK: &str = "data: {\"id\":\"c\", \"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":null}], \"new\": 1.50}\n\n";
+    const CHUNK: &str = "data: {\"id\":\"c\", \"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"a\"},\"finish_reason\":null}], \"new\": 1.50}\n\n";
 
     #[test]
     fn a_chunk_that_a_client_can_read_passes_byte_for_byte() {
@@ -403,6 +364,24 @@ mod tests {
             Ok("")
         );
         assert_eq!(pass(&chat(false), "data: [DONE]\n\n", 9).as_deref(), Ok(""));
+    }
+
+    /// Programs that read line by line take each for JSON, and some want the space.
+    #[test]
+    fn each_line_of_data_is_json() {
+        let split = CHUNK.replace(", \"choices\"", ",\ndata: \"choices\"");
+        let close = CHUNK.replace("data: ", "data:");
+        let named = format!("event: chunk\nid: 7\n{CHUNK}");
+        for text in [split, close, named] {
+            let shown = pass(&chat(false), &text, 9).unwrap();
+            assert_eq!(shown.matches("data: ").count(), 1, "{shown}");
+            let json = shown.strip_prefix("data: ").unwrap();
+            let value: Value = serde_json::from_str(json).unwrap();
+            assert_eq!(value["new"], 1.5);
+        }
+        let other_breaks = CHUNK.replace("\n\n", "\r\n\r\n");
+        let passed = pass(&chat(false), &other_breaks, 9);
+        assert_eq!(passed.as_deref(), Ok(other_breaks.as_str()));
     }
 
     #[test]

@@ -357,7 +357,7 @@ impl Job<'_> {
         writer: &mut Writer,
         sent: &mut Sent,
     ) -> Result<(), Broken> {
-        let mut events = Splitter::default();
+        let mut events = Splitter::of(ask.endpoint);
         let mut out = BytesMut::new();
         let mut heard = false;
         loop {
