@@ -12,7 +12,7 @@ use derouter_sdk::{
     CreateJobError, FailureReason, JobKey, JobStream, NodeError, OfferSnapshot, OpenJobError,
     RemoteJob, RemoteJobError,
 };
-use derouter_store::{Durability, InsertJobError, NewJob};
+use derouter_store::{ChangeOutcome, Durability, InsertJobError, NewJob};
 use derouter_wire::cbor::Bytes;
 use derouter_wire::job::JobWire;
 use derouter_wire::jobs::{
@@ -220,27 +220,33 @@ async fn accepted(
 
 async fn store_accepted(shared: Arc<Shared>, key: JobKey, created_at: UnixSeconds, gate: Gate) {
     crate::failpoint!("consumer::before-accepted");
-    let step = move |job: &Job| job.accepted(created_at, true);
+    // Its module may have asked the provider about it meanwhile, which tells as much.
+    let step = move |job: &Job| {
+        let change = job.accepted(created_at, true).or_else(|| job.joined());
+        change.ok_or_else(|| job.is_open())
+    };
     let stored = shared
         .store
-        .update_job(Role::Consumer, &key, Durability::Wal, step)
+        .change_job(Role::Consumer, &key, Durability::Wal, step)
         .await;
     crate::failpoint!("consumer::accepted");
-    match stored {
-        Ok(Some(job)) => {
+    let opened = match stored {
+        Ok(ChangeOutcome::Changed(job)) => {
             shared.remember_job(&job);
             shared.emit_job(&job);
-            // A module that has gone reads nothing.
-            let _ = gate.send(Ok(()));
+            Ok(())
         }
-        // It ended in this moment.
-        Ok(None) => give_up_late(&shared, &key).await,
+        Ok(ChangeOutcome::Refused(true)) => Ok(()),
+        // It ended in this moment, of which the provider, which has it, is told.
+        Ok(ChangeOutcome::Refused(false) | ChangeOutcome::NotFound) => return,
         Err(error) => {
             // Its deadline ends it, if its module does not.
             tracing::error!(job = %key, %error, "could not store that a job was taken");
-            let _ = gate.send(Err(internal(error)));
+            Err(internal(error))
         }
-    }
+    };
+    // A module that has gone reads nothing.
+    let _ = gate.send(opened);
 }
 
 /// Tells a provider that a job is over which it took too late. When that fails, its own deadline ends it.
