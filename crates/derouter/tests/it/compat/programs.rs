@@ -1,6 +1,7 @@
 //! The calls that well-known programs make, as they make them: method, path, headers and body, taken
 //! from the source of Open WebUI 0.12.4, SillyTavern 1.19.0, Continue (core 1.1.0, openai-adapters
-//! 1.37.0), aider 0.86.2 with its litellm 1.81.10, and Claude Code's use of the Messages API.
+//! 1.37.0), and aider 0.86.2 with its litellm 1.81.10. The call of Claude Code has the shape of the
+//! Messages API and headers of its kind; its source was not read.
 
 use derouter_testkit::backend::answer::{self, Kind};
 use derouter_testkit::{Pair, http};
