@@ -272,13 +272,25 @@ fn is_page(headers: &HeaderMap) -> bool {
 /// Whether a request shows the secret of the launch file, or the token for other machines.
 pub(crate) fn shows_secret(app: &App, headers: &HeaderMap) -> bool {
     let given = headers.get(AUTHORIZATION).and_then(|it| it.to_str().ok());
-    let given = given
+    let Some(given) = given
         .and_then(|it| it.strip_prefix("Bearer "))
-        .map(str::trim);
-    given.is_some_and(|given| {
-        let token = app.token.as_deref();
-        same(given, &app.launch_secret) || token.is_some_and(|token| same(given, token))
-    })
+        .map(str::trim)
+    else {
+        return false;
+    };
+    if same(given, &app.launch_secret) {
+        return true;
+    }
+    // The token was chosen by people: it is not to be found out by trying.
+    let now = Instant::now();
+    let Some(token) = app.token.as_deref().filter(|_| app.sessions().may_try(now)) else {
+        return false;
+    };
+    let right = same(given, token);
+    if !right {
+        app.sessions().tried(now);
+    }
+    right
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::cli::settings::{
 };
 use crate::config::node::RunConfig;
 use crate::config::place::{self, Origin};
-use crate::config::schema::{FileKind, schema};
+use crate::config::schema::{FileKind, schema, secret_keys};
 use crate::config::{self, ConfigError};
 use crate::daemon::state::{Running, running};
 use crate::failure::Failure;
@@ -113,6 +113,13 @@ fn get(args: &GetArgs, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether what a key holds is not to be shown without need.
+fn is_secret(path: &KeyPath) -> bool {
+    let path = path.to_string();
+    let name = path.rsplit('.').next().unwrap_or(&path);
+    secret_keys(&schema(FileKind::Node)).contains(name)
+}
+
 fn parsed(path: &str) -> Result<KeyPath, Failure> {
     KeyPath::parse(path).map_err(Failure::usage)
 }
@@ -188,6 +195,10 @@ fn change(
     // What a link leads to, so that it stays a link.
     let place = std::fs::canonicalize(&file).unwrap_or_else(|_| file.clone());
     replace(&place, &after)?;
+    let value = value.map(|value| match is_secret(path) {
+        true => json!("(hidden)"),
+        false => json!(value),
+    });
     let told = json!({"file": file, "path": path.to_string(), "value": value});
     output.show("derouter.config.set/1", &told, |_| {
         format!("changed {path} in {}", file.display())

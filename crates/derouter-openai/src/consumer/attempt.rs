@@ -222,6 +222,10 @@ impl Attempt {
             .await
             .map_err(|_| service(Failure::TimedOut("the job's connection")))?
             .map_err(|error| service(error.into()))?;
+        if self.lost.is_cancelled() {
+            // Before it is sent more of the request, or believed that it began in time.
+            return Err(v0_2::lost());
+        }
         let patience = match self.asked.stream {
             true => deadlines.first_value,
             false => deadlines.plain_answer,

@@ -21,6 +21,9 @@ const MAX_CALLS: usize = 1024;
 /// The longest id of a call that is remembered, in bytes. Servers' have under a hundred.
 const MAX_ID_BYTES: usize = 256;
 
+/// The longest id or model of an answer that chunks made here say again.
+const MAX_NAME_BYTES: usize = 1024;
+
 /// What names an answer in each of its chunks.
 const NAMES: [&str; 4] = ["id", "object", "created", "model"];
 
@@ -107,8 +110,10 @@ impl Chunks {
         }
         if self.names.is_empty() {
             let names = NAMES.iter();
-            let told =
-                names.filter_map(|name| Some(((*name).to_owned(), fields.get(*name)?.clone())));
+            let told = names.filter_map(|name| {
+                let value = fields.get(*name).filter(|value| is_short(value))?;
+                Some(((*name).to_owned(), value.clone()))
+            });
             self.names = told.collect();
         }
         let Some(choices) = fields.get_mut("choices").and_then(Value::as_array_mut) else {
@@ -258,6 +263,15 @@ impl Chunks {
         let mut chunk = self.names.clone();
         chunk.extend(more.map(|(name, value)| (name.to_owned(), value)));
         Value::Object(chunk)
+    }
+}
+
+/// Whether a value may be said again in each chunk that is made here, of which there may be many.
+fn is_short(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.len() <= MAX_NAME_BYTES,
+        Value::Number(_) | Value::Bool(_) | Value::Null => true,
+        Value::Array(_) | Value::Object(_) => false,
     }
 }
 

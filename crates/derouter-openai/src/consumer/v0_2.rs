@@ -100,15 +100,16 @@ pub(crate) async fn begin(
     asked: &Asked,
     lost: CancellationToken,
 ) -> Result<Begun, (Failure, i64)> {
-    let mut frames = Incoming::new(stream, lost);
+    let mut frames = Incoming::new(stream, lost.clone());
     if !head(asked).holds(&asked.body) {
         let pipe = frames.stream();
         let sent = async {
             pipe.write_all(&asked.body).await?;
             pipe.flush().await
         };
+        let sent = lost.run_until_cancelled(sent).await;
         // A provider that wants none of it says why, and reads no further.
-        if let Err(error) = sent.await {
+        if let Err(error) = sent.ok_or_else(self::lost)? {
             tracing::debug!(%error, "a request was not read to its end");
         }
     }
@@ -143,6 +144,12 @@ pub(crate) async fn begin(
         false => begun.first_bytes().await?,
     }
     Ok(begun)
+}
+
+/// Another provider's answer began before this one was asked in full: nothing is owed.
+pub(crate) fn lost() -> (Failure, i64) {
+    let why = "Another provider was quicker.".to_owned();
+    (Failure::Local(why), REASON_SERVICE_ERROR)
 }
 
 /// Whether the endpoint's answers are always JSON or events.

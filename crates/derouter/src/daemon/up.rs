@@ -74,9 +74,11 @@ pub(crate) async fn restart(args: RestartArgs, output: Output) -> Result<(), Fai
             config: None,
             data_dir: Some(data_dir),
         };
-        down::stop(&place, args.down.now, output).await?;
         run.config = state.config.or(run.config);
         run.data_dir = state.data_dir_flag.or(run.data_dir);
+        // What could not start again is not stopped.
+        run.load()?;
+        down::stop(&place, args.down.now, output).await?;
     }
     let config = run.load()?;
     let started = start(&run, &config, args.wait, output).await?;

@@ -202,3 +202,16 @@ fn an_answer_without_a_reason_for_its_end_gets_one() {
     ended.correct(&mut json!({"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "length"}]}));
     assert_eq!(ended.close(b""), "");
 }
+
+#[test]
+fn a_long_name_is_not_said_again_for_each_choice() {
+    let mut chunks = chunks(&json!({}));
+    let choices: Vec<_> = (0..100)
+        .map(|index| json!({"index": index, "delta": {"content": "x"}, "finish_reason": null}))
+        .collect();
+    let mut first = json!({"id": "c", "model": "m".repeat(100_000), "choices": choices});
+    chunks.correct(&mut first);
+    let end = chunks.close(b"");
+    assert!(end.len() < 100 * 200, "{}", end.len());
+    assert!(end.starts_with(b"data: "));
+}
