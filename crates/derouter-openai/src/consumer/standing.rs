@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use derouter_sdk::PeerId;
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,14 @@ pub enum StandingError {
     /// There are too many.
     #[error("{MOST_PROVIDERS} providers are pinned or blocked already: release some")]
     TooMany,
+    /// The file that there is can't be used.
+    #[error("{} can't be used ({why}): mend it, or move it away, and start the node again", path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The file.
     #[error("can't write {}: {source}", path.display())]
     Io {
@@ -78,6 +86,8 @@ struct Sets {
 pub(crate) struct Standings {
     file: Option<PathBuf>,
     sets: RwLock<Arc<Sets>>,
+    /// One change at a time, over its write; who reads does not wait for the disk.
+    changing: Mutex<()>,
 }
 
 impl Standings {
@@ -93,6 +103,7 @@ impl Standings {
         Self {
             file,
             sets: RwLock::new(Arc::new(sets)),
+            changing: Mutex::default(),
         }
     }
 
@@ -141,7 +152,13 @@ impl Standings {
     fn set(&self, provider: PeerId, standing: Standing) -> Result<(), StandingError> {
         let path = self.file.as_ref().ok_or(StandingError::NoPlace)?;
         // Held over the write, so that two changes at once are both kept.
-        let mut sets = self.sets.write().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        // What can't be read is not written over: it holds whom the owner blocked.
+        read(path).map_err(|error| StandingError::Damaged {
+            path: path.clone(),
+            why: error.to_string(),
+        })?;
+        let sets = self.sets();
         let mut new = Sets {
             pinned: sets.pinned.clone(),
             blocked: sets.blocked.clone(),
@@ -167,7 +184,7 @@ impl Standings {
         };
         let text = serde_json::to_vec_pretty(&kept).map_err(io::Error::other);
         replace(path, &text.map_err(failed)?).map_err(failed)?;
-        *sets = Arc::new(new);
+        *self.sets.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
         Ok(())
     }
 }
@@ -256,5 +273,19 @@ mod tests {
         let standings = Standings::load(None);
         let nowhere = standings.set(peer(), Standing::Blocked);
         assert!(matches!(nowhere, Err(StandingError::NoPlace)));
+    }
+
+    #[test]
+    fn a_damaged_file_is_not_written_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join(STANDING_FILE);
+        fs::write(&file, "{ \"blocked\": [").unwrap();
+        let standings = Standings::load(Some(directory.path()));
+        let refused = standings.set(PeerId::random(), Standing::Pinned);
+        assert!(
+            matches!(refused, Err(StandingError::Damaged { .. })),
+            "{refused:?}"
+        );
+        assert_eq!(fs::read_to_string(&file).unwrap(), "{ \"blocked\": [");
     }
 }
