@@ -372,10 +372,11 @@ impl Keeper {
         let now = Instant::now();
         // One that is provided together with others would take them away for a moment.
         let alone = self.stands.len() <= MOST_ALONE;
+        let known = self.overlay.is_known();
         let wanted: Vec<_> = self
             .stands
             .iter_mut()
-            .map(|stand| stand.wanted(now, alone))
+            .map(|stand| stand.wanted(now, alone).filter(|_| known))
             .collect();
         for (stand, wanted) in self.stands.iter().zip(&wanted) {
             let held = self.on_market.announced(&stand.offer_id);

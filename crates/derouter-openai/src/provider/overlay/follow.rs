@@ -14,6 +14,8 @@ pub(in crate::provider) struct Follow {
     seen: Option<Option<Stamp>>,
     entries: Arc<Entries>,
     problem: Option<String>,
+    /// A file was read, or seen not to be there.
+    known: bool,
 }
 
 /// What a look at the file found.
@@ -31,6 +33,11 @@ impl Follow {
     /// The changes that hold.
     pub(in crate::provider) fn entries(&self) -> Arc<Entries> {
         Arc::clone(&self.entries)
+    }
+
+    /// Whether it is known what the owner changed. Until then nothing may be sold: it may be paused.
+    pub(in crate::provider) fn is_known(&self) -> bool {
+        self.known || self.path.is_none()
     }
 
     /// Why the latest file is not used.
@@ -53,6 +60,7 @@ impl Follow {
                     tracing::info!("the file of changed offers can be used again");
                 }
                 self.seen = Some(stamp);
+                self.known = true;
                 let changed = entries != *self.entries;
                 self.entries = Arc::new(entries);
                 changed
@@ -60,7 +68,10 @@ impl Follow {
             Ok(Err((stamp, error))) => {
                 let problem = error.to_string();
                 if self.problem.as_ref() != Some(&problem) {
-                    tracing::error!(%error, "the offers stay as they were");
+                    match self.known {
+                        true => tracing::error!(%error, "the offers stay as they were"),
+                        false => tracing::error!(%error, "nothing is sold until it can be read"),
+                    }
                 }
                 self.problem = Some(problem);
                 self.seen = Some(stamp);
@@ -114,5 +125,22 @@ mod tests {
         assert!(follow.look().await);
         assert_eq!(follow.problem(), None);
         assert!(follow.entries().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_can_not_be_used_at_the_start_leaves_unknown_what_is_paused() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = OfferStore::new(directory.path());
+        std::fs::write(store.path(), "{").unwrap();
+        let mut follow = Follow::new(Some(directory.path()));
+        follow.look().await;
+        assert!(!follow.is_known());
+        std::fs::remove_file(store.path()).unwrap();
+        follow.look().await;
+        assert!(follow.is_known());
+        assert!(
+            Follow::new(None).is_known(),
+            "without a place for changes there are none"
+        );
     }
 }
