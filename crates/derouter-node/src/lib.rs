@@ -21,7 +21,6 @@ mod drain;
 mod event_log;
 #[doc(hidden)]
 pub mod fuzz;
-mod gated;
 mod handle;
 mod housekeeping;
 pub mod identity;

@@ -1,8 +1,10 @@
 //! Jobs of wire 0.2 as their consumer: created and joined with one call, joined again when the stream
 //! breaks.
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use derouter_market::Role;
@@ -12,7 +14,7 @@ use derouter_sdk::{
     CreateJobError, FailureReason, JobKey, JobStream, NodeError, OfferSnapshot, OpenJobError,
     RemoteJob, RemoteJobError,
 };
-use derouter_store::{ChangeOutcome, Durability, InsertJobError, NewJob};
+use derouter_store::{Durability, InsertJobError, NewJob};
 use derouter_wire::cbor::Bytes;
 use derouter_wire::job::JobWire;
 use derouter_wire::jobs::{
@@ -21,11 +23,11 @@ use derouter_wire::jobs::{
 };
 use derouter_wire::{Currency, JobId, UnixSeconds, limits};
 use sha2::{Digest, Sha256};
+use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep};
 
 use super::internal;
 use crate::clock::unix_now;
-use crate::gated::{Gate, Gated};
 use crate::open_jobs::{Guarded, JoinedGuard};
 use crate::session::Session;
 use crate::shared::Shared;
@@ -163,7 +165,10 @@ async fn ask(shared: &Shared, key: &JobKey, offer: &OfferSnapshot, args: Option<
         if sent && Instant::now() + pause >= until {
             break;
         }
-        sleep(pause).await;
+        if !pause.is_zero() {
+            // A sleep of nothing is a millisecond.
+            sleep(pause).await;
+        }
         match shared.net.call_job(key.provider, &call, args).await {
             Ok(JobReply::Joined(joined, stream)) => return Answer::Joined(joined, stream),
             // Whether an earlier call was taken, it does not say.
@@ -192,8 +197,7 @@ fn denies_the_job(code: RefusalCode) -> bool {
     )
 }
 
-/// The provider took the job: keeps the pipe for the module. That it was taken is stored meanwhile, and
-/// until it is, nothing comes out of the pipe.
+/// The provider took the job: keeps the pipe for the module. That it was taken is stored meanwhile.
 async fn accepted(
     shared: &Arc<Shared>,
     key: JobKey,
@@ -211,42 +215,37 @@ async fn accepted(
     }
     shared.open_jobs().reached(&side, Stage::Running, now);
     let created_at = joined.created_at;
-    let (pipe, gate) = Gated::new(pipe(shared, &key, joined, stream).await);
-    let storing = store_accepted(Arc::clone(shared), key.clone(), created_at, gate);
-    shared.tasks.spawn(storing);
-    shared.opened.keep(key.clone(), Box::new(pipe), now);
+    let pipe = pipe(shared, &key, joined, stream).await;
+    // Queued here, before the module has the job, so that whatever it does with it finds that stored.
+    // Nobody outside relies on it, so nobody waits for it.
+    let storing = store_accepted(Arc::clone(shared), key.clone(), created_at);
+    let mut storing = Box::pin(unconstrained(storing));
+    let stored = poll_fn(|cx| Poll::Ready(storing.as_mut().poll(cx))).await;
+    if stored.is_pending() {
+        shared.tasks.spawn(storing);
+    }
+    shared.opened.keep(key.clone(), pipe, now);
     Ok(key)
 }
 
-async fn store_accepted(shared: Arc<Shared>, key: JobKey, created_at: UnixSeconds, gate: Gate) {
+async fn store_accepted(shared: Arc<Shared>, key: JobKey, created_at: UnixSeconds) {
     crate::failpoint!("consumer::before-accepted");
     // Its module may have asked the provider about it meanwhile, which tells as much.
-    let step = move |job: &Job| {
-        let change = job.accepted(created_at, true).or_else(|| job.joined());
-        change.ok_or_else(|| job.is_open())
-    };
+    let step = move |job: &Job| job.accepted(created_at, true).or_else(|| job.joined());
     let stored = shared
         .store
-        .change_job(Role::Consumer, &key, Durability::Wal, step)
+        .update_job(Role::Consumer, &key, Durability::Wal, step)
         .await;
     crate::failpoint!("consumer::accepted");
-    let opened = match stored {
-        Ok(ChangeOutcome::Changed(job)) => {
+    match stored {
+        Ok(Some(job)) => {
             shared.remember_job(&job);
             shared.emit_job(&job);
-            Ok(())
         }
-        Ok(ChangeOutcome::Refused(true)) => Ok(()),
-        // It ended in this moment, of which the provider, which has it, is told.
-        Ok(ChangeOutcome::Refused(false) | ChangeOutcome::NotFound) => return,
-        Err(error) => {
-            // Its deadline ends it, if its module does not.
-            tracing::error!(job = %key, %error, "could not store that a job was taken");
-            Err(internal(error))
-        }
-    };
-    // A module that has gone reads nothing.
-    let _ = gate.send(opened);
+        Ok(None) => {}
+        // It can't be signed then. Its deadline ends it, if its module does not.
+        Err(error) => tracing::error!(job = %key, %error, "could not store that a job was taken"),
+    }
 }
 
 /// Tells a provider that a job is over which it took too late. When that fails, its own deadline ends it.
