@@ -32,6 +32,13 @@ pub enum JobReply {
     Answered(JobAnswer),
 }
 
+/// A substream on which one call can be made. Dropped unused, the peer hears nothing of it.
+#[derive(Debug)]
+pub struct JobLine {
+    pub(crate) peer: PeerId,
+    pub(crate) stream: Substream,
+}
+
 /// Makes a call on a fresh substream.
 pub(crate) async fn call(
     stream: Substream,

@@ -58,7 +58,7 @@ pub use config::{
 pub use counters::NetCounters;
 pub use error::{DialError, OpenStreamError, RequestError, StartError};
 pub use heartbeat::{ReceivedHeartbeat, SentHeartbeat};
-pub use job_calls::{Answering, InboundJobCall, JobReply};
+pub use job_calls::{Answering, InboundJobCall, JobLine, JobReply};
 pub use job_stream::{InboundJobStream, JobStream};
 pub use libp2p::identity::Keypair;
 pub use libp2p::{Multiaddr, PeerId};

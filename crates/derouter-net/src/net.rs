@@ -26,7 +26,7 @@ use crate::counters::NetCounters;
 use crate::discovery::{Discovery, DiscoveryParts, DiscoveryServer, Input, Inputs, Shards};
 use crate::error::{DialError, OpenStreamError, RequestError, StartError};
 use crate::heartbeat::{ReceivedHeartbeat, SentHeartbeat};
-use crate::job_calls::{self, InboundJobCall, JobCallServer, JobReply};
+use crate::job_calls::{self, InboundJobCall, JobCallServer, JobLine, JobReply};
 use crate::job_stream::{InboundJobStream, JobStream, JobStreamServer};
 use crate::offers::OfferNews;
 use crate::peer::{PeerEvent, PeerInfo};
@@ -425,6 +425,13 @@ impl Net {
         call: &JobCall,
         args: Option<&str>,
     ) -> Result<JobReply, RequestError> {
+        let line = self.open_job_line(peer).await?;
+        self.call_on(line, call, args).await
+    }
+
+    /// The first half of [`Net::call_job`], which says nothing to the peer yet: for callers who have
+    /// something else to do before that.
+    pub async fn open_job_line(&self, peer: PeerId) -> Result<JobLine, RequestError> {
         let stream = self
             .open(peer, JOB_CALLS)
             .await
@@ -433,9 +440,19 @@ impl Net {
                 Unopened::Open(error) => RequestError::Unreachable(open_error_text(error)),
                 Unopened::Stopped => RequestError::Stopped,
             })?;
-        let connection = stream.connection();
-        let answer = job_calls::call(stream, call, args);
-        self.watched(peer, connection, answer).await
+        Ok(JobLine { peer, stream })
+    }
+
+    /// The second half of [`Net::call_job`].
+    pub async fn call_on(
+        &self,
+        line: JobLine,
+        call: &JobCall,
+        args: Option<&str>,
+    ) -> Result<JobReply, RequestError> {
+        let connection = line.stream.connection();
+        let answer = job_calls::call(line.stream, call, args);
+        self.watched(line.peer, connection, answer).await
     }
 
     /// Connects to a job of a provider (0.1), which is dialled when it is not connected.

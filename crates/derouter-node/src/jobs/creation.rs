@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use derouter_market::Role;
 use derouter_market::job::{Job, Stage};
-use derouter_net::{JobReply, RequestError};
+use derouter_net::{JobLine, JobReply, RequestError};
 use derouter_sdk::{
     CreateJobError, FailureReason, JobKey, JobStream, NodeError, OfferSnapshot, OpenJobError,
     RemoteJob, RemoteJobError,
@@ -70,8 +70,8 @@ enum Answer {
     Lost,
 }
 
-/// Creates a job and joins it. The row comes first: whatever happens behind it, either side can say
-/// what became of the job.
+/// Creates a job and joins it. The row comes before a word to the provider: whatever happens behind it,
+/// either side can say what became of the job.
 pub(super) async fn create(
     shared: &Arc<Shared>,
     offer: &OfferSnapshot,
@@ -86,13 +86,14 @@ pub(super) async fn create(
     if shared.legacy.has(&offer.provider_peer_id, now) {
         return Err(NotCreated::Legacy);
     }
-    let job = insert(shared, offer, args).await?;
-    crate::failpoint!("consumer::created");
     let (node, offer, args) = (Arc::clone(shared), offer.clone(), args.map(str::to_owned));
-    let key = job.key.clone();
     // To its end, also when the caller goes away meanwhile: the row must not be left behind.
-    let asking = async move {
-        match ask(&node, &key, &offer, args.as_deref()).await {
+    let creating = async move {
+        let inserting = insert(&node, &offer, args.as_deref());
+        let opening = async { Ok(node.net.open_job_line(offer.provider_peer_id).await) };
+        let (key, line) = tokio::try_join!(inserting, opening)?;
+        crate::failpoint!("consumer::created");
+        match ask(&node, &key, &offer, args.as_deref(), line).await {
             Answer::Joined(joined, stream) => accepted(&node, key, joined, stream).await,
             Answer::Refused(refusal) => {
                 forget(&node, &key).await;
@@ -111,14 +112,14 @@ pub(super) async fn create(
             }
         }
     };
-    shared.to_the_end(asking).await?
+    shared.to_the_end(creating).await?
 }
 
 async fn insert(
     shared: &Shared,
     offer: &OfferSnapshot,
     args: Option<&str>,
-) -> Result<Job, CreateJobError> {
+) -> Result<JobKey, CreateJobError> {
     let job_id = JobId::new(uuid::Uuid::new_v4().to_string());
     let job_id = job_id.map_err(|error| NodeError::Internal(error.to_string()))?;
     let now = unix_now();
@@ -141,15 +142,21 @@ async fn insert(
     match shared.store.insert_job(job, Durability::Wal).await {
         Ok(job) => {
             shared.look_after(&job);
-            Ok(job)
+            Ok(job.key)
         }
         Err(InsertJobError::Store(error)) => Err(internal(error).into()),
         Err(error) => Err(NodeError::Internal(error.to_string()).into()),
     }
 }
 
-/// Asks until there is an answer: the id makes a repetition count once.
-async fn ask(shared: &Shared, key: &JobKey, offer: &OfferSnapshot, args: Option<&str>) -> Answer {
+/// Asks until there is an answer, at first on `line`: the id makes a repetition count once.
+async fn ask(
+    shared: &Shared,
+    key: &JobKey,
+    offer: &OfferSnapshot,
+    args: Option<&str>,
+    line: Result<JobLine, RequestError>,
+) -> Answer {
     let args_bytes = args.and_then(|args| u32::try_from(args.len()).ok());
     let call = JobCall::Create(CreateJob {
         job_id: key.job_id.clone(),
@@ -160,16 +167,14 @@ async fn ask(shared: &Shared, key: &JobKey, offer: &OfferSnapshot, args: Option<
         args_bytes,
     });
     let until = Instant::now() + CREATE_DEADLINE;
+    let mut answer = match line {
+        Ok(line) => shared.net.call_on(line, &call, args).await,
+        Err(error) => Err(error),
+    };
     let mut sent = false;
-    for pause in JOIN_AGAIN {
-        if sent && Instant::now() + pause >= until {
-            break;
-        }
-        if !pause.is_zero() {
-            // A sleep of nothing is a millisecond.
-            sleep(pause).await;
-        }
-        match shared.net.call_job(key.provider, &call, args).await {
+    let mut pauses = JOIN_AGAIN.iter().skip(1);
+    loop {
+        match answer {
             Ok(JobReply::Joined(joined, stream)) => return Answer::Joined(joined, stream),
             // Whether an earlier call was taken, it does not say.
             Ok(JobReply::Answered(JobAnswer::Refused(refusal)))
@@ -182,8 +187,15 @@ async fn ask(shared: &Shared, key: &JobKey, offer: &OfferSnapshot, args: Option<
             Err(error) if !sent => return Answer::NotSent(error),
             Err(_) => {}
         }
+        let Some(pause) = pauses
+            .next()
+            .filter(|pause| Instant::now() + **pause < until)
+        else {
+            return Answer::Lost;
+        };
+        sleep(*pause).await;
+        answer = shared.net.call_job(key.provider, &call, args).await;
     }
-    Answer::Lost
 }
 
 /// Whether a refusal says that the provider does not have the job, whatever it was sent before.

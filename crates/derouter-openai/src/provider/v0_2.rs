@@ -4,6 +4,7 @@
 //! on the pipe. The node joins a broken pipe again, so that a job has one connection here, and what is
 //! not joined within 10 s is given up.
 
+mod ahead;
 mod ask;
 mod bodies;
 mod offer;

@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::{Instant, timeout};
 
+use super::ahead::ReadAhead;
 use super::ask::Ask;
 use super::bodies::{Bodies, Room};
 use super::{Requested, Taken};
@@ -51,6 +52,9 @@ const UPLOAD_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long it waits for memory.
 const PLACE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Bytes of events that came together and are passed on together, beside one read.
+const MAX_TOGETHER_BYTES: usize = 16 * 1024;
 
 /// Bytes of events that are held back until one says something.
 const MAX_HELD_BYTES: usize = 64 * 1024;
@@ -175,6 +179,17 @@ impl Serving {
     }
 }
 
+/// Takes what the backend has sent besides, so that events which came together go on together.
+fn take_what_is_there(answer: &mut ReadAhead, events: &mut Splitter) {
+    let mut taken = 0;
+    while taken < MAX_TOGETHER_BYTES
+        && let Some(bytes) = answer.at_hand()
+    {
+        taken += bytes.len();
+        events.push(&bytes);
+    }
+}
+
 fn refused(reason: &str) -> Failure {
     Failure {
         told: Some(reason.to_owned()),
@@ -259,15 +274,16 @@ impl Job<'_> {
         let response =
             response.unwrap_or_else(|_| Err(Failure::plain("the backend's client broke")))?;
         let mut head = head(&response);
+        let body = ReadAhead::new(response);
         if let Some(right) = ask.answer_type() {
             right.clone_into(&mut head.content_type);
         }
         if head.is_event_stream() {
-            self.events(ask, head, response, writer, sent).await
+            self.events(ask, head, body, writer, sent).await
         } else if head.is_json() {
-            self.json(ask, head, response, writer, sent).await
+            self.json(ask, head, body, writer, sent).await
         } else {
-            self.opaque(head, response, writer, sent).await
+            self.opaque(head, body, writer, sent).await
         }
     }
 
@@ -276,13 +292,13 @@ impl Job<'_> {
         &self,
         ask: &Ask,
         mut head: AnswerHead,
-        mut response: Response,
+        mut answer: ReadAhead,
         writer: &mut Writer,
         sent: &mut Sent,
     ) -> Result<(), Broken> {
         let mut body = BytesMut::new();
         let mut limit = self.shared.limits.first_byte;
-        while let Some(bytes) = self.read(&mut response, limit).await? {
+        while let Some(bytes) = self.read(&mut answer, limit).await? {
             if body.len().saturating_add(bytes.len()) > MAX_BODY_BYTES {
                 return Err(Failure::plain("the backend's answer is too large").into());
             }
@@ -323,12 +339,12 @@ impl Job<'_> {
     async fn opaque(
         &self,
         head: AnswerHead,
-        mut response: Response,
+        mut answer: ReadAhead,
         writer: &mut Writer,
         sent: &mut Sent,
     ) -> Result<(), Broken> {
         let mut limit = self.shared.limits.first_byte;
-        while let Some(bytes) = self.read(&mut response, limit).await? {
+        while let Some(bytes) = self.read(&mut answer, limit).await? {
             let mut frames = BytesMut::new();
             if !sent.begun {
                 frames.extend_from_slice(&Frame::head(&head));
@@ -353,7 +369,7 @@ impl Job<'_> {
         &self,
         ask: &Ask,
         head: AnswerHead,
-        mut response: Response,
+        mut answer: ReadAhead,
         writer: &mut Writer,
         sent: &mut Sent,
     ) -> Result<(), Broken> {
@@ -380,8 +396,11 @@ impl Job<'_> {
                 (true, false) => self.shared.limits.between_chunks,
                 (false, false) => self.shared.limits.first_byte,
             };
-            match self.read(&mut response, limit).await {
-                Ok(Some(bytes)) => events.push(&bytes),
+            match self.read(&mut answer, limit).await {
+                Ok(Some(bytes)) => {
+                    events.push(&bytes);
+                    take_what_is_there(&mut answer, &mut events);
+                }
                 // The answer is there, whatever became of the words behind it.
                 Err(_) if ended => break,
                 Err(failure) => return Err(failure.into()),
@@ -484,10 +503,10 @@ impl Job<'_> {
 
     async fn read(
         &self,
-        response: &mut Response,
+        answer: &mut ReadAhead,
         limit: Duration,
     ) -> Result<Option<Bytes>, Failure> {
-        match timeout(limit, response.chunk()).await {
+        match timeout(limit, answer.next()).await {
             Ok(Ok(bytes)) => Ok(bytes),
             Ok(Err(error)) => {
                 let detail = describe(error);
