@@ -285,9 +285,11 @@ pub struct ProvidedOffer {
 pub struct OfferDraft {
     /// Its id.
     pub id: String,
+    /// It is to be added; else there is one of that id, which is changed.
+    pub is_new: bool,
     /// The model's name on the market.
     pub model: String,
-    /// The server that answers, as [`Backend::url`] names it.
+    /// The server that answers, as [`Backend::url`] names it. That of an offer of the configuration stays.
     pub backend: String,
     /// Context window in tokens.
     pub context: u64,

@@ -135,7 +135,8 @@ fn editor(session: &Session, backends: &[Backend], offer: Option<&ProvidedOffer>
                 (ui::csrf(session))
                 label { "Id" input name="id" required maxlength="128" value=(text_of(|it| it.id.clone())) readonly[offer.is_some()]; }
                 label { "Model" input name="model" required maxlength="256" value=(text_of(|it| it.model.clone())); }
-                label { "Server" select name="backend" { @for backend in backends { option value=(backend.url) selected[offer.is_some_and(|it| it.backend == backend.url)] { (text::plain(&backend.url, 100)) } } } }
+                input type="hidden" name="is_new" value=(offer.is_none());
+                (server(backends, offer))
                 label { "Context (tokens)" input type="number" name="context" min="1" max="16777216" required value=(offer.map_or(8192, |it| it.context)); }
                 label { "POL for 1,000,000 in" input name="input_price" required inputmode="decimal" pattern="[0-9]+([.][0-9]+)?" size="9" value=(price(|it| it.own_input_price)); }
                 label { "POL for 1,000,000 out" input name="output_price" required inputmode="decimal" pattern="[0-9]+([.][0-9]+)?" size="9" value=(price(|it| it.own_output_price)); }
@@ -148,11 +149,27 @@ fn editor(session: &Session, backends: &[Backend], offer: Option<&ProvidedOffer>
     }
 }
 
+/// Which server answers: to choose, but for an offer whose server the configuration says.
+fn server(backends: &[Backend], offer: Option<&ProvidedOffer>) -> Markup {
+    if let Some(offer) = offer.filter(|it| it.of_config) {
+        let why = "The configuration says which server answers this offer.";
+        return html! {
+            label title=(why) { "Server (of the configuration)" input name="backend" readonly value=(offer.backend); }
+        };
+    }
+    let is_own = |url: &str| offer.is_some_and(|it| it.backend == url);
+    html! {
+        label { "Server" select name="backend" {
+            @for backend in backends { option value=(backend.url) selected[is_own(&backend.url)] { (text::plain(&backend.url, 100)) } }
+        } }
+    }
+}
+
 #[derive(Debug, Deserialize)]
 pub(super) struct OfferForm {
     id: String,
+    is_new: bool,
     model: String,
-    #[serde(default)]
     backend: String,
     context: u64,
     input_price: String,
@@ -168,6 +185,7 @@ fn draft(form: OfferForm) -> Result<OfferDraft, String> {
         input_price: price(&form.input_price)?,
         output_price: price(&form.output_price)?,
         id: form.id.trim().to_owned(),
+        is_new: form.is_new,
         model: form.model.trim().to_owned(),
         backend: form.backend,
         context: form.context,

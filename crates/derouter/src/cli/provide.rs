@@ -159,6 +159,9 @@ pub(crate) struct EditArgs {
     /// The offer's id
     #[arg(value_name = "OFFER")]
     pub(crate) offer: String,
+    /// The base URL of another configured backend that serves it from now on; of an added offer only
+    #[arg(long, value_name = "URL", value_parser = crate::config::base_url)]
+    pub(crate) backend: Option<String>,
     /// The model as the market names it
     #[arg(long, value_name = "NAME")]
     pub(crate) model: Option<String>,

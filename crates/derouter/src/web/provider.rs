@@ -71,6 +71,12 @@ impl Bridge {
         offers.find(|offer| offer.id == id)
     }
 
+    /// Whether a server is one of the configuration: no other one is asked.
+    fn serves_from(&self, url: &str) -> bool {
+        let mut views = self.viewers.iter().map(Viewer::view);
+        views.any(|view| view.backends.iter().any(|it| it.base_url == url))
+    }
+
     async fn ask(&self, offer: &OfferView) -> Result<String, String> {
         let server = self
             .servers
@@ -208,6 +214,11 @@ impl Provider for Bridge {
     }
 
     async fn save(&self, draft: OfferDraft) -> Result<(), String> {
+        let before = self.find(&draft.id);
+        let other = before.as_ref().is_none_or(|it| it.backend != draft.backend);
+        if other && !self.serves_from(&draft.backend) {
+            return Err("The configuration has no such server.".to_owned());
+        }
         let edit = OfferEdit {
             model_id: Some(draft.model),
             context_size: Some(draft.context),
@@ -217,9 +228,16 @@ impl Provider for Bridge {
             ..OfferEdit::default()
         };
         let now = text::now();
-        let done = match self.find(&draft.id) {
-            Some(_) => self.store.edit(&draft.id, edit, now),
-            None => self.store.add(&draft.id, &draft.backend, edit, now),
+        let done = match (before, draft.is_new) {
+            (None, true) => self.store.add(&draft.id, &draft.backend, edit, now),
+            (Some(_), false) => {
+                let moved = other.then_some(draft.backend.as_str());
+                self.store.edit(&draft.id, edit, moved, now)
+            }
+            (Some(_), true) => {
+                return Err("There is an offer of that id already: edit that one.".to_owned());
+            }
+            (None, false) => return Err("There is no such offer.".to_owned()),
         };
         done.map_err(|error| error.to_string())
     }

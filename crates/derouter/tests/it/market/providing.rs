@@ -117,6 +117,14 @@ async fn an_offer_is_added_bought_and_outlasts_a_restart() {
     let asked = pair.backend.seen().pop().unwrap();
     assert_eq!(asked.body["model"], MODEL, "by its name at the backend");
     expect(&run(home, &arguments).await, 2, "already");
+    let elsewhere = [
+        "provide",
+        "edit",
+        "second",
+        "--backend",
+        "http://127.0.0.1:9/v1",
+    ];
+    expect(&run(home, &elsewhere).await, 2, "has no backend");
 
     let provider = pair.provider.terminate().await;
     assert_eq!(provider.code, Some(0));
