@@ -210,7 +210,8 @@ pub trait Gateway: Send + Sync {
     /// The limits of spending, and what is spent of them.
     fn limits(&self) -> Vec<Limit>;
 
-    /// The keys of the endpoint; `None` when it has a place for none.
+    /// The keys of the endpoint. `None`: none was ever made, and programs need none. None left of those that
+    /// were: no program is served.
     fn keys(&self) -> Result<Option<Vec<Key>>, String>;
 
     /// Makes a key and returns it: it is never shown again.
