@@ -854,6 +854,19 @@ async fn other_machines_are_served_only_when_that_is_said_and_with_a_token() {
         .post_as("/login", &own, "token=correct-horse-battery")
         .await;
     assert_eq!(late.status, 429);
+    // Who did not guess is let in.
+    let body = "token=correct-horse-battery";
+    let headers = format!(
+        "{own}Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    let request = plain("POST", &browser.address, "/login", &headers) + body;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let address = browser.address.parse().unwrap();
+    let mut elsewhere = socket.connect(address).await.unwrap();
+    elsewhere.write_all(request.as_bytes()).await.unwrap();
+    assert_eq!(answer_of(&mut elsewhere).await.status, 303);
 }
 
 #[tokio::test(flavor = "multi_thread")]
