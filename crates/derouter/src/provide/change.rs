@@ -71,6 +71,10 @@ fn shape(offer: &OfferView) -> serde_json::Value {
         offer.aliases,
         offer.context,
         offer.own_price,
+        offer.schedule.iter().map(|it| &it.text).collect::<Vec<_>>(),
+        offer.max_output,
+        offer.request_price,
+        offer.region,
         offer.trial,
         offer.slots,
         offer.slots_per_consumer,
@@ -86,6 +90,9 @@ fn edit_of(terms: TermsArgs) -> OfferEdit {
         backend_model: terms.backend_model,
         aliases: terms.aliases.map(without_empty),
         max_output: terms.max_output,
+        schedule: terms
+            .schedule
+            .map(|windows| windows.into_iter().filter_map(|window| window.0).collect()),
         request_price: terms.request_price,
         trial: terms.trial,
         description: terms.description,

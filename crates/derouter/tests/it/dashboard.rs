@@ -517,6 +517,36 @@ async fn an_offer_is_served_from_a_configured_server_and_from_the_one_that_was_c
             .contains("Saved.")
     );
     assert_eq!(entries()["test-model"]["backend"], Value::Null);
+    // All that the command can change; what is as it was is left to the configuration.
+    let kept = "id=other-model&is_new=false&model=other-model&context=131072&input_price=1&output_price=2&places=64";
+    let kept = format!(
+        "{kept}&backend={}&aliases=&trial=&queue=&description=",
+        second.url()
+    );
+    let changed =
+        format!("{kept}&schedule=sat%20x0.50%0D%0A22:00-06:00%200.1/-&region=DE&max_output=50");
+    assert!(
+        browser
+            .submit("/provide/save", &changed)
+            .await
+            .contains("Saved.")
+    );
+    assert_eq!(
+        entries()["other-model"]["edit"],
+        json!({"schedule": ["sat x0.5", "22:00-06:00 0.1/-"], "region": "DE", "max_output": 50})
+    );
+    let editor = async || {
+        let page = browser.get("/provide?q=other-model").await.body;
+        page.contains("22:00-06:00 0.1/-</textarea>").then_some(())
+    };
+    eventually("the schedule in the editor", editor).await;
+    let wrong = format!("{kept}&schedule=noon");
+    assert!(
+        browser
+            .submit("/provide/save", &wrong)
+            .await
+            .contains("no window of prices")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
