@@ -16,6 +16,7 @@ mod metrics;
 pub mod modules;
 mod options;
 mod pages;
+mod pulse;
 mod routes;
 mod running;
 mod sessions;

@@ -92,7 +92,7 @@ pub struct RunningWeb {
     stop: CancellationToken,
     server: Option<JoinHandle<()>>,
     launch_file: PathBuf,
-    _following: [AbortOnDropHandle<()>; 5],
+    _following: [AbortOnDropHandle<()>; 6],
 }
 
 /// Starts the dashboard. It serves when this returns.
@@ -147,6 +147,7 @@ pub async fn start(
             AbortOnDropHandle::new(tokio::spawn(Arc::clone(&board).follow_providers())),
             AbortOnDropHandle::new(tokio::spawn(Arc::clone(&board).follow_state())),
             AbortOnDropHandle::new(tokio::spawn(Arc::clone(&board).look())),
+            AbortOnDropHandle::new(tokio::spawn(Arc::clone(&board).beat())),
             AbortOnDropHandle::new(tokio::spawn(board.wait_counted())),
         ],
     })
