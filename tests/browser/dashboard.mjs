@@ -62,6 +62,13 @@ async function check(page, what) {
   }
 }
 
+// What is wider than a usual screen would have to be scrolled sideways.
+async function fits(page, what) {
+  const wide = await page.evaluate(() => [...document.querySelectorAll(".scroll")].filter((it) => it.scrollWidth > it.clientWidth)
+    .map((it) => `${it.getAttribute("aria-label")} (${it.scrollWidth} of ${it.clientWidth})`));
+  if (wide.length) trouble(`${what} scrolls sideways: ${wide.join(", ")}`);
+}
+
 async function buy(model, key, options = {}) {
   return fetch(gateway + "/chat/completions", {
     method: "POST",
@@ -78,6 +85,11 @@ try {
   await page.locator(".figure", { hasText: "Peers" }).getByText("1", { exact: true }).waitFor();
   await page.getByRole("button", { name: "Copy: base URL" }).waitFor();
   assert.ok((await page.content()).includes(gateway));
+  // The chart goes on by itself.
+  await page.locator("#pulse canvas").waitFor();
+  const drawn = () => page.evaluate(async () => (await (await fetch("/pulse")).json()).at.length);
+  const beats = await drawn();
+  await page.waitForFunction(async (count) => (await (await fetch("/pulse")).json()).at.length > count, beats);
   for (const name of ["Python", "JavaScript", "Open WebUI"]) await page.getByText(name, { exact: true }).first().click();
   for (const name of ["Python", "JavaScript", "Open WebUI"]) await page.getByText(name, { exact: true }).first().click();
 
@@ -107,6 +119,7 @@ try {
   await page.getByRole("link", { name: "Compare", exact: true }).first().click();
   await page.getByRole("heading", { name: "Compared" }).waitFor();
   await page.goto(buyer.url + "/offers");
+  await fits(page, "/offers");
   await shot(page, "offers");
   await page.getByRole("link", { name: "Details" }).first().click();
   await page.getByRole("heading", { name: "Price history" }).waitFor();
@@ -236,6 +249,9 @@ try {
   await page.getByText("in this process").first().waitFor();
   await shot(page, "modules");
   await page.goto(buyer.url + "/");
+  const asked = await (await buy(models[0], good)).json();
+  assert.ok(asked.usage.completion_tokens > 0);
+  await page.waitForFunction(() => !document.getElementById("pulse-now").textContent.includes(" 0 tokens."));
   await shot(page, "overview");
 
   step("every page in light and dark, for screen readers, and 390 pixels wide");
@@ -246,6 +262,7 @@ try {
         await node.page.goto(node.url + path);
         await check(node.page, `${path} ${colorScheme}`);
       }
+      await fits(node.page, path);
       await node.page.setViewportSize({ width: 390, height: 844 });
       const wide = await node.page.evaluate(() => document.documentElement.scrollWidth);
       if (wide > 390) trouble(`${path} is ${wide} pixels wide on a phone`);
@@ -289,6 +306,8 @@ try {
     assert.equal(answer.status(), 200);
     assert.ok((await page.locator("main").textContent()).length > 40, path);
   }
+  await page.goto(buyer.url + "/");
+  assert.equal(await page.locator("#pulse svg polyline").count(), 2, "a chart without a script");
 } finally {
   await still.close();
 }

@@ -187,6 +187,7 @@ impl Node for LocalNode {
         }
         let page = JobPage {
             after: query.after,
+            newest_first: query.newest_first,
             protocol_ids: filter.protocol_ids.clone(),
             providers: filter.provider_peer_ids.clone(),
             consumers: filter.consumer_peer_ids.clone(),

@@ -47,9 +47,7 @@ mod request;
 mod route;
 mod router;
 mod security;
-mod server;
 mod spending;
-mod stall;
 mod standing;
 mod tally;
 mod v0_2;
@@ -72,11 +70,20 @@ pub use standing::{STANDING_FILE, Standing, StandingError};
 
 pub(crate) use measure::{SILENT_FIELDS, generated_bytes};
 
+use derouter_http::{Bounds, Stop};
 use gateway::{Gateway, Tasks};
 use journal::Journal;
 use keys::Keys;
 use operator::Operator;
-use server::Stop;
+
+/// What clients may take: they keep idle connections in pools, for 60 s in common ones, and are to be
+/// the first to close them.
+const BOUNDS: Bounds = Bounds {
+    connections: 1024,
+    head_time: Duration::from_secs(75),
+    stall: Duration::from_secs(120),
+    head: None,
+};
 
 /// How long running answers may take to finish on a shutdown: people wait for it.
 const FINISH_GRACE: Duration = Duration::from_secs(10);
@@ -174,7 +181,12 @@ pub async fn start(
     }
     let stop = Stop::default();
     let routes = api::routes(Arc::clone(&gateway), allowed);
-    let server = server::serve(listener, routes, client_stall, stop.clone());
+    let bounds = Bounds {
+        // A client that stopped reading must not hold a job, its reservation and its place for ever.
+        stall: client_stall,
+        ..BOUNDS
+    };
+    let server = derouter_http::serve(listener, routes, bounds, stop.clone());
     tracing::info!(%local_addr, "the OpenAI endpoint listens");
     Ok(RunningConsumer {
         local_addr,

@@ -43,11 +43,13 @@ pub struct ProviderQuery {
     pub limit: u32,
 }
 
-/// A page of jobs, ascending by row id.
+/// A page of jobs, by row id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobQuery {
-    /// Only rows behind this one.
+    /// Only rows behind this one, in the order of the page.
     pub after: Option<RowId>,
+    /// Whether the newest come first, else the oldest. Nodes of 0.1 know the latter alone.
+    pub newest_first: bool,
     /// Which jobs.
     pub filter: JobFilter,
     /// 1 to 100 rows.

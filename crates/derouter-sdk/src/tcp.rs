@@ -361,9 +361,14 @@ impl Node for TcpNode {
                 provider_peer_ids: translate::peers(filter.provider_peer_ids.as_ref()),
                 consumer_peer_ids: translate::peers(filter.consumer_peer_ids.as_ref()),
                 after: query.after.map(Cursor::behind_row),
+                newest_first: query.newest_first,
                 limit: u64::from(query.limit),
             };
             return Ok(self.inner.page(&request).await?.items);
+        }
+        if query.newest_first {
+            let text = "a node of 0.1 lists jobs oldest first alone";
+            return Err(NodeError::Invalid(text.into()));
         }
         let request = QueryJobs {
             database_row_id_cursor: query.after,

@@ -32,10 +32,11 @@ impl Asset {
 }
 
 const SCRIPT: &str = "text/javascript; charset=utf-8";
+const STYLESHEET: &str = "text/css; charset=utf-8";
 
 static STYLE: LazyLock<Asset> = LazyLock::new(|| {
     let bytes = include_bytes!("../assets/style.css");
-    Asset::new("style", "css", "text/css; charset=utf-8", bytes)
+    Asset::new("style", "css", STYLESHEET, bytes)
 });
 static HTMX: LazyLock<Asset> = LazyLock::new(|| {
     let bytes = include_bytes!("../assets/htmx-2.0.11.min.js");
@@ -45,13 +46,25 @@ static APP: LazyLock<Asset> = LazyLock::new(|| {
     let bytes = include_bytes!("../assets/app.js");
     Asset::new("app", "js", SCRIPT, bytes)
 });
+static PULSE: LazyLock<Asset> = LazyLock::new(|| {
+    let bytes = include_bytes!("../assets/pulse.js");
+    Asset::new("pulse", "js", SCRIPT, bytes)
+});
+static UPLOT: LazyLock<Asset> = LazyLock::new(|| {
+    let bytes = include_bytes!("../assets/uplot-1.6.32.iife.min.js");
+    Asset::new("uplot", "js", SCRIPT, bytes)
+});
+static UPLOT_STYLE: LazyLock<Asset> = LazyLock::new(|| {
+    let bytes = include_bytes!("../assets/uplot-1.6.32.min.css");
+    Asset::new("uplot", "css", STYLESHEET, bytes)
+});
 static ICON: LazyLock<Asset> = LazyLock::new(|| {
     let bytes = include_bytes!("../assets/icon.svg");
     Asset::new("icon", "svg", "image/svg+xml", bytes)
 });
 
-fn all() -> [&'static Asset; 4] {
-    [&STYLE, &HTMX, &APP, &ICON]
+fn all() -> [&'static Asset; 7] {
+    [&STYLE, &HTMX, &APP, &PULSE, &UPLOT, &UPLOT_STYLE, &ICON]
 }
 
 fn url(asset: &Asset) -> String {
@@ -71,6 +84,21 @@ pub(crate) fn htmx() -> String {
 /// Where the pages' own script is.
 pub(crate) fn app() -> String {
     url(&APP)
+}
+
+/// Where the script of the overview's chart is.
+pub(crate) fn pulse() -> String {
+    url(&PULSE)
+}
+
+/// Where uPlot is.
+pub(crate) fn uplot() -> String {
+    url(&UPLOT)
+}
+
+/// Where its stylesheet is.
+pub(crate) fn uplot_style() -> String {
+    url(&UPLOT_STYLE)
 }
 
 /// Where the icon is.
@@ -108,12 +136,19 @@ mod tests {
     #[test]
     fn what_is_vendored_is_what_the_list_says() {
         let list = include_str!("../assets/VENDORED.md");
-        assert!(list.contains(&HTMX.hash), "htmx is {}", HTMX.hash);
+        for asset in [&*HTMX, &UPLOT, &UPLOT_STYLE] {
+            assert!(
+                list.contains(&asset.hash),
+                "{} is {}",
+                asset.name,
+                asset.hash
+            );
+        }
     }
 
     #[test]
     fn own_files_name_no_other_site() {
-        for asset in [&*STYLE, &APP, &ICON] {
+        for asset in [&*STYLE, &APP, &PULSE, &ICON] {
             let text = std::str::from_utf8(asset.bytes).unwrap();
             let text = text.replace("http://www.w3.org/2000/svg", "");
             assert!(

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::modules::{JobFacts, Modules};
+use crate::pulse::{BEAT_SECONDS, Beat, Pulse, Series};
 use crate::tally::Tally;
 use crate::text;
 
@@ -130,6 +131,7 @@ pub(crate) struct Board {
     node: Arc<dyn Node>,
     modules: Modules,
     tally: Mutex<Tally>,
+    pulse: Mutex<Pulse>,
     seen: RwLock<Seen>,
     providers: RwLock<HashMap<PeerId, ProviderRecord>>,
     prices: Mutex<Prices>,
@@ -149,6 +151,7 @@ impl Board {
             node,
             modules,
             tally: Mutex::new(Tally::new(own)),
+            pulse: Mutex::default(),
             seen: RwLock::default(),
             providers: RwLock::default(),
             prices: Mutex::default(),
@@ -182,6 +185,34 @@ impl Board {
     /// The sums over the jobs.
     pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
         lock(&self.tally)
+    }
+
+    /// What was done in the last minutes.
+    pub(crate) fn pulse(&self) -> Series {
+        lock(&self.pulse).series()
+    }
+
+    /// Looks at what is done, once the jobs of earlier runs have been summed. Never ends.
+    pub(crate) async fn beat(self: Arc<Self>) {
+        let mut ticks = interval(Duration::from_secs(BEAT_SECONDS));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if !self.is_counted() {
+                continue;
+            }
+            let beat = {
+                let tally = self.tally();
+                let (bought, sold) = tally.running();
+                Beat {
+                    at: text::now(),
+                    jobs: bought.saturating_add(sold),
+                    ended: tally.counts.bought.saturating_add(tally.counts.sold),
+                    tokens: tally.total.tokens,
+                }
+            };
+            lock(&self.pulse).note(beat);
+        }
     }
 
     /// Whether the jobs of earlier runs have been summed.

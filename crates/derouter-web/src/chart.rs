@@ -52,6 +52,27 @@ pub(crate) fn bars(label: &str, bars: &[Bar]) -> Markup {
     }
 }
 
+/// Two lines of values, oldest first, each over its own highest one. Who draws it says what it is.
+pub(crate) fn lines(first: &[f64], second: &[f64]) -> Markup {
+    let line = |values: &[f64]| {
+        let most = values.iter().copied().fold(1.0, f64::max);
+        let step = WIDTH / real(values.len().saturating_sub(1).max(1));
+        let at = |(place, value): (usize, &f64)| {
+            let y = (1.0 - value / most) * (HEIGHT - FLOOR - 8.0) + 8.0;
+            format!("{},{}", number(real(place) * step), number(y))
+        };
+        let points: Vec<String> = values.iter().enumerate().map(at).collect();
+        points.join(" ")
+    };
+    html! {
+        svg.chart viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) aria-hidden="true" {
+            line.axis x1="0" x2=(number(WIDTH)) y1=(number(HEIGHT - FLOOR)) y2=(number(HEIGHT - FLOOR)) {}
+            polyline.line.first points=(line(first)) {}
+            polyline.line.second points=(line(second)) {}
+        }
+    }
+}
+
 /// A small line of values, oldest first.
 pub(crate) fn spark(label: &str, values: &[f64]) -> Markup {
     const WIDE: f64 = 120.0;
@@ -110,6 +131,10 @@ mod tests {
             assert!(!drawn.contains("NaN") && !drawn.contains("inf"), "{drawn}");
         }
         assert!(!bars("x", &[]).into_string().contains("NaN"));
+        for values in [&[][..], &[0.0], &[0.0, 0.0], &[1.0, 5.0, 3.0]] {
+            let drawn = lines(values, values).into_string();
+            assert!(!drawn.contains("NaN") && !drawn.contains("inf"), "{drawn}");
+        }
         assert!(meter("x", f64::INFINITY).into_string().contains("100.0"));
     }
 }

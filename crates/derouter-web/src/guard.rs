@@ -1,6 +1,7 @@
 //! Who is served: only under its own names, only people with a session, changes only from its own
 //! pages. Everything else is refused before a page sees it.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -270,7 +271,7 @@ fn is_page(headers: &HeaderMap) -> bool {
 }
 
 /// Whether a request shows the secret of the launch file, or the token for other machines.
-pub(crate) fn shows_secret(app: &App, headers: &HeaderMap) -> bool {
+pub(crate) fn shows_secret(app: &App, from: IpAddr, headers: &HeaderMap) -> bool {
     let given = headers.get(AUTHORIZATION).and_then(|it| it.to_str().ok());
     let Some(given) = given
         .and_then(|it| it.strip_prefix("Bearer "))
@@ -283,12 +284,13 @@ pub(crate) fn shows_secret(app: &App, headers: &HeaderMap) -> bool {
     }
     // The token was chosen by people: it is not to be found out by trying.
     let now = Instant::now();
-    let Some(token) = app.token.as_deref().filter(|_| app.sessions().may_try(now)) else {
+    let may_try = app.sessions().may_try(from, now);
+    let Some(token) = app.token.as_deref().filter(|_| may_try) else {
         return false;
     };
     let right = same(given, token);
     if !right {
-        app.sessions().tried(now);
+        app.sessions().tried(from, now);
     }
     right
 }

@@ -2,7 +2,7 @@
 //!
 //! It knows the node as [`derouter_sdk::Node`]; what the modules of a process know comes through
 //! the traits of [`modules`], and pages say plainly what is not in this process. `guard` decides who
-//! is served, `server` bounds how much, `board` keeps what pages show and streams tell of.
+//! is served, `derouter_http` bounds how much, `board` keeps what pages show and streams tell of.
 
 mod assets;
 mod board;
@@ -16,9 +16,9 @@ mod metrics;
 pub mod modules;
 mod options;
 mod pages;
+mod pulse;
 mod routes;
 mod running;
-mod server;
 mod sessions;
 mod state;
 mod tally;

@@ -2,9 +2,10 @@
 //! docs/metrics.md describes each.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::response::{IntoResponse, Response};
 use derouter_sdk::wire::rpc::network::{Reachability, ReservationState};
 use derouter_sdk::{PathKind, Wei};
@@ -165,8 +166,12 @@ impl Value {
 }
 
 /// `GET /metrics`. From other machines it needs the token.
-pub(crate) async fn serve(State(app): State<App>, headers: HeaderMap) -> Response {
-    if app.remote && !shows_secret(&app, &headers) {
+pub(crate) async fn serve(
+    State(app): State<App>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response {
+    if app.remote && !shows_secret(&app, from.ip(), &headers) {
         let text = "The metrics need `Authorization: Bearer TOKEN` here.\n";
         return (StatusCode::UNAUTHORIZED, text).into_response();
     }

@@ -210,7 +210,8 @@ pub trait Gateway: Send + Sync {
     /// The limits of spending, and what is spent of them.
     fn limits(&self) -> Vec<Limit>;
 
-    /// The keys of the endpoint; `None` when it has a place for none.
+    /// The keys of the endpoint. `None`: none was ever made, and programs need none. None left of those that
+    /// were: no program is served.
     fn keys(&self) -> Result<Option<Vec<Key>>, String>;
 
     /// Makes a key and returns it: it is never shown again.
@@ -278,6 +279,80 @@ pub struct ProvidedOffer {
     pub of_config: bool,
     /// Something of it is not as the configuration has it.
     pub edited: bool,
+    /// What else it has.
+    pub terms: OfferTerms,
+}
+
+/// What most offers have no need of. Of an offer, as it is; of a draft, as it is to be, and what is
+/// absent stays. An empty text or list, and 0, are none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OfferTerms {
+    /// The model as the server names it.
+    pub backend_model: Option<String>,
+    /// Other names of the model.
+    pub aliases: Option<Vec<String>>,
+    /// About the offer.
+    pub description: Option<String>,
+    /// Prices by the clock, a window each: `sat,sun 22:00-06:00 x0.5`.
+    pub schedule: Option<Vec<String>>,
+    /// Price of a request that is answered.
+    pub request_price: Option<Wei>,
+    /// What a new consumer may have for nothing.
+    pub trial: Option<Wei>,
+    /// The longest answer in tokens.
+    pub max_output: Option<u64>,
+    /// Answers at a time for one consumer.
+    pub places_per_consumer: Option<u32>,
+    /// Requests that wait for a place.
+    pub queue: Option<u32>,
+    /// What the model can.
+    pub features: Option<Vec<String>>,
+    /// How its weights are stored.
+    pub quantization: Option<String>,
+    /// Where the provider is, as two letters.
+    pub region: Option<String>,
+}
+
+impl OfferTerms {
+    /// Those of an offer that has none of it.
+    pub fn none() -> Self {
+        Self {
+            backend_model: Some(String::new()),
+            aliases: Some(Vec::new()),
+            description: Some(String::new()),
+            schedule: Some(Vec::new()),
+            request_price: Some(Wei::ZERO),
+            trial: Some(Wei::ZERO),
+            max_output: Some(0),
+            places_per_consumer: None,
+            queue: Some(0),
+            features: Some(Vec::new()),
+            quantization: Some(String::new()),
+            region: Some(String::new()),
+        }
+    }
+
+    /// What of it is other than it was.
+    #[must_use]
+    pub fn other_than(self, was: &Self) -> Self {
+        fn other<T: PartialEq>(said: Option<T>, was: &Option<T>) -> Option<T> {
+            if said == *was { None } else { said }
+        }
+        Self {
+            backend_model: other(self.backend_model, &was.backend_model),
+            aliases: other(self.aliases, &was.aliases),
+            description: other(self.description, &was.description),
+            schedule: other(self.schedule, &was.schedule),
+            request_price: other(self.request_price, &was.request_price),
+            trial: other(self.trial, &was.trial),
+            max_output: other(self.max_output, &was.max_output),
+            places_per_consumer: other(self.places_per_consumer, &was.places_per_consumer),
+            queue: other(self.queue, &was.queue),
+            features: other(self.features, &was.features),
+            quantization: other(self.quantization, &was.quantization),
+            region: other(self.region, &was.region),
+        }
+    }
 }
 
 /// An offer as its owner writes it.
@@ -285,9 +360,11 @@ pub struct ProvidedOffer {
 pub struct OfferDraft {
     /// Its id.
     pub id: String,
+    /// It is to be added; else there is one of that id, which is changed.
+    pub is_new: bool,
     /// The model's name on the market.
     pub model: String,
-    /// The server that answers, as [`Backend::url`] names it.
+    /// The server that answers, as [`Backend::url`] names it. That of an offer of the configuration stays.
     pub backend: String,
     /// Context window in tokens.
     pub context: u64,
@@ -297,6 +374,8 @@ pub struct OfferDraft {
     pub output_price: Wei,
     /// Answers at a time.
     pub places: u32,
+    /// What else it has.
+    pub terms: OfferTerms,
 }
 
 /// The provider, which sells. Its errors are sentences for its user.

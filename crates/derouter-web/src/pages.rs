@@ -27,6 +27,7 @@ use crate::{text, ui};
 pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/", get(overview::show))
+        .route("/pulse", get(overview::pulse))
         .route("/offers", get(offers::show))
         .route("/offers/standing", post(market::set_standing))
         .route("/model", get(market::model))

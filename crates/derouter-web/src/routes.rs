@@ -1,6 +1,8 @@
 //! All routes, behind the guard.
 
-use axum::extract::{Extension, Query, State};
+use std::net::SocketAddr;
+
+use axum::extract::{ConnectInfo, Extension, Query, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Form, Json, Router, middleware};
@@ -54,8 +56,12 @@ async fn ready(State(app): State<App>) -> Response {
 }
 
 /// `derouter open` asks for a token that opens a session once.
-async fn launch(State(app): State<App>, headers: HeaderMap) -> Response {
-    if !shows_secret(&app, &headers) {
+async fn launch(
+    State(app): State<App>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response {
+    if !shows_secret(&app, from.ip(), &headers) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
     let token = app.sessions().launch(Instant::now());
@@ -90,16 +96,20 @@ async fn enter(State(app): State<App>, Query(given): Query<Token>) -> Response {
 }
 
 /// `POST /login`: the token for other machines, typed by hand.
-async fn enter_with_token(State(app): State<App>, Form(given): Form<Token>) -> Response {
-    let now = Instant::now();
-    if !app.sessions().may_try(now) {
+async fn enter_with_token(
+    State(app): State<App>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    Form(given): Form<Token>,
+) -> Response {
+    let (now, from) = (Instant::now(), from.ip());
+    if !app.sessions().may_try(from, now) {
         let why = "Too many wrong tokens: wait a minute.";
         let page = pages::login(&app, Some(why));
         return (StatusCode::TOO_MANY_REQUESTS, page).into_response();
     }
     let token = app.token.as_deref();
     if !token.is_some_and(|token| same(token, given.token.trim())) {
-        app.sessions().tried(now);
+        app.sessions().tried(from, now);
         let page = pages::login(&app, Some("This is not the token."));
         return (StatusCode::FORBIDDEN, page).into_response();
     }

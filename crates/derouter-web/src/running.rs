@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use derouter_sdk::{Node, NodeError};
+use axum::Router;
+use derouter_http::{Bounds, HeadBounds, Stop};
+use derouter_sdk::{Node, NodeError, PeerId};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -19,14 +22,30 @@ use crate::hosts::Hosts;
 use crate::metrics::Refusals;
 use crate::modules::Modules;
 use crate::options::{DEFAULT_PORT, WebOptions};
+use crate::routes;
 use crate::sessions::{Sessions, secret};
 use crate::state::{App, Inner};
-use crate::{routes, server};
 
 /// Characters of a token for other machines, at least.
 const TOKEN_CHARACTERS: usize = 16;
 
-/// How long the end of the server is waited for: it ends streams at once and answers within 2 s.
+/// What browsers may take. One opens six connections; whoever stalls gives a place back soon. Heads of
+/// our own pages are under 2 KiB. Streams of events say that they live every 15 s, which is read by
+/// whoever still looks.
+const BOUNDS: Bounds = Bounds {
+    connections: 256,
+    head_time: Duration::from_secs(10),
+    stall: Duration::from_secs(20),
+    head: Some(HeadBounds {
+        bytes: 16 * 1024,
+        headers: 64,
+    }),
+};
+
+/// How long running answers may take on a stop. Streams of events end at once.
+const FINISH: Duration = Duration::from_secs(2);
+
+/// How long the end of the server is waited for.
 const END: Duration = Duration::from_secs(3);
 
 /// Why there is no dashboard.
@@ -73,7 +92,7 @@ pub struct RunningWeb {
     stop: CancellationToken,
     server: Option<JoinHandle<()>>,
     launch_file: PathBuf,
-    _following: [AbortOnDropHandle<()>; 5],
+    _following: [AbortOnDropHandle<()>; 6],
 }
 
 /// Starts the dashboard. It serves when this returns.
@@ -111,12 +130,12 @@ pub async fn start(
         stop: stop.clone(),
         launch_secret,
         token: options.token,
-        cookie: format!("derouter_{}", address.port()),
+        cookie: cookie(address, own),
         remote: !address.ip().is_loopback(),
         version: options.version,
         started: Instant::now(),
     });
-    let serving = server::serve(listener, routes::routes(app), stop.clone());
+    let serving = serve(listener, routes::routes(app), stop.clone());
     tracing::info!(url = %url(address), "the dashboard listens; `derouter open` opens it");
     Ok(RunningWeb {
         address,
@@ -128,9 +147,39 @@ pub async fn start(
             AbortOnDropHandle::new(tokio::spawn(Arc::clone(&board).follow_providers())),
             AbortOnDropHandle::new(tokio::spawn(Arc::clone(&board).follow_state())),
             AbortOnDropHandle::new(tokio::spawn(Arc::clone(&board).look())),
+            AbortOnDropHandle::new(tokio::spawn(Arc::clone(&board).beat())),
             AbortOnDropHandle::new(tokio::spawn(board.wait_counted())),
         ],
     })
+}
+
+/// Serves until told to stop, and drops what still runs a while later.
+async fn serve(listener: TcpListener, routes: Router, stop: CancellationToken) {
+    let now = CancellationToken::new();
+    let both = Stop {
+        gently: stop.clone(),
+        now: now.clone(),
+    };
+    let mut serving = std::pin::pin!(derouter_http::serve(listener, routes, BOUNDS, both));
+    tokio::select! {
+        () = serving.as_mut() => return,
+        () = stop.cancelled() => {}
+    }
+    if tokio::time::timeout(FINISH, serving.as_mut())
+        .await
+        .is_err()
+    {
+        now.cancel();
+        serving.await;
+    }
+}
+
+/// The name of the session's cookie: browsers send a host's cookies to all of its ports, and a port of
+/// this machine may lead to another one's node, so that it names both.
+fn cookie(address: SocketAddr, own: PeerId) -> String {
+    let digest = hex::encode(Sha256::digest(own.to_bytes()));
+    let node = digest.get(..8).unwrap_or_default();
+    format!("derouter_{}_{node}", address.port())
 }
 
 fn check(options: &WebOptions) -> Result<(), StartError> {
@@ -221,5 +270,20 @@ impl Drop for RunningWeb {
         }
         // The next start writes another one; one that is left leads nowhere.
         let _ = std::fs::remove_file(&self.launch_file);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_behind_one_port_have_cookies_of_their_own() {
+        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let (one, other) = (PeerId::random(), PeerId::random());
+        // Such as one of this machine, and one to whose port 4280 another port here is forwarded.
+        assert_ne!(cookie(address(4280), one), cookie(address(4280), other));
+        assert_ne!(cookie(address(4280), one), cookie(address(4281), one));
+        assert_eq!(cookie(address(4280), one), cookie(address(4280), one));
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use rand::TryRngCore;
@@ -26,9 +27,13 @@ const MAX_SESSIONS: usize = 64;
 const IDLE_TIME: Duration = Duration::from_secs(12 * 3600);
 const LIFE_TIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Wrong tokens in [`TRY_TIME`]; further ones are not looked at.
-const MAX_TRIES: usize = 10;
+/// Wrong tokens from one source in [`TRY_TIME`]; further ones are not looked at.
+const MAX_TRIES: u32 = 10;
 const TRY_TIME: Duration = Duration::from_secs(60);
+
+/// Sources of wrong tokens that are remembered; the one that began longest ago goes. Whoever has that
+/// many addresses may try more, which a token of sixteen characters bears.
+const MAX_SOURCES: usize = 1024;
 
 /// Bytes of a secret; 32 can't be guessed.
 const SECRET_BYTES: usize = 32;
@@ -85,8 +90,32 @@ impl Kept {
 pub(crate) struct Sessions {
     launches: VecDeque<(Digest32, Instant)>,
     sessions: HashMap<Digest32, Kept>,
-    wrong: VecDeque<Instant>,
+    wrong: HashMap<IpAddr, Tried>,
     next: u64,
+}
+
+/// Wrong tokens of one source.
+#[derive(Clone, Copy, Debug)]
+struct Tried {
+    since: Instant,
+    times: u32,
+}
+
+impl Tried {
+    fn is_over(&self, now: Instant) -> bool {
+        now.duration_since(self.since) >= TRY_TIME
+    }
+}
+
+/// Who counts as one source: an address, and of IPv6 the network of a household or machine.
+fn source(from: IpAddr) -> IpAddr {
+    match from.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => {
+            let network = address.to_bits() & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from_bits(network))
+        }
+    }
 }
 
 impl Sessions {
@@ -115,17 +144,33 @@ impl Sessions {
         good
     }
 
-    /// Whether wrong tokens are still looked at.
-    pub(crate) fn may_try(&mut self, now: Instant) -> bool {
-        self.wrong.retain(|at| now.duration_since(*at) < TRY_TIME);
-        self.wrong.len() < MAX_TRIES
+    /// Whether tokens from there are still looked at.
+    pub(crate) fn may_try(&self, from: IpAddr, now: Instant) -> bool {
+        let tried = self.wrong.get(&source(from));
+        tried.is_none_or(|tried| tried.times < MAX_TRIES || tried.is_over(now))
     }
 
-    /// A token was wrong.
-    pub(crate) fn tried(&mut self, now: Instant) {
-        if self.wrong.len() < MAX_TRIES {
-            self.wrong.push_back(now);
+    /// A token from there was wrong.
+    pub(crate) fn tried(&mut self, from: IpAddr, now: Instant) {
+        let from = source(from);
+        if !self.wrong.contains_key(&from) && self.wrong.len() >= MAX_SOURCES {
+            self.wrong.retain(|_, tried| !tried.is_over(now));
+            let oldest = self.wrong.iter().min_by_key(|(_, tried)| tried.since);
+            if let Some(oldest) = oldest.map(|(from, _)| *from)
+                && self.wrong.len() >= MAX_SOURCES
+            {
+                self.wrong.remove(&oldest);
+            }
         }
+        let begun = Tried {
+            since: now,
+            times: 0,
+        };
+        let tried = self.wrong.entry(from).or_insert(begun);
+        if tried.is_over(now) {
+            *tried = begun;
+        }
+        tried.times = tried.times.saturating_add(1);
     }
 
     /// Opens a session. Returns what its cookie holds.
@@ -223,14 +268,49 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tokens_can_not_be_tried_without_end() {
+    async fn tokens_can_not_be_tried_without_end_and_only_who_tries_is_kept_out() {
         let mut sessions = Sessions::default();
         let now = Instant::now();
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let guesser = address("2001:db8:1:2::1");
         for _ in 0..MAX_TRIES {
-            assert!(sessions.may_try(now));
-            sessions.tried(now);
+            assert!(sessions.may_try(guesser, now));
+            sessions.tried(guesser, now);
         }
-        assert!(!sessions.may_try(now));
-        assert!(sessions.may_try(now + TRY_TIME));
+        assert!(!sessions.may_try(guesser, now));
+        let neighbour = address("2001:db8:1:2:ffff::9");
+        assert!(
+            !sessions.may_try(neighbour, now),
+            "one network is one source"
+        );
+        for other in ["2001:db8:1:3::1", "192.0.2.1", "::ffff:192.0.2.1"] {
+            assert!(sessions.may_try(address(other), now), "{other}");
+        }
+        assert!(sessions.may_try(guesser, now + TRY_TIME));
+        for _ in 0..MAX_TRIES {
+            sessions.tried(address("::ffff:192.0.2.1"), now);
+        }
+        assert!(
+            !sessions.may_try(address("192.0.2.1"), now),
+            "it is the same address"
+        );
+    }
+
+    #[tokio::test]
+    async fn sources_of_wrong_tokens_are_bounded() {
+        let mut sessions = Sessions::default();
+        let now = Instant::now();
+        let address = |number: u32| IpAddr::from(number.to_be_bytes());
+        let many = u32::try_from(MAX_SOURCES).unwrap();
+        for number in 0..many + 50 {
+            let at = now + Duration::from_millis(u64::from(number));
+            for _ in 0..MAX_TRIES {
+                sessions.tried(address(number), at);
+            }
+        }
+        assert_eq!(sessions.wrong.len(), MAX_SOURCES);
+        let soon = now + Duration::from_secs(2);
+        assert!(sessions.may_try(address(0), soon), "the oldest was let go");
+        assert!(!sessions.may_try(address(many), soon));
     }
 }

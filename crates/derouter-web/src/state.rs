@@ -31,7 +31,7 @@ pub(crate) struct Inner {
     pub(crate) launch_secret: String,
     /// What people from other machines show.
     pub(crate) token: Option<String>,
-    /// The cookie's name: it has the port, as browsers send a host's cookies to all of its ports.
+    /// The name of the session's cookie.
     pub(crate) cookie: String,
     /// Whether the dashboard listens for other machines.
     pub(crate) remote: bool,

@@ -27,8 +27,10 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::node::RunConfig;
+use crate::config::place::Origin;
 use crate::config::{ConfigError, LogFormat};
 use crate::failure::EXIT_CODES;
+use crate::settings::effective::Over;
 use chat::ChatArgs;
 use daemon::{BackgroundArgs, DownArgs, LogsArgs, RestartArgs, UpArgs};
 use db::DbCommand;
@@ -360,6 +362,18 @@ impl RunArgs {
     /// Reads the configuration that they name.
     pub(crate) fn load(&self) -> Result<RunConfig, ConfigError> {
         RunConfig::load_at(self.config.as_deref(), self.data_dir.as_deref())
+    }
+
+    /// What they and the environment say in place of the configuration.
+    pub(crate) fn over(&self) -> Result<Over, ConfigError> {
+        let environment = Over::of_environment()?;
+        Ok(Over {
+            data_dir: match &self.data_dir {
+                Some(_) => Some(Origin::Flag),
+                None => environment.data_dir,
+            },
+            log_format: self.output.log_format,
+        })
     }
 
     /// The flags that were given.

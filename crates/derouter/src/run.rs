@@ -16,9 +16,10 @@ use crate::failure::Failure;
 use crate::modules::RunningModules;
 use crate::output::Output;
 use crate::ready::Ready;
+use crate::settings::effective::Over;
 use crate::supervisor::{self, Supervised, Watching};
 use crate::web::{self, WebPlan};
-use crate::{daemon, ending, logging, signals};
+use crate::{daemon, ending, logging, settings, signals};
 
 /// Runs until a signal asks it to end.
 pub(crate) async fn run(args: RunArgs, output: Output) -> Result<(), Failure> {
@@ -26,6 +27,7 @@ pub(crate) async fn run(args: RunArgs, output: Output) -> Result<(), Failure> {
         daemon::up::detach()?;
     }
     let config = args.load()?;
+    let plan = web_plan(&config, args.over()?);
     let format = args.output.log_format.unwrap_or(config.log);
     let file = args.background.log_file(&config.data_dir);
     logging::start_to(file.as_deref(), format, logging::NODE, output)?;
@@ -34,7 +36,7 @@ pub(crate) async fn run(args: RunArgs, output: Output) -> Result<(), Failure> {
     supervisor::status("starting");
     let claim = Claim::take(&args, &config);
     let running = tokio::select! {
-        running = Box::pin(Running::start(config)) => running,
+        running = Box::pin(Running::start(config, plan)) => running,
         () = asked.stop.cancelled() => {
             claim.end();
             return Ok(());
@@ -107,8 +109,7 @@ struct Running {
 
 impl Running {
     /// Starts all or nothing.
-    async fn start(config: RunConfig) -> Result<Self, Failure> {
-        let plan = web_plan(&config);
+    async fn start(config: RunConfig, plan: Option<WebPlan>) -> Result<Self, Failure> {
         let node = start_node(config.node).await?;
         let modules = match RunningModules::start(&node.handle(), config.openai).await {
             Ok(modules) => modules,
@@ -158,10 +159,11 @@ impl Running {
 }
 
 /// What the dashboard needs, unless it is switched off.
-fn web_plan(config: &RunConfig) -> Option<WebPlan> {
+fn web_plan(config: &RunConfig, over: Over) -> Option<WebPlan> {
     let options = config.web.clone()?;
     Some(WebPlan {
         options,
+        settings: settings::effective::settings(config, over),
         file: config.file.clone(),
         data_dir: config.data_dir.clone(),
         database: config.node.database_path.clone(),

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::cli::settings::{
-    ConfigCommand, FileArgs, GetArgs, SchemaArgs, SetArgs, ShowArgs, ValidateArgs,
+    ConfigCommand, FileArgs, GetArgs, SchemaArgs, SetArgs, ShowArgs, UnsetArgs, ValidateArgs,
 };
 use crate::config::node::RunConfig;
-use crate::config::place::{self, Origin};
+use crate::config::place;
 use crate::config::schema::{FileKind, schema, secret_keys};
 use crate::config::{self, ConfigError};
 use crate::daemon::state::{Running, running};
@@ -21,7 +21,7 @@ use crate::failure::Failure;
 use crate::output::{self, Output};
 use crate::text;
 use edit::EditError;
-use effective::Setting;
+use effective::{Over, Setting};
 use path::KeyPath;
 
 /// Bytes of a value that comes over the standard input.
@@ -53,14 +53,9 @@ pub(crate) fn fuzz(text: &str, path: &str) {
 
 /// All values as they hold, and the file they come from.
 pub(crate) fn effective(flag: Option<&Path>) -> Result<(Option<PathBuf>, Vec<Setting>), Failure> {
-    let found = place::file(flag).map(|(path, _)| path);
     let config = RunConfig::load(flag)?;
-    let written = match &found {
-        Some(path) => config::read_value(path)?,
-        None => Value::Object(serde_json::Map::new()),
-    };
-    let named = place::data_dir()?.is_some();
-    Ok((found, effective::settings(&written, &config, named)))
+    let settings = effective::settings(&config, Over::of_environment()?);
+    Ok((config.file, settings))
 }
 
 fn show(args: &ShowArgs, output: Output) -> Result<(), Failure> {
@@ -88,18 +83,15 @@ fn line(setting: &Setting, with_origin: bool) -> String {
     if !with_origin {
         return format!("{path} = {value}");
     }
-    let origin = match setting.origin {
-        Origin::Flag => "flag",
-        Origin::Environment => "environment",
-        Origin::File => "file",
-        Origin::Default => "default",
-    };
-    format!("{origin:<11}  {path} = {value}")
+    format!("{:<11}  {path} = {value}", setting.origin.word())
 }
 
 fn get(args: &GetArgs, output: Output) -> Result<(), Failure> {
     let path = parsed(&args.path)?;
-    let (_, settings) = effective(args.file.config.as_deref())?;
+    let (_, mut settings) = effective(args.file.config.as_deref())?;
+    if !args.secrets {
+        settings.iter_mut().for_each(Setting::hide);
+    }
     let value = effective::value_at(&settings, &path);
     let Some(value) = value else {
         known(&path)?;
@@ -141,7 +133,7 @@ fn set(args: &SetArgs, output: Output) -> Result<(), Failure> {
     change(&args.file, &path, Some(&value), output)
 }
 
-fn unset(args: &GetArgs, output: Output) -> Result<(), Failure> {
+fn unset(args: &UnsetArgs, output: Output) -> Result<(), Failure> {
     let path = parsed(&args.path)?;
     known(&path)?;
     change(&args.file, &path, None, output)

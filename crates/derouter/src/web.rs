@@ -15,6 +15,7 @@ use derouter_web::{Modules, RunningWeb, WebOptions};
 
 use crate::failure::Failure;
 use crate::modules::RunningModules;
+use crate::settings::effective::Setting;
 
 pub(crate) use log_layer::{LogLayer, ring};
 
@@ -25,6 +26,8 @@ pub(crate) struct WebPlan {
     pub(crate) options: WebOptions,
     /// The configuration's file.
     pub(crate) file: Option<PathBuf>,
+    /// What the configuration says.
+    pub(crate) settings: Vec<Setting>,
     /// Where the node's files are.
     pub(crate) data_dir: PathBuf,
     /// The node's database.
@@ -57,6 +60,7 @@ pub(crate) async fn start(
 
 fn modules(running: &RunningModules, plan: &WebPlan) -> Result<Modules, Failure> {
     let data_dir: &Path = &plan.data_dir;
+    let settings = settings::Bridge::new(plan.file.clone(), plan.settings.clone());
     let gateway = match (running.gateway(), running.openai()) {
         (Some(viewer), Some(address)) => Some(gateway::Bridge::new(viewer, address, data_dir)?),
         _ => None,
@@ -67,7 +71,7 @@ fn modules(running: &RunningModules, plan: &WebPlan) -> Result<Modules, Failure>
     Ok(Modules {
         gateway: gateway.map(|it| Arc::new(it) as _),
         provider: provider.transpose()?.map(|it| Arc::new(it) as _),
-        settings: Some(Arc::new(settings::Bridge::new(plan.file.clone()))),
+        settings: Some(Arc::new(settings)),
         protocols: Some(Arc::new(ledger::Protocols)),
         proofs: Some(Arc::new(ledger::Proofs::new(plan.database.clone()))),
         logs: Some(ring()),

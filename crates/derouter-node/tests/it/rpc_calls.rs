@@ -22,6 +22,7 @@ async fn queries_reach_the_node_and_come_back() {
     );
     let query = JobQuery {
         after: Some(RowId(70_000)),
+        newest_first: true,
         filter: JobFilter {
             protocol_ids: Some(vec![protocol()]),
             provider_peer_ids: Some(vec![peer()]),

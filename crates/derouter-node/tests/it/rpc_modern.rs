@@ -225,6 +225,7 @@ fn list_jobs(after: Option<Cursor>, limit: u64) -> ListJobs {
         provider_peer_ids: None,
         consumer_peer_ids: None,
         after,
+        newest_first: false,
         limit,
     }
 }
@@ -234,20 +235,28 @@ async fn lists_come_in_pages_with_cursors_of_their_own() {
     let served = serve().await;
     served.node.set_jobs((1..=7).map(job_record).collect());
     let mut raw = Raw::greet(&served).await;
-    let (mut rows, mut after) = (Vec::new(), None);
-    loop {
-        let reply = raw.ask(1, &list_jobs(after, 3)).await.unwrap();
-        let FilteredReply::Ok(page) = reply else {
-            panic!("no page");
-        };
-        assert!(page.items.len() <= 3);
-        rows.extend(page.items.into_iter().map(|job| job.job_rowid.0));
-        after = page.next;
-        if after.is_none() {
-            break;
+    for newest_first in [false, true] {
+        let (mut rows, mut after) = (Vec::new(), None);
+        loop {
+            let mut asked = list_jobs(after, 3);
+            asked.newest_first = newest_first;
+            let reply = raw.ask(1, &asked).await.unwrap();
+            let FilteredReply::Ok(page) = reply else {
+                panic!("no page");
+            };
+            assert!(page.items.len() <= 3);
+            rows.extend(page.items.into_iter().map(|job| job.job_rowid.0));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
         }
+        let mut all: Vec<u64> = (1..=7).collect();
+        if newest_first {
+            all.reverse();
+        }
+        assert_eq!(rows, all);
     }
-    assert_eq!(rows, (1..=7).collect::<Vec<u64>>());
     for limit in [0, 101, u64::from(u32::MAX) + 1] {
         let error = raw.ask(2, &list_jobs(None, limit)).await.unwrap_err();
         assert_eq!(error.code, "InvalidLimit");

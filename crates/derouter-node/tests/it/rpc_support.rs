@@ -315,7 +315,14 @@ impl Node for Handle {
         if rows.is_empty() {
             return Ok(vec![job_record(after + 1)]);
         }
-        rows.retain(|row| row.job_rowid.0 > after);
+        match (query.newest_first, query.after) {
+            (false, _) => rows.retain(|row| row.job_rowid.0 > after),
+            (true, None) => rows.reverse(),
+            (true, Some(after)) => {
+                rows.retain(|row| row.job_rowid < after);
+                rows.reverse();
+            }
+        }
         rows.truncate(query.limit as usize);
         Ok(rows)
     }

@@ -116,6 +116,7 @@ async fn read_past(gateway: &Gateway, after: &mut Option<RowId>) -> Result<PeerI
     loop {
         let query = JobQuery {
             after: *after,
+            newest_first: false,
             filter: JobFilter {
                 protocol_ids: Some(protocol_ids()),
                 provider_peer_ids: None,

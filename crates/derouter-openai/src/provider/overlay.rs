@@ -34,6 +34,10 @@ const MAX_ENTRIES: usize = 1000;
 /// Bytes of the file that are read.
 const FILE_BYTES: u64 = 4 * 1024 * 1024;
 
+/// Why the backend of a configured offer is not changed here.
+const SERVER_IS_CONFIGURED: &str = "the configuration says which server answers it. Change it there, or remove the \
+     offer and add it anew";
+
 /// The version of the file.
 const VERSION: u32 = 1;
 
@@ -41,7 +45,8 @@ const VERSION: u32 = 1;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OfferEntry {
-    /// The base URL of the configured backend that serves it, for an offer that was added.
+    /// The base URL of the configured backend that serves it, for an offer that was added. With
+    /// `removed`, it is in the place of one of the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
     /// What it is, or what of it is changed.
@@ -67,6 +72,11 @@ impl OfferEntry {
     /// Whether it says nothing any more.
     fn is_void(&self) -> bool {
         self.backend.is_none() && self.edit.is_empty() && !self.paused && !self.removed
+    }
+
+    /// Whether nothing is offered by that id: that of the configuration is removed, and none is in its place.
+    pub fn is_gone(&self) -> bool {
+        self.removed && self.backend.is_none()
     }
 
     /// The offer that was added, with the base URL of its backend; `None` for an entry about another one.
@@ -146,8 +156,9 @@ impl OfferStore {
         Ok(read(&self.path())?.unwrap_or_default())
     }
 
-    /// Adds an offer of a configured backend, which is named by its base URL. Whether the configuration
-    /// has an offer of that id, or such a backend, is for the caller to see.
+    /// Adds an offer of a configured backend, which is named by its base URL, also in the place of a
+    /// configured one that was removed. Whether the configuration has an offer of that id, or such a
+    /// backend, is for the caller to see.
     pub fn add(
         &self,
         id: &str,
@@ -156,12 +167,14 @@ impl OfferStore {
         now: UnixSeconds,
     ) -> Result<(), OverlayError> {
         self.change(|entries| {
-            if entries.get(id).is_some_and(|entry| !entry.removed) {
+            let before = entries.get(id);
+            if before.is_some_and(|entry| !entry.is_gone()) {
                 return Err(OverlayError::Taken(id.to_owned()));
             }
             let entry = OfferEntry {
                 backend: Some(backend.to_owned()),
                 edit,
+                removed: before.is_some(),
                 changed: now,
                 ..OfferEntry::default()
             };
@@ -171,31 +184,51 @@ impl OfferStore {
         })
     }
 
-    /// Changes an offer; what `edit` does not say stays.
-    pub fn edit(&self, id: &str, edit: OfferEdit, now: UnixSeconds) -> Result<(), OverlayError> {
+    /// Changes an offer; what `edit` does not say stays. With `backend`, another configured backend
+    /// serves it from now on: one that was added only, as the configuration says of its own.
+    pub fn edit(
+        &self,
+        id: &str,
+        edit: OfferEdit,
+        backend: Option<&str>,
+        now: UnixSeconds,
+    ) -> Result<(), OverlayError> {
         self.change_entry(id, now, |entry| {
-            entry.removed = false;
+            match (&mut entry.backend, backend) {
+                (Some(own), Some(other)) => other.clone_into(own),
+                (None, Some(_)) => return Err(SERVER_IS_CONFIGURED.to_owned()),
+                (Some(_), None) => {}
+                (None, None) => entry.removed = false,
+            }
             entry.edit.merge(edit);
+            Ok(())
         })
     }
 
     /// Takes an offer from the market until it is resumed. Answers that run go on.
     pub fn pause(&self, id: &str, now: UnixSeconds) -> Result<(), OverlayError> {
-        self.change_entry(id, now, |entry| entry.paused = true)
+        self.change_entry(id, now, |entry| {
+            entry.paused = true;
+            Ok(())
+        })
     }
 
     /// Puts a paused offer on the market again.
     pub fn resume(&self, id: &str, now: UnixSeconds) -> Result<(), OverlayError> {
-        self.change_entry(id, now, |entry| entry.paused = false)
+        self.change_entry(id, now, |entry| {
+            entry.paused = false;
+            Ok(())
+        })
     }
 
     /// Removes an offer: one that was added for good, one of the configuration until it is restored.
     pub fn remove(&self, id: &str, now: UnixSeconds) -> Result<(), OverlayError> {
         self.change_entry(id, now, |entry| {
             *entry = OfferEntry {
-                removed: entry.backend.is_none(),
+                removed: entry.removed || entry.backend.is_none(),
                 ..OfferEntry::default()
             };
+            Ok(())
         })
     }
 
@@ -209,11 +242,11 @@ impl OfferStore {
         &self,
         id: &str,
         now: UnixSeconds,
-        change: impl FnOnce(&mut OfferEntry),
+        change: impl FnOnce(&mut OfferEntry) -> Result<(), String>,
     ) -> Result<(), OverlayError> {
         self.change(|entries| {
             let mut entry = entries.get(id).cloned().unwrap_or_default();
-            change(&mut entry);
+            change(&mut entry).map_err(|reason| invalid(id, reason))?;
             if entry.is_void() {
                 entries.remove(id);
                 return Ok(());
@@ -341,14 +374,14 @@ mod tests {
             input_token_price: Some(Wei::from_wei(9)),
             ..OfferEdit::default()
         };
-        store.edit("o", dearer, NOW).unwrap();
+        store.edit("o", dearer, Some("http://c/v1"), NOW).unwrap();
         store.pause("o", NOW).unwrap();
         let entry = store.list().unwrap().remove("o").unwrap();
         assert!(entry.paused && entry.changed == NOW);
         let (backend, config) = entry.added().unwrap();
         assert_eq!(
             (backend, config.input_token_price),
-            ("http://b/v1", Wei::from_wei(9))
+            ("http://c/v1", Wei::from_wei(9))
         );
         store.resume("o", NOW).unwrap();
         store.remove("o", NOW).unwrap();
@@ -372,6 +405,25 @@ mod tests {
         store.pause("of-config", NOW).unwrap();
         store.resume("of-config", NOW).unwrap();
         assert!(store.list().unwrap().is_empty(), "nothing is said any more");
+        let moved = store.edit("of-config", whole(), Some("http://b/v1"), NOW);
+        assert!(matches!(moved, Err(OverlayError::Invalid { .. })));
+    }
+
+    #[test]
+    fn what_is_added_in_the_place_of_a_configured_offer_leaves_that_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = OfferStore::new(directory.path());
+        store.remove("o", NOW).unwrap();
+        store.add("o", "http://b/v1", whole(), NOW).unwrap();
+        let again = store.add("o", "http://c/v1", whole(), NOW);
+        assert!(matches!(again, Err(OverlayError::Taken(_))));
+        store.edit("o", whole(), None, NOW).unwrap();
+        let entry = store.list().unwrap().remove("o").unwrap();
+        assert!(entry.removed && !entry.is_gone());
+        assert_eq!(entry.added().unwrap().0, "http://b/v1");
+        store.remove("o", NOW).unwrap();
+        assert!(store.list().unwrap()["o"].is_gone());
+        assert!(store.restore("o").unwrap());
     }
 
     #[test]

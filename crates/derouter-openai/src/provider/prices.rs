@@ -3,7 +3,12 @@
 //! The first window of an offer's schedule that holds the present time says its prices; without one they are
 //! the offer's own. Times are UTC, which needs no table of time zones and has no hour twice.
 
+use std::fmt;
+use std::str::FromStr;
+
 use derouter_sdk::{UnixSeconds, Wei};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Minutes of a day.
 const DAY: u16 = 24 * 60;
@@ -137,9 +142,107 @@ impl Days {
     }
 }
 
-impl std::fmt::Display for TimeOfDay {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for TimeOfDay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:02}:{:02}", self.0 / 60, self.0 % 60)
+    }
+}
+
+impl fmt::Display for Factor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, parts) = (self.0 / FACTOR_PARTS, self.0 % FACTOR_PARTS);
+        if parts == 0 {
+            return write!(f, "{whole}");
+        }
+        let parts = format!("{parts:06}");
+        write!(f, "{whole}.{}", parts.trim_end_matches('0'))
+    }
+}
+
+/// As people write it: `sat,sun 22:00-06:00 x0.5`, or with prices in POL for 1,000,000 tokens of the
+/// prompt and of the answer, `0.1/0.4`, where `-` is the offer's own. Days and times may be left out.
+impl fmt::Display for PriceWindow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.days != Days::ALL {
+            write!(f, "{} ", self.days.names().join(","))?;
+        }
+        if (self.from, self.to) != (TimeOfDay::MIDNIGHT, TimeOfDay::MIDNIGHT) {
+            write!(f, "{}-{} ", self.from, self.to)?;
+        }
+        let price = |price: Option<Wei>| price.map_or_else(|| "-".to_owned(), Wei::to_pol_text);
+        match self.price {
+            WindowPrice::Factor(factor) => write!(f, "x{factor}"),
+            WindowPrice::Prices { input, output } => {
+                write!(f, "{}/{}", price(input), price(output))
+            }
+        }
+    }
+}
+
+/// A text is no window of prices.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no window of prices: it has days and times in UTC where it is not always, and a factor or prices, \
+     such as \"sat,sun x0.5\" or \"22:00-06:00 0.1/0.4\""
+)]
+pub struct NoWindow(String);
+
+impl FromStr for PriceWindow {
+    type Err = NoWindow;
+
+    fn from_str(text: &str) -> Result<Self, NoWindow> {
+        let no_window = || NoWindow(text.chars().take(60).collect());
+        let mut words: Vec<&str> = text.split_whitespace().collect();
+        let price = words.pop().and_then(window_price).ok_or_else(no_window)?;
+        let times = words.last().copied().and_then(window_times);
+        if times.is_some() {
+            words.pop();
+        }
+        let days = match words.as_slice() {
+            [] => Days::ALL,
+            [names] => Days::named(names.split(',')).ok_or_else(no_window)?,
+            _ => return Err(no_window()),
+        };
+        let (from, to) = times.unwrap_or((TimeOfDay::MIDNIGHT, TimeOfDay::MIDNIGHT));
+        Ok(Self {
+            days,
+            from,
+            to,
+            price,
+        })
+    }
+}
+
+fn window_times(text: &str) -> Option<(TimeOfDay, TimeOfDay)> {
+    let (from, to) = text.split_once('-')?;
+    Some((TimeOfDay::parse(from)?, TimeOfDay::parse(to)?))
+}
+
+fn window_price(text: &str) -> Option<WindowPrice> {
+    if let Some(factor) = text.strip_prefix('x') {
+        let plain = factor.bytes().all(|it| it.is_ascii_digit() || it == b'.');
+        let factor = factor.parse().ok().filter(|_| plain)?;
+        return Factor::new(factor).map(WindowPrice::Factor);
+    }
+    let price = |text: &str| match text {
+        "-" => Some(None),
+        text => Wei::from_pol_text(text).ok().map(Some),
+    };
+    let (input, output) = text.split_once('/')?;
+    let (input, output) = (price(input)?, price(output)?);
+    (input.is_some() || output.is_some()).then_some(WindowPrice::Prices { input, output })
+}
+
+impl Serialize for PriceWindow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PriceWindow {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
     }
 }
 
@@ -285,7 +388,55 @@ mod tests {
         assert_eq!(Factor::new(2.0).unwrap().of(Wei::MAX), Wei::MAX);
     }
 
+    #[test]
+    fn a_window_is_written_as_people_write_it() {
+        for (text, written) in [
+            ("sat,sun x0.5", "sat,sun x0.5"),
+            (" sun,sat  22:00-06:00   x2.000 ", "sat,sun 22:00-06:00 x2"),
+            ("22:00-06:00 0.10/0.4", "22:00-06:00 0.1/0.4"),
+            ("mon -/0", "mon -/0"),
+            ("x0", "x0"),
+            (
+                "mon,tue,wed,thu,fri,sat,sun 08:00-24:00 x1.000001",
+                "08:00-00:00 x1.000001",
+            ),
+        ] {
+            let window: PriceWindow = text.parse().unwrap();
+            assert_eq!(window.to_string(), written, "{text}");
+            assert!(window.to_string().parse::<PriceWindow>().is_ok(), "{text}");
+        }
+        for text in [
+            "",
+            "sat",
+            "22:00-06:00",
+            "x",
+            "x-1",
+            "x1e3",
+            "x1001",
+            "-/-",
+            "1",
+            "1/2/3",
+            "/",
+            "noon x1",
+            "sat 22:00 x1",
+            "sat sun x1",
+            "22:00-06:00 sat x1",
+            "25:00-06:00 x1",
+            "sat, x1",
+            "x0.5 sat",
+        ] {
+            assert!(text.parse::<PriceWindow>().is_err(), "{text}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_is_written_reads_back_the_same(days in 1_u8..128, from in 0_u16..1_440, to in 0_u16..1_440, factor in 0_u64..1_000_000_000) {
+            let price = WindowPrice::Factor(Factor(factor));
+            let window = PriceWindow { days: Days(days), from: TimeOfDay(from), to: TimeOfDay(to), price };
+            prop_assert_eq!(window.to_string().parse::<PriceWindow>(), Ok(window));
+        }
+
         #[test]
         fn every_week_is_the_same(second in 0_u64..604_800, from in 0_u16..1_440, to in 0_u16..1_440, days in 1_u8..128) {
             let price = WindowPrice::Factor(Factor(0));

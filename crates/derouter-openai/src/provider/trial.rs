@@ -95,6 +95,7 @@ fn fits(had: Wei, cost: Wei, trial: Wei) -> Option<Wei> {
 async fn recorded(node: &dyn Node, tasting: &Tasting<'_>) -> Result<Wei, NodeError> {
     let mut query = JobQuery {
         after: None,
+        newest_first: false,
         filter: JobFilter {
             consumer_peer_ids: Some(vec![tasting.consumer]),
             provider_peer_ids: Some(vec![tasting.provider]),

@@ -120,6 +120,15 @@ pub struct OfferView {
     pub schedule: Vec<WindowView>,
     /// What a new consumer may have for nothing, in POL.
     pub trial: Option<String>,
+    /// The price of a request that is answered, in POL.
+    #[serde(default)]
+    pub request_price: String,
+    /// The longest answer in tokens, where the offer says one.
+    #[serde(default)]
+    pub max_output: Option<u64>,
+    /// Where the provider says that it is.
+    #[serde(default)]
+    pub region: Option<String>,
     /// Requests that are served now.
     pub in_use: usize,
     /// How many may be.
@@ -173,6 +182,9 @@ pub struct WindowView {
     pub from: String,
     /// When it ends.
     pub to: String,
+    /// The same in one line, as `derouter provide edit --schedule` takes it.
+    #[serde(default)]
+    pub text: String,
     /// The prices within.
     pub price: PriceView,
     /// Whether it is the one that holds now.
@@ -375,6 +387,9 @@ fn offer(seat: &Seat, now: UnixSeconds) -> OfferView {
         own_price: own.into(),
         schedule: schedule(config, own, now),
         trial: config.terms.trial.map(Wei::to_pol_text),
+        request_price: config.terms.announced.request_price.to_pol_text(),
+        max_output: config.terms.announced.max_output,
+        region: config.terms.announced.region.clone(),
         in_use,
         slots: places.slots,
         slots_per_consumer: places.per_consumer,
@@ -452,6 +467,7 @@ fn schedule(config: &OfferConfig, own: Prices, now: UnixSeconds) -> Vec<WindowVi
         days: window.days.names().into_iter().map(str::to_owned).collect(),
         from: window.from.to_string(),
         to: window.to.to_string(),
+        text: window.to_string(),
         price: window.prices(own).into(),
         now: holds == Some(place),
     };

@@ -92,7 +92,7 @@ async fn a_changed_offer_is_announced_anew_and_a_bad_file_changes_nothing() {
     assert_eq!((before.origin.as_str(), before.edited), ("config", false));
     let mut edit = price(5_000_000_000_000_000_000);
     edit.max_concurrency = Some(1);
-    scene.store.edit(&id, edit, NOW).unwrap();
+    scene.store.edit(&id, edit, None, NOW).unwrap();
     let after = scene
         .until("the new price", &id, |offer| offer.price.input == "5")
         .await;
@@ -157,7 +157,7 @@ async fn offers_come_from_the_configuration_the_backend_and_the_file() {
     );
     scene
         .store
-        .edit(MODEL, price(1_000_000_000_000_000_000), NOW)
+        .edit(MODEL, price(1_000_000_000_000_000_000), None, NOW)
         .unwrap();
     scene
         .until("the edited one", MODEL, |offer| {
@@ -178,6 +178,53 @@ async fn offers_come_from_the_configuration_the_backend_and_the_file() {
         scene.offer("mine").is_none().then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_offer_that_is_added_over_a_removed_one_has_its_own_server_and_leaves_none_behind() {
+    let other = Backend::start().await;
+    let scene = Scene::open(|config| {
+        let mut second = config.backends[0].clone();
+        second.base_url = other.url();
+        second.offers.clear();
+        config.backends.push(second);
+    })
+    .await;
+    let id = scene.market.offer_ids().pop().unwrap();
+    let gone = || async {
+        eventually("that it is gone", async || {
+            scene.offer(&id).is_none().then_some(())
+        })
+        .await;
+    };
+    scene.store.remove(&id, NOW).unwrap();
+    gone().await;
+    let whole = OfferEdit {
+        model_id: Some(MODEL.to_owned()),
+        context_size: Some(10),
+        output_token_price: Some(Wei::from_wei(3)),
+        ..price(2)
+    };
+    scene.store.add(&id, &other.url(), whole, NOW).unwrap();
+    let added = scene
+        .until("the added one", &id, |offer| offer.state == "announced")
+        .await;
+    assert_eq!((added.origin.as_str(), added.context), ("added", 10));
+    assert_eq!(added.backend, other.url());
+    let first = scene.market.backend.url();
+    scene
+        .store
+        .edit(&id, OfferEdit::default(), Some(&first), NOW)
+        .unwrap();
+    scene
+        .until("the move", &id, |offer| offer.backend == first)
+        .await;
+    scene.store.remove(&id, NOW).unwrap();
+    gone().await;
+    scene.store.restore(&id).unwrap();
+    scene
+        .until("the configured one", &id, |offer| offer.origin == "config")
+        .await;
 }
 
 #[tokio::test]

@@ -13,12 +13,14 @@ use crate::column::integer;
 use crate::error::{StoreError, at_most};
 use crate::limits;
 
-/// Which jobs, ascending by row id. Filters combine with AND; an absent one lets all pass, an
+/// Which jobs, by row id. Filters combine with AND; an absent one lets all pass, an
 /// empty one none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobPage {
-    /// Only rows behind this one.
+    /// Only rows behind this one, in the order of the page.
     pub after: Option<RowId>,
+    /// Whether the newest come first, else the oldest.
+    pub newest_first: bool,
     /// Only these protocols, at most [`limits::IDS`].
     pub protocol_ids: Option<Vec<ProtocolId>>,
     /// Only these providers, at most [`limits::IDS`].
@@ -52,8 +54,44 @@ type Lookup = Vec<(&'static str, Value)>;
 
 /// How the jobs of a page are found: those of any of the lookups that pass all filters.
 struct Plan {
+    order: Order,
     lookups: Vec<Lookup>,
     filters: Vec<Filter>,
+}
+
+/// In which order rows come, and behind which one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Order {
+    newest_first: bool,
+    after: i64,
+}
+
+impl Order {
+    pub(super) fn new(newest_first: bool, after: Option<RowId>) -> Self {
+        let first = if newest_first { i64::MAX } else { 0 };
+        Self {
+            newest_first,
+            after: after.map_or(first, |row| integer(row.0).unwrap_or(i64::MAX)),
+        }
+    }
+
+    /// The row behind which the page begins.
+    pub(super) fn after(self) -> i64 {
+        self.after
+    }
+
+    /// The condition on a row's id, whose value is bound as `value`.
+    pub(super) fn condition(self, value: &str) -> String {
+        let side = if self.newest_first { "<" } else { ">" };
+        format!("id {side} {value}")
+    }
+
+    pub(super) fn by(self) -> &'static str {
+        match self.newest_first {
+            true => "ORDER BY id DESC",
+            false => "ORDER BY id",
+        }
+    }
 }
 
 impl Plan {
@@ -61,10 +99,12 @@ impl Plan {
     /// node: peers are looked up before protocols, one peer before several, and a peer together with
     /// a protocol where that makes few lookups.
     fn new(page: &JobPage) -> Self {
+        let order = Order::new(page.newest_first, page.after);
         let mut filters = peer_filters(page);
         let protocols = protocol_filter(page);
         if filters.is_empty() {
             return Self {
+                order,
                 lookups: protocols.map_or(vec![Vec::new()], |filter| lookups(&filter)),
                 filters,
             };
@@ -84,6 +124,7 @@ impl Plan {
             None => {}
         }
         Self {
+            order,
             lookups: found,
             filters,
         }
@@ -133,11 +174,13 @@ struct PageQuery {
 }
 
 impl PageQuery {
-    /// `select` the first jobs behind `after`, at most `limit`, that a lookup finds and that pass.
-    fn new(select: &str, after: i64, lookup: &Lookup, filters: &[Filter], limit: usize) -> Self {
+    /// `select` the first jobs of the plan's order, at most `limit`, that a lookup finds and that pass.
+    fn new(select: &str, plan: &Plan, lookup: &Lookup, limit: usize) -> Self {
+        let Plan { order, filters, .. } = plan;
+        let condition = order.condition("?");
         let mut query = Self {
-            sql: format!("SELECT {select} FROM jobs WHERE id > ?"),
-            values: vec![Value::Integer(after)],
+            sql: format!("SELECT {select} FROM jobs WHERE {condition}"),
+            values: vec![Value::Integer(order.after())],
             common: true,
         };
         for (column, value) in lookup {
@@ -147,7 +190,7 @@ impl PageQuery {
         for filter in filters {
             query.filter(filter);
         }
-        query.sql.push_str(" ORDER BY id LIMIT ?");
+        let _ = write!(query.sql, " {} LIMIT ?", order.by());
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         query.values.push(Value::Integer(limit));
         query
@@ -185,13 +228,10 @@ impl PageQuery {
 
 pub(super) fn read(connection: &Connection, page: &JobPage) -> Result<Vec<Job>, StoreError> {
     let plan = Plan::new(page);
-    let after = page
-        .after
-        .map_or(0, |row| integer(row.0).unwrap_or(i64::MAX));
     let [lookup] = plan.lookups.as_slice() else {
-        return read_merged(connection, &plan, after, page.limit);
+        return read_merged(connection, &plan, page.limit);
     };
-    let query = PageQuery::new(JOB_COLUMNS, after, lookup, &plan.filters, page.limit);
+    let query = PageQuery::new(JOB_COLUMNS, &plan, lookup, page.limit);
     query.run(connection, |statement, values| {
         read_all(connection, statement, values)
     })
@@ -199,23 +239,26 @@ pub(super) fn read(connection: &Connection, page: &JobPage) -> Result<Vec<Job>, 
 
 /// A page of the jobs of several lookups: the first rows of each, of which the first count. One
 /// search for all would read and sort all their jobs for each page.
-fn read_merged(
-    connection: &Connection,
-    plan: &Plan,
-    after: i64,
-    limit: usize,
-) -> Result<Vec<Job>, StoreError> {
+fn read_merged(connection: &Connection, plan: &Plan, limit: usize) -> Result<Vec<Job>, StoreError> {
+    let newest_first = plan.order.newest_first;
     let mut rows = BTreeSet::new();
     for lookup in &plan.lookups {
-        let query = PageQuery::new("id", after, lookup, &plan.filters, limit);
+        let query = PageQuery::new("id", plan, lookup, limit);
         let found = query.run(connection, |statement, values| {
             let ids = statement.query_map(values, |row| row.get::<_, i64>(0))?;
             Ok(ids.collect::<Result<Vec<_>, _>>()?)
         })?;
         rows.extend(found);
         while rows.len() > limit {
-            rows.pop_last();
+            match newest_first {
+                true => rows.pop_first(),
+                false => rows.pop_last(),
+            };
         }
+    }
+    let mut rows: Vec<i64> = rows.into_iter().collect();
+    if newest_first {
+        rows.reverse();
     }
     let sql = format!("SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?1");
     let mut statement = connection.prepare_cached(&sql)?;
@@ -235,7 +278,7 @@ mod tests {
     /// The first query of a page.
     fn query(page: &JobPage) -> PageQuery {
         let plan = Plan::new(page);
-        PageQuery::new(JOB_COLUMNS, 0, &plan.lookups[0], &plan.filters, page.limit)
+        PageQuery::new(JOB_COLUMNS, &plan, &plan.lookups[0], page.limit)
     }
 
     fn plan(page: &JobPage) -> String {
@@ -265,7 +308,23 @@ mod tests {
             plan(&all),
             "SEARCH jobs USING INTEGER PRIMARY KEY (rowid>?)"
         );
+        let newest = JobPage {
+            newest_first: true,
+            ..all.clone()
+        };
+        assert_eq!(
+            plan(&newest),
+            "SEARCH jobs USING INTEGER PRIMARY KEY (rowid<?)"
+        );
         let consumers = Some(vec![PeerId::random()]);
+        let newest_of_one = JobPage {
+            consumers: consumers.clone(),
+            ..newest
+        };
+        assert_eq!(
+            plan(&newest_of_one),
+            "SEARCH jobs USING INDEX jobs_by_consumer (consumer=? AND rowid<?)"
+        );
         let of_one = JobPage {
             consumers,
             ..all.clone()

@@ -5,9 +5,10 @@ use derouter_wire::{RowId, UnixSeconds};
 use rusqlite::types::{ToSqlOutput, Value};
 use rusqlite::{Connection, Row, ToSql, params};
 
+use super::page::Order;
 use super::row::{JOB_COLUMNS, JobRow, role_text};
 use crate::announcements::SnapshotCache;
-use crate::column::{RowName, integer, time};
+use crate::column::{RowName, time};
 use crate::error::StoreError;
 use crate::limits;
 
@@ -20,11 +21,13 @@ pub struct StoredJob {
     pub job_args: Option<String>,
 }
 
-/// Which jobs to read, ascending by row id.
+/// Which jobs to read, by row id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoredJobs {
-    /// Only rows behind this one.
+    /// Only rows behind this one, in the order of the pages.
     pub after: Option<RowId>,
+    /// Whether the newest come first, else the oldest.
+    pub newest_first: bool,
     /// Only those of a side.
     pub role: Option<Role>,
     /// Only those made at this time or later, by our clock.
@@ -53,19 +56,18 @@ impl ToSql for Bound {
 }
 
 pub(crate) fn read(connection: &Connection, which: &StoredJobs) -> Result<StoredPage, StoreError> {
+    let order = Order::new(which.newest_first, which.after);
+    let (behind, by) = (order.condition("?1"), order.by());
     let sql = format!(
-        "SELECT {JOB_COLUMNS}, job_args FROM jobs WHERE id > ?1 AND (?2 IS NULL OR role = ?2)
-         AND created_at_local >= ?3 AND created_at_local <= ?4 ORDER BY id LIMIT ?5"
+        "SELECT {JOB_COLUMNS}, job_args FROM jobs WHERE {behind} AND (?2 IS NULL OR role = ?2)
+         AND created_at_local >= ?3 AND created_at_local <= ?4 {by} LIMIT ?5"
     );
-    let after = which
-        .after
-        .map_or(0, |row| integer(row.0).unwrap_or(i64::MAX));
     let until = which
         .until
         .map(|until| UnixSeconds(until.0.saturating_sub(1)));
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query(params![
-        after,
+        order.after(),
         which.role.map(role_text),
         Bound(which.since, i64::MIN),
         Bound(until, i64::MAX),

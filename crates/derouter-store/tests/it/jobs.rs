@@ -375,6 +375,24 @@ async fn filters_of_a_page_combine_and_its_cursor_moves_on() {
         .await,
         [0; 0]
     );
+    // The newest first, by one lookup and by several.
+    let newest = JobPage {
+        newest_first: true,
+        limit: 3,
+        ..all.clone()
+    };
+    assert_eq!(found(newest.clone()).await, [5, 4, 3]);
+    let behind = JobPage {
+        after: Some(rows[3]),
+        ..newest
+    };
+    assert_eq!(found(behind.clone()).await, [2, 1, 0]);
+    let merged = JobPage {
+        providers: Some(vec![provider_a, provider_b]),
+        limit: 2,
+        ..behind
+    };
+    assert_eq!(found(merged).await, [2, 1]);
     let consumers = Some(vec![consumer_a; limits::IDS]);
     let widest = JobPage {
         consumers,

@@ -99,6 +99,11 @@ async fn jobs_are_listed_in_pages_and_by_what_is_asked() {
         }
     };
     assert_eq!(list(StoredJobs::default()), (0..150).collect::<Vec<_>>());
+    let newest = StoredJobs {
+        newest_first: true,
+        ..StoredJobs::default()
+    };
+    assert_eq!(list(newest), (0..150).rev().collect::<Vec<_>>());
     let some = StoredJobs {
         role: Some(Role::Provider),
         since: Some(UnixSeconds(10)),

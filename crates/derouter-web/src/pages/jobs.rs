@@ -23,10 +23,10 @@ use crate::{text, ui};
 
 /// Jobs on a page, and rows that are looked at for them.
 const SHOWN: usize = 50;
-const MOST_LOOKED_AT: u64 = 2000;
+const MOST_LOOKED_AT: usize = 2000;
 
 /// Rows of one question to the node.
-const STEP: u64 = 100;
+const STEP: u32 = 100;
 
 /// Rows of a file at most; `derouter db export` has no end.
 const MOST_EXPORTED: usize = 200_000;
@@ -54,7 +54,7 @@ pub(super) async fn list(
                 Err(error) => p { "The node does not tell its jobs: " (error) },
                 Ok(Found { jobs, next }) => {
                     @if jobs.is_empty() { p { "There is no such job." } } @else { (rows(&app, &jobs)) }
-                    @if let Some(RowId(row)) = next {
+                    @if let Some(RowId(row)) = next.filter(|row| row.0 > 1) {
                         p { a.button.quiet href=(format!("/jobs?only={}&q={}&before={row}", super::form_text(&asked.only), super::form_text(&asked.q))) { "Older" } }
                     }
                 }
@@ -72,41 +72,38 @@ struct Found {
 
 /// The newest jobs that fit, before a row.
 async fn find(app: &App, asked: &Asked) -> Result<Found, NodeError> {
-    let newest = app.board.tally().last_row.map_or(0, |row| row.0);
-    let end = Asked::number(
-        &asked.before,
-        newest.saturating_add(1),
-        newest.saturating_add(1),
-    );
-    let (mut before, mut jobs) = (end, Vec::new());
-    while before > 1 && end - before < MOST_LOOKED_AT && jobs.len() < SHOWN {
-        let from = before.saturating_sub(STEP + 1);
-        let mut some = step(app, from).await?;
-        some.retain(|job| job.job_rowid.0 < before);
-        let all = some.into_iter().rev();
-        for job in all {
-            if jobs.len() >= SHOWN {
-                break;
-            }
-            before = job.job_rowid.0;
+    let mut after = asked.before.trim().parse().ok().map(RowId);
+    let (mut looked_at, mut jobs) = (0, Vec::new());
+    while looked_at < MOST_LOOKED_AT {
+        let some = step(app, after, true).await?;
+        if some.is_empty() {
+            return Ok(Found { jobs, next: None });
+        }
+        looked_at = looked_at.saturating_add(some.len());
+        for job in some {
+            after = Some(job.job_rowid);
             let facts = app.board.facts(&job);
             if fits(app, &job, &facts, asked) {
                 jobs.push((job, facts));
             }
-        }
-        if jobs.len() < SHOWN {
-            before = from.saturating_add(1);
+            if jobs.len() >= SHOWN {
+                return Ok(Found { jobs, next: after });
+            }
         }
     }
-    let next = (before > 1).then_some(RowId(before));
-    Ok(Found { jobs, next })
+    Ok(Found { jobs, next: after })
 }
 
-async fn step(app: &App, after: u64) -> Result<Vec<JobRecord>, NodeError> {
+async fn step(
+    app: &App,
+    after: Option<RowId>,
+    newest_first: bool,
+) -> Result<Vec<JobRecord>, NodeError> {
     let query = JobQuery {
-        after: (after > 0).then_some(RowId(after)),
+        after,
+        newest_first,
         filter: JobFilter::default(),
-        limit: u32::try_from(STEP).unwrap_or(u32::MAX),
+        limit: STEP,
     };
     app.node.jobs(&query).await
 }
@@ -186,8 +183,8 @@ async fn get(app: &App, row: u64) -> Option<JobRecord> {
     let after = row.checked_sub(1)?;
     let query = JobQuery {
         after: (after > 0).then_some(RowId(after)),
-        filter: JobFilter::default(),
         limit: 1,
+        ..JobQuery::default()
     };
     let found = app.node.jobs(&query).await.ok()?;
     found.into_iter().find(|job| job.job_rowid.0 == row)
@@ -353,7 +350,7 @@ fn lines(records: impl Iterator<Item = [String; 14]>) -> Bytes {
 /// `GET /jobs.csv`: all jobs, oldest first, as they come from the node: nothing is gathered.
 pub(super) async fn csv(State(app): State<App>) -> Response {
     let first = lines(std::iter::once(COLUMNS.map(str::to_owned)));
-    let begin = (app, 0_u64, 0_usize, Some(first));
+    let begin = (app, None, 0_usize, Some(first));
     let chunks = stream::unfold(begin, |(app, after, sent, head)| async move {
         if let Some(head) = head {
             return Some((Ok::<_, Infallible>(head), (app, after, sent, None)));
@@ -361,8 +358,8 @@ pub(super) async fn csv(State(app): State<App>) -> Response {
         if sent >= MOST_EXPORTED {
             return None;
         }
-        let jobs = step(&app, after).await.ok()?;
-        let last = jobs.last()?.job_rowid.0;
+        let jobs = step(&app, after, false).await.ok()?;
+        let last = Some(jobs.last()?.job_rowid);
         let chunk = lines(jobs.iter().map(|job| record(&app, job)));
         Some((
             Ok(chunk),

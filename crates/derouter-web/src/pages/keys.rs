@@ -28,10 +28,12 @@ pub(super) fn section(session: &Session, gateway: &dyn Gateway, made: Option<&st
             }
             @match gateway.keys() {
                 Err(why) => p { (text::plain(&why, text::LONG)) },
-                Ok(None) => p { "This gateway has no directory for keys." },
-                Ok(Some(keys)) => {
-                    @if keys.is_empty() { p { "There is no key: every program of this machine may spend. Once there is one, nobody is served without." } }
-                    @else { (list(session, &keys)) }
+                Ok(keys) => {
+                    @match keys.as_deref() {
+                        None => p { "There is no key: every program of this machine may spend. Once there is one, nobody is served without." },
+                        Some([]) => p { "All keys are revoked: no program is served until there is a new one. This dashboard and the commands of the node's user need none." },
+                        Some(keys) => (list(session, keys)),
+                    }
                     details #new-key { summary { "Make a key" } (form(session)) }
                 }
             }

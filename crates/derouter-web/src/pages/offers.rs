@@ -54,7 +54,7 @@ pub(super) async fn show(
             @if !compared.is_empty() { (side_by_side(&app, &compared)) }
             section.card.offers {
                 p.dim { (found) " of " (all) " offers"
-                    @if found > MOST_SHOWN { ", the first " (MOST_SHOWN) " shown" } ". Prices are POL for 1,000,000 tokens. Times and speeds were measured by this node: half of them were below the first value, nine of ten below the second." }
+                    @if found > MOST_SHOWN { ", the first " (MOST_SHOWN) " shown" } ". Prices are POL for 1,000,000 tokens. Times and speeds were measured by this node: half of them were below the first value, nine of ten below the second. Below the answers that went well is how much of the time the offer was there; below when its provider was heard, how it is reached." }
                 @if found == 0 { p { "No offer fits. A node that has just started hears of offers within a minute." } }
                 @else { (list(&app, &offers, &asked)) }
             }
@@ -157,8 +157,6 @@ fn list(app: &App, offers: &[MarketOffer], asked: &Asked) -> Markup {
         "#First token",
         "#Tokens/s",
         "#Success",
-        "#Uptime",
-        "Path",
         "Last seen",
         "",
     ];
@@ -227,10 +225,8 @@ fn row(app: &App, offer: &MarketOffer, asked: &Asked) -> Markup {
         td.num { (text::count(offer.context)) }
         td.num { (measured(offer.first_token, "s", 2)) }
         td.num { (measured(offer.speed, "", 1)) }
-        td.num { (percent(offer.success)) }
-        td.num { (percent(offer.uptime)) }
-        td { (text::plain(&offer.path, 20)) }
-        td.nowrap { (seen.map_or_else(|| "–".to_owned(), |at| text::ago(at, now))) }
+        td.num { (percent(offer.success)) @if offer.uptime.is_some() { br; span.dim { "up " (percent(offer.uptime)) } } }
+        td.nowrap { (seen.map_or_else(|| "–".to_owned(), |at| text::ago(at, now))) br; span.dim { (text::plain(&offer.path, 20)) } }
         td { div.links {
             a href=(format!("/offer?q={}", form_text(&own))) { "Details" }
             a href=(compare) { @if shown { "Compared" } @else { "Compare" } }

@@ -1,5 +1,6 @@
 //! How the node is, at a glance.
 
+use axum::Json;
 use axum::extract::{Extension, State};
 use axum::response::Html;
 use derouter_sdk::wire::rpc::network::Reachability;
@@ -8,10 +9,11 @@ use maud::{Markup, html};
 use super::page_of;
 use crate::board::Topic;
 use crate::modules::Gateway;
+use crate::pulse::Series;
 use crate::sessions::Session;
 use crate::state::App;
 use crate::ui::{Page, copyable, figure, page};
-use crate::{text, ui};
+use crate::{assets, chart, text, ui};
 
 /// `GET /`.
 pub(super) async fn show(
@@ -24,6 +26,7 @@ pub(super) async fn show(
             (warnings(&app))
             (runs(&app))
         }
+        (done(&app))
         @if let Some(gateway) = &app.modules.gateway {
             (connect(gateway.as_ref()))
         } @else {
@@ -37,6 +40,29 @@ pub(super) async fn show(
         Some(Topic::Overview),
         &content,
     ))
+}
+
+/// `GET /pulse`: what the chart goes on with.
+pub(super) async fn pulse(State(app): State<App>) -> Json<Series> {
+    Json(app.board.pulse())
+}
+
+/// What was done in the last minutes: drawn here, and by the script as it goes on. It is not in `#live`,
+/// which is replaced as a whole.
+fn done(app: &App) -> Markup {
+    let series = app.board.pulse();
+    html! {
+        link rel="stylesheet" href=(assets::uplot_style());
+        section.card {
+            h2 { "The last minutes" span.key.first {} "jobs under way" span.key.second {} "tokens a second" }
+            div #pulse.pulse role="img" aria-label="Jobs under way, and tokens a second, in the last five minutes" {
+                (chart::lines(&series.jobs, &series.tokens))
+            }
+            p #pulse-now.dim { (series.now) }
+        }
+        script src=(assets::uplot()) defer {}
+        script src=(assets::pulse()) defer {}
+    }
 }
 
 fn figures(app: &App) -> Markup {

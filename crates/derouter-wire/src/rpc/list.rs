@@ -61,7 +61,7 @@ pub struct ListProviders {
     pub limit: u64,
 }
 
-/// The jobs, oldest first.
+/// The jobs, oldest first unless asked otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListJobs {
     /// Only these protocols.
@@ -76,6 +76,9 @@ pub struct ListJobs {
     /// `next` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Cursor>,
+    /// Whether the newest come first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub newest_first: bool,
     /// 1 to 100, which is the default.
     #[serde(default = "whole_page", deserialize_with = "lenient_unsigned")]
     pub limit: u64,

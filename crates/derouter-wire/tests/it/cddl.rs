@@ -313,6 +313,7 @@ fn every_request_is_what_is_written() {
         provider_peer_ids: None,
         consumer_peer_ids: None,
         after,
+        newest_first: true,
         limit: 1,
     });
     modern(&ListPeers {

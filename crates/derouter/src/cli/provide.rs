@@ -1,6 +1,7 @@
 //! The command line of `derouter provide`.
 
 use clap::{Args, Subcommand};
+use derouter_openai::provider::prices::{NoWindow, PriceWindow};
 use derouter_sdk::Wei;
 
 use super::network::NodeArgs;
@@ -25,7 +26,8 @@ pub(crate) enum ProvideCommand {
     /// Change an offer without a restart, also one of the configuration
     #[command(after_help = "Examples:\n  \
         derouter provide edit llama --in-price 0.2 --out-price 0.6\n  \
-        derouter provide edit llama --max-concurrency 2 --description \"\"\n\n\
+        derouter provide edit llama --max-concurrency 2 --description \"\"\n  \
+        derouter provide edit llama --schedule \"sat,sun x0.5\" --schedule \"22:00-06:00 0.1/0.4\"\n\n\
         An empty text and a trial of 0 take away what was there. Answers that run are not touched.\n\n\
         Exit codes: 0 changed, 2 usage, 3 configuration.")]
     Edit(EditArgs),
@@ -83,6 +85,17 @@ pub(crate) struct OfferArgs {
     pub(crate) node: NodeArgs,
 }
 
+/// A window of prices, or none at all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window(pub(crate) Option<PriceWindow>);
+
+fn window(text: &str) -> Result<Window, NoWindow> {
+    match text.trim() {
+        "" => Ok(Window(None)),
+        text => text.parse().map(|window| Window(Some(window))),
+    }
+}
+
 /// What an offer may have.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct TermsArgs {
@@ -92,9 +105,13 @@ pub(crate) struct TermsArgs {
     /// Other names of the model, with commas between
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub(crate) aliases: Option<Vec<String>>,
-    /// The longest answer, in tokens
+    /// The longest answer, in tokens; 0 for what the context leaves
     #[arg(long, value_name = "TOKENS")]
     pub(crate) max_output: Option<u64>,
+    /// Prices by the clock (UTC), once for each window; the first that holds counts. "sat,sun 22:00-06:00 x0.5" is
+    /// half the prices, "22:00-06:00 0.1/0.4" other ones, in POL; "" takes the schedule away
+    #[arg(long, value_name = "WINDOW", value_parser = window)]
+    pub(crate) schedule: Option<Vec<Window>>,
     /// POL for a request that is answered
     #[arg(long, value_name = "POL", value_parser = pol)]
     pub(crate) request_price: Option<Wei>,
@@ -159,6 +176,9 @@ pub(crate) struct EditArgs {
     /// The offer's id
     #[arg(value_name = "OFFER")]
     pub(crate) offer: String,
+    /// The base URL of another configured backend that serves it from now on; of an added offer only
+    #[arg(long, value_name = "URL", value_parser = crate::config::base_url)]
+    pub(crate) backend: Option<String>,
     /// The model as the market names it
     #[arg(long, value_name = "NAME")]
     pub(crate) model: Option<String>,

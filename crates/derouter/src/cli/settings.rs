@@ -35,7 +35,7 @@ pub(crate) enum ConfigCommand {
     Set(SetArgs),
     /// Remove one value from the file, so that the default holds
     #[command(after_help = "Example:\n  derouter config unset server.port")]
-    Unset(GetArgs),
+    Unset(UnsetArgs),
     /// Check a file, without starting anything
     #[command(after_help = "Examples:\n  \
         derouter config validate\n  \
@@ -75,6 +75,20 @@ pub(crate) struct ShowArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct GetArgs {
     /// Its path: keys with dots between, such as server.port or openai.provider[0].offers."a.b".model_id
+    #[arg(value_name = "PATH")]
+    pub(crate) path: String,
+    /// Show keys of servers too
+    #[arg(long)]
+    pub(crate) secrets: bool,
+    /// Which file.
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
+}
+
+/// Which value to remove.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct UnsetArgs {
+    /// Its path: keys with dots between
     #[arg(value_name = "PATH")]
     pub(crate) path: String,
     /// Which file.

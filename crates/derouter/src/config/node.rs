@@ -1,5 +1,6 @@
 //! The node's file: 0.1.0's keys with 0.1.0's defaults, and what is new.
 
+use std::fmt;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use derouter_node::{
 use derouter_web::WebOptions;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::ledger::LedgerSection;
 use super::network::{DiscoverySection, ExternalAddress, ReachabilityKey, RelayServer, Relays};
@@ -18,7 +20,7 @@ use super::paths::{self, DatabasePaths};
 use super::peers::PeersSection;
 use super::value::{Address, Drain, LiteralPath, Port};
 use super::web::WebSection;
-use super::{ConfigError, LogFormat, LogSection, place, read};
+use super::{ConfigError, LogFormat, LogSection, place};
 
 /// The RPC's port when the configuration names none, as in 0.1.0.
 pub(crate) const DEFAULT_RPC_PORT: u16 = 4269;
@@ -113,11 +115,23 @@ struct ServerSection {
     allow_legacy: Option<bool>,
 }
 
+/// What a file says, as it is written there: with its secrets, so that it is never printed.
+#[derive(Clone, Default)]
+pub(crate) struct Written(pub(crate) Value);
+
+impl fmt::Debug for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Written(..)")
+    }
+}
+
 /// All that `derouter run` needs.
 #[derive(Clone, Debug)]
 pub(crate) struct RunConfig {
     /// The file it was read from.
     pub(crate) file: Option<PathBuf>,
+    /// What the file says.
+    pub(crate) written: Written,
     /// Where the node's files are.
     pub(crate) data_dir: PathBuf,
     /// The node.
@@ -156,8 +170,16 @@ impl RunConfig {
 
     /// Reads a text as the file of that name.
     pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        Self::parse_at(path, text, None)
+    }
+
+    fn parse_at(path: &Path, text: &str, data_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
         let file: File = super::parse(path, text)?;
-        file.check(path, None)
+        let written = Written(super::parse(path, text)?);
+        Ok(Self {
+            written,
+            ..file.check(path, data_dir)?
+        })
     }
 
     /// Where it listens for peers.
@@ -168,10 +190,11 @@ impl RunConfig {
 
     /// Reads a file, with the data directory that goes before the file's.
     pub(crate) fn read(path: &Path, data_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
-        let config = read::<File>(path)?.check(path, data_dir)?;
+        // Once: it may be a pipe.
+        let text = super::read_text(path)?;
         Ok(Self {
             file: Some(path.to_owned()),
-            ..config
+            ..Self::parse_at(path, &text, data_dir)?
         })
     }
 }
@@ -238,6 +261,7 @@ impl File {
         let web = self.web.check(path, &data_dir)?;
         Ok(RunConfig {
             file: None,
+            written: Written::default(),
             data_dir,
             node,
             openai,

@@ -91,6 +91,7 @@ async fn confirmed(node: &dyn Node, watch: &mut Watch<JobEvent>) -> Result<JobRe
         let query = JobQuery {
             after: None,
             filter: filter(),
+            newest_first: false,
             limit: 1,
         };
         let job = node.jobs(&query).await.map_err(failed)?.into_iter().next();

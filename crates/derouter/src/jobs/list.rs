@@ -1,7 +1,5 @@
 //! Jobs from the database, filtered: the latest as a table, or all of them as records.
 
-use std::collections::VecDeque;
-
 use derouter_store::market::job::SignatureState;
 use derouter_store::market::{Job, JobState};
 use derouter_store::{Reader, StoredJob, StoredJobs};
@@ -23,29 +21,27 @@ const MOST_LISTED: usize = 10_000;
 pub(super) fn list(args: &ListArgs, output: Output) -> Result<(), Failure> {
     let reader = open_current(&args.database)?;
     let limit = args.limit.min(MOST_LISTED);
-    let mut latest: VecDeque<StoredJob> = VecDeque::new();
-    let (mut total, mut progress) = (0_u64, output.progress());
-    let unread = each(&reader, &args.filter, |stored| {
-        total = total.saturating_add(1);
-        if total.is_multiple_of(10_000) {
-            progress.say(&format!("{total} jobs read"));
+    let mut latest: Vec<StoredJob> = Vec::new();
+    let mut more = false;
+    let which = StoredJobs {
+        newest_first: true,
+        ..StoredJobs::default()
+    };
+    let unread = each(&reader, which, &args.filter, |stored| {
+        more = latest.len() >= limit;
+        if more {
+            return Err(());
         }
-        latest.push_back(stored);
-        if latest.len() > limit {
-            latest.pop_front();
-        }
+        latest.push(stored);
         Ok(())
     })?;
-    drop(progress);
-    // The latest first.
     let records: Vec<Record<'_>> = latest
         .iter()
-        .rev()
         .map(|stored| Record::new(stored, false))
         .collect();
-    let told = json!({"total": total, "jobs": records.iter().map(short).collect::<Vec<_>>()});
+    let told = json!({"jobs": records.iter().map(short).collect::<Vec<_>>(), "more": more});
     output.show("derouter.jobs/1", &told, |output| {
-        table(&records, total, output.width())
+        table(&records, more, output.width())
     });
     complain(unread)
 }
@@ -54,7 +50,8 @@ pub(super) fn export(args: &ExportArgs) -> Result<(), Failure> {
     let reader = open_current(&args.database)?;
     let mut writer = Writer::new(args.format, args.payloads);
     let mut stopped = None;
-    let unread = each(&reader, &args.filter, |stored| {
+    let which = StoredJobs::default();
+    let unread = each(&reader, which, &args.filter, |stored| {
         match writer.write(&stored) {
             Ok(()) => Ok(()),
             Err(error) => {
@@ -82,10 +79,10 @@ fn complain(unread: u32) -> Result<(), Failure> {
     }
 }
 
-/// Hands over each job that is asked for, oldest first, until one is not taken. Returns how many could
-/// not be read.
+/// Hands over each job that is asked for until one is not taken. Returns how many could not be read.
 fn each(
     reader: &Reader,
+    order: StoredJobs,
     filter: &FilterArgs,
     mut take: impl FnMut(StoredJob) -> Result<(), ()>,
 ) -> Result<u32, Failure> {
@@ -93,7 +90,7 @@ fn each(
         role: filter.role.map(Into::into),
         since: filter.since,
         until: filter.until,
-        ..StoredJobs::default()
+        ..order
     };
     let mut unread = 0_u32;
     loop {
@@ -163,7 +160,7 @@ fn short(record: &Record<'_>) -> serde_json::Value {
     })
 }
 
-fn table(records: &[Record<'_>], total: u64, width: usize) -> String {
+fn table(records: &[Record<'_>], more: bool, width: usize) -> String {
     if records.is_empty() {
         return "no such job".to_owned();
     }
@@ -196,10 +193,12 @@ fn table(records: &[Record<'_>], total: u64, width: usize) -> String {
             why.map(printable).unwrap_or_default(),
         ]);
     }
-    let shown = u64::try_from(records.len()).unwrap_or(u64::MAX);
     let text = table.text(width);
-    match total > shown {
-        true => format!("{text}\nthe latest {shown} of {total}; --limit shows more"),
+    match more {
+        true => format!(
+            "{text}\nthe latest {}; --limit shows more",
+            counted(u32::try_from(records.len()).unwrap_or(u32::MAX), "job")
+        ),
         false => text,
     }
 }

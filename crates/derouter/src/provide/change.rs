@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use derouter_openai::provider::OfferEdit;
 use derouter_openai::provider::view::{OfferView, ProviderView};
+use derouter_openai::provider::{OfferEdit, OfferEntry};
 use serde_json::json;
 
 use super::{Sold, failed, same_url, views};
@@ -65,11 +65,16 @@ fn shape(offer: &OfferView) -> serde_json::Value {
         offer.state == "paused",
         offer.problem,
         offer.edited,
+        offer.backend,
         offer.model,
         offer.backend_model,
         offer.aliases,
         offer.context,
         offer.own_price,
+        offer.schedule.iter().map(|it| &it.text).collect::<Vec<_>>(),
+        offer.max_output,
+        offer.request_price,
+        offer.region,
         offer.trial,
         offer.slots,
         offer.slots_per_consumer,
@@ -85,6 +90,9 @@ fn edit_of(terms: TermsArgs) -> OfferEdit {
         backend_model: terms.backend_model,
         aliases: terms.aliases.map(without_empty),
         max_output: terms.max_output,
+        schedule: terms
+            .schedule
+            .map(|windows| windows.into_iter().filter_map(|window| window.0).collect()),
         request_price: terms.request_price,
         trial: terms.trial,
         description: terms.description,
@@ -109,8 +117,8 @@ pub(super) async fn add(args: AddArgs, output: Output) -> Result<(), Failure> {
     let running = Running::find(&args.node).await;
     let id = &args.offer;
     let is_known = running.as_ref().is_some_and(|running| running.known(id));
-    let is_removed = sold.entries.get(id).is_some_and(|entry| entry.removed);
-    if (sold.has(id) || is_known) && !is_removed {
+    let is_gone = sold.entries.get(id).is_some_and(OfferEntry::is_gone);
+    if (sold.has(id) || is_known) && !is_gone {
         return Err(Failure::usage(format_args!(
             "there is an offer {id:?} already: change it with `derouter provide edit`, or choose another id"
         )));
@@ -178,17 +186,23 @@ pub(super) async fn edit(args: EditArgs, output: Output) -> Result<(), Failure> 
         output_token_price: args.out_price,
         ..edit_of(args.terms)
     };
-    if edit.is_empty() {
+    if edit.is_empty() && args.backend.is_none() {
         return Err(Failure::usage(
             "there is nothing to change: `derouter provide edit --help` shows what can be",
         ));
     }
+    let named = args.backend;
     let args = OfferArgs {
         offer: args.offer,
         node: args.node,
     };
     change(args, "changed", output, |sold, id| {
-        sold.store.edit(id, edit, now()).map_err(failed)
+        let backend = match &named {
+            Some(named) => Some(backend(sold, Some(named))?),
+            None => None,
+        };
+        let edited = sold.store.edit(id, edit, backend.as_deref(), now());
+        edited.map_err(failed)
     })
     .await
 }

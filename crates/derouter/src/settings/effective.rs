@@ -5,8 +5,9 @@ use serde_json::Value;
 
 use super::path::{KeyPath, Step, shown};
 use crate::config::node::RunConfig;
-use crate::config::place::Origin;
+use crate::config::place::{self, Origin};
 use crate::config::schema::{FileKind, resolved, schema, secret_keys};
+use crate::config::{ConfigError, LogFormat};
 
 /// One value.
 #[derive(Clone, Debug, Serialize)]
@@ -33,15 +34,35 @@ impl Setting {
     }
 }
 
-/// All values of a node's file. `named`: the environment says where the data directory is.
-pub(crate) fn settings(written: &Value, config: &RunConfig, named: bool) -> Vec<Setting> {
+/// What goes before the file, and who says so.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Over {
+    /// Who says where the data directory is.
+    pub(crate) data_dir: Option<Origin>,
+    /// How the command line has the log written.
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+impl Over {
+    /// What the environment says.
+    pub(crate) fn of_environment() -> Result<Self, ConfigError> {
+        let named = place::data_dir()?.is_some();
+        Ok(Self {
+            data_dir: named.then_some(Origin::Environment),
+            log_format: None,
+        })
+    }
+}
+
+/// All values of a node's configuration.
+pub(crate) fn settings(config: &RunConfig, over: Over) -> Vec<Setting> {
     let schema = schema(FileKind::Node);
     let mut walk = Walk {
         secrets: secret_keys(&schema),
         schema: &schema,
         settings: Vec::new(),
     };
-    walk.object(&schema, Some(written), "");
+    walk.object(&schema, Some(&config.written.0), "");
     let mut settings = walk.settings;
     settings.retain(|setting| !is_for_a_process(setting));
     let listen = config.net_listen();
@@ -65,13 +86,30 @@ pub(crate) fn settings(written: &Value, config: &RunConfig, named: bool) -> Vec<
             if setting.value.is_null() {
                 setting.value = value.clone();
             }
-            if path == "data_dir" && named {
-                setting.value = value.clone();
-                setting.origin = Origin::Environment;
-            }
         }
     }
+    let data_dir = Value::from(config.data_dir.display().to_string());
+    put_over(
+        &mut settings,
+        "data_dir",
+        over.data_dir.map(|origin| (data_dir, origin)),
+    );
+    let format = over.log_format.map(|format| Value::from(format.name()));
+    put_over(
+        &mut settings,
+        "log.format",
+        format.map(|format| (format, Origin::Flag)),
+    );
     settings
+}
+
+/// Puts what goes before the file in its place.
+fn put_over(settings: &mut [Setting], path: &str, over: Option<(Value, Origin)>) {
+    let mut all = settings.iter_mut();
+    let setting = all.find(|setting| setting.path == path);
+    if let (Some(setting), Some((value, origin))) = (setting, over) {
+        (setting.value, setting.origin) = (value, origin);
+    }
 }
 
 /// What sections take in a file of their own, and has no use in a node's.

@@ -259,7 +259,7 @@ impl Gateway for Bridge {
             total: record.rules.total,
             expires: record.rules.expires,
         };
-        Ok(Some(keys.into_iter().flatten().map(key).collect()))
+        Ok(keys.map(|keys| keys.into_iter().map(key).collect()))
     }
 
     fn create_key(&self, wish: &KeyWish) -> Result<String, String> {

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use derouter_openai::provider::prices::{NoWindow, PriceWindow};
 use derouter_openai::provider::view::{OfferView, Viewer};
 use derouter_openai::provider::{BackendConfig, OfferEdit, OfferStore, Secret};
 use derouter_sdk::{Wei, async_trait};
-use derouter_web::modules::{Backend, OfferDraft, ProvidedOffer, Provider};
+use derouter_web::modules::{Backend, OfferDraft, OfferTerms, ProvidedOffer, Provider};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -69,6 +70,12 @@ impl Bridge {
         let views = self.viewers.iter().map(Viewer::view);
         let mut offers = views.flat_map(|view| view.offers);
         offers.find(|offer| offer.id == id)
+    }
+
+    /// Whether a server is one of the configuration: no other one is asked.
+    fn serves_from(&self, url: &str) -> bool {
+        let mut views = self.viewers.iter().map(Viewer::view);
+        views.any(|view| view.backends.iter().any(|it| it.base_url == url))
     }
 
     async fn ask(&self, offer: &OfferView) -> Result<String, String> {
@@ -139,6 +146,39 @@ fn shown(url: &str) -> String {
     url.as_str().trim_end_matches('/').to_owned()
 }
 
+/// What a draft changes of an offer: what is as it was is left to the configuration.
+fn edit(draft: OfferDraft, before: Option<&ProvidedOffer>) -> Result<OfferEdit, String> {
+    fn other<T: PartialEq>(said: T, was: Option<&T>) -> Option<T> {
+        (Some(&said) != was).then_some(said)
+    }
+    let was = before.map_or_else(OfferTerms::none, |it| it.terms.clone());
+    let terms = draft.terms.other_than(&was);
+    let windows = terms.schedule.map(|lines| {
+        let windows = lines.iter().map(|line| line.parse());
+        windows.collect::<Result<Vec<PriceWindow>, NoWindow>>()
+    });
+    Ok(OfferEdit {
+        model_id: other(draft.model, before.map(|it| &it.model)),
+        context_size: other(draft.context, before.map(|it| &it.context)),
+        input_token_price: other(draft.input_price, before.map(|it| &it.own_input_price)),
+        output_token_price: other(draft.output_price, before.map(|it| &it.own_output_price)),
+        max_concurrency: other(draft.places, before.map(|it| &it.places)),
+        backend_model: terms.backend_model,
+        aliases: terms.aliases,
+        description: terms.description,
+        schedule: windows.transpose().map_err(|error| error.to_string())?,
+        request_price: terms.request_price,
+        trial: terms.trial,
+        max_output: terms.max_output,
+        max_concurrency_per_consumer: terms.places_per_consumer,
+        max_queue: terms.queue,
+        features: terms.features,
+        quantization: terms.quantization,
+        region: terms.region,
+        ..OfferEdit::default()
+    })
+}
+
 fn provided(view: OfferView) -> ProvidedOffer {
     let wei = |text: &str| Wei::from_pol_text(text).unwrap_or(Wei::MAX);
     let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
@@ -162,6 +202,25 @@ fn provided(view: OfferView) -> ProvidedOffer {
             .saturating_add(total.waited)
             .saturating_add(total.too_fast),
         earned_today: wei(&view.income_today),
+        terms: OfferTerms {
+            backend_model: Some(view.backend_model),
+            aliases: Some(view.aliases),
+            description: Some(view.description.unwrap_or_default()),
+            schedule: Some(
+                view.schedule
+                    .into_iter()
+                    .map(|window| window.text)
+                    .collect(),
+            ),
+            request_price: Some(wei(&view.request_price)),
+            trial: Some(view.trial.as_deref().map_or(Wei::ZERO, wei)),
+            max_output: Some(view.max_output.unwrap_or(0)),
+            places_per_consumer: Some(small(view.slots_per_consumer)),
+            queue: Some(small(view.queue)),
+            features: Some(view.features.unwrap_or_default()),
+            quantization: Some(view.quantization.unwrap_or_default()),
+            region: Some(view.region.unwrap_or_default()),
+        },
         of_config: view.origin != "added",
         edited: view.edited,
         id: view.id,
@@ -208,18 +267,23 @@ impl Provider for Bridge {
     }
 
     async fn save(&self, draft: OfferDraft) -> Result<(), String> {
-        let edit = OfferEdit {
-            model_id: Some(draft.model),
-            context_size: Some(draft.context),
-            input_token_price: Some(draft.input_price),
-            output_token_price: Some(draft.output_price),
-            max_concurrency: Some(draft.places),
-            ..OfferEdit::default()
-        };
-        let now = text::now();
-        let done = match self.find(&draft.id) {
-            Some(_) => self.store.edit(&draft.id, edit, now),
-            None => self.store.add(&draft.id, &draft.backend, edit, now),
+        let before = self.find(&draft.id);
+        let other = before.as_ref().is_none_or(|it| it.backend != draft.backend);
+        if other && !self.serves_from(&draft.backend) {
+            return Err("The configuration has no such server.".to_owned());
+        }
+        let (id, backend, now) = (draft.id.clone(), draft.backend.clone(), text::now());
+        let done = match (before.map(provided), draft.is_new) {
+            (None, true) => self.store.add(&id, &backend, edit(draft, None)?, now),
+            (Some(before), false) => {
+                let moved = other.then_some(backend.as_str());
+                self.store
+                    .edit(&id, edit(draft, Some(&before))?, moved, now)
+            }
+            (Some(_), true) => {
+                return Err("There is an offer of that id already: edit that one.".to_owned());
+            }
+            (None, false) => return Err("There is no such offer.".to_owned()),
         };
         done.map_err(|error| error.to_string())
     }

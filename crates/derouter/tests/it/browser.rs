@@ -14,7 +14,11 @@ use crate::DEROUTER;
 const DEADLINE: Duration = Duration::from_secs(600);
 
 /// The prices of the first are the tests' own.
-const MODELS: [&str; 3] = ["llama-3.2-3b", "qwen3-8b", "mistral-small"];
+const MODELS: [&str; 3] = [
+    "llama-3.2-3b",
+    "qwen3-8b",
+    "Mistral-Small-3.2-24B-Instruct-2506",
+];
 
 fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/browser")
@@ -70,7 +74,7 @@ fn selling(backend: &Backend) -> NodeConfig {
     });
     let mut config = NodeConfig::default().with(
         "provider",
-        json!({"name": "Ada's models", "teaser": "Small and quick"}),
+        json!({"name": "Ada's house of small models", "teaser": "Small and quick"}),
     );
     config.0["openai"] = json!({"provider": provider, "consumer": openai_consumer()});
     config

@@ -143,6 +143,15 @@ impl Browser {
     }
 }
 
+impl Browser {
+    /// Posts a form, and returns the page to which that leads.
+    async fn submit(&self, path: &str, form: &str) -> String {
+        let answer = self.post(path, form).await;
+        assert_eq!(answer.status, 303, "{answer:?}");
+        self.get(answer.header("location").unwrap()).await.body
+    }
+}
+
 fn plain(method: &str, host: &str, path: &str, headers: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Connection: close\r\n\r\n")
 }
@@ -421,6 +430,134 @@ async fn changes_come_from_own_pages_with_their_token_alone() {
     assert_eq!(browser.post("/logout", "").await.status, 303);
     assert_eq!(browser.get("/").await.status, 303, "the session is over");
     assert_eq!(other.get("/").await.status, 200, "the other one is not");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offer_is_served_from_a_configured_server_and_from_the_one_that_was_chosen() {
+    let (first, second) = (Backend::start().await, Backend::start().await);
+    let selling = json!([
+        openai_provider(&first.url(), &["test-model"]),
+        openai_provider(&second.url(), &["other-model"]),
+    ]);
+    let config = NodeConfig::default().with("openai", json!({"provider": selling}));
+    let home = NodeHome::new("servers", &config);
+    let node = home.start(DEROUTER).await;
+    let browser = Browser::open(node.ready.dashboard.as_deref().unwrap(), &home).await;
+    let save = async |id: &str, is_new: bool, server: &str, places: u32| {
+        let form = format!(
+            "id={id}&is_new={is_new}&backend={server}&model=m&context=100&input_price=1&output_price=2&places={places}"
+        );
+        browser.submit("/provide/save", &form).await
+    };
+    let entries = || {
+        let text = std::fs::read_to_string(home.data_dir().join("openai-offers.json"));
+        let text = text.unwrap_or_else(|_| r#"{"offers":{}}"#.to_owned());
+        let value: Value = serde_json::from_str(&text).unwrap();
+        value["offers"].clone()
+    };
+    let shown = async |text: &str| {
+        let page = async || {
+            browser
+                .get("/provide")
+                .await
+                .body
+                .contains(text)
+                .then_some(())
+        };
+        eventually(text, page).await;
+    };
+    for elsewhere in [
+        "http://169.254.169.254/v1",
+        "http://127.0.0.1:9/v1",
+        "file:///etc/passwd",
+        "",
+    ] {
+        let page = save("added", true, elsewhere, 1).await;
+        assert!(page.contains("has no such server"), "{elsewhere}");
+    }
+    assert_eq!(entries(), json!({}), "nothing was added");
+    assert!(
+        save("added", true, &second.url(), 1)
+            .await
+            .contains("Saved.")
+    );
+    assert_eq!(entries()["added"]["backend"], second.url());
+    shown("value=\"added\"").await;
+    assert!(
+        save("added", true, &first.url(), 1)
+            .await
+            .contains("of that id already")
+    );
+    assert!(
+        save("none", false, &first.url(), 1)
+            .await
+            .contains("no such offer")
+    );
+    // The server that is chosen in the editor is the one that answers from then on.
+    assert!(
+        save("added", false, &first.url(), 2)
+            .await
+            .contains("Saved.")
+    );
+    assert_eq!(entries()["added"]["backend"], first.url());
+    let page = save("added", false, "http://127.0.0.1:9/v1", 3).await;
+    assert!(page.contains("has no such server"));
+    assert_eq!(
+        entries()["added"]["edit"]["max_concurrency"],
+        2,
+        "all or nothing"
+    );
+    // That of a configured offer is the configuration's to say.
+    let page = save("test-model", false, &second.url(), 3).await;
+    assert!(page.contains("the configuration says which server"));
+    assert_eq!(entries()["test-model"], Value::Null);
+    assert!(
+        save("test-model", false, &first.url(), 3)
+            .await
+            .contains("Saved.")
+    );
+    assert_eq!(entries()["test-model"]["backend"], Value::Null);
+    // All that the command can change; what is as it was is left to the configuration.
+    let kept = "id=other-model&is_new=false&model=other-model&context=131072&input_price=1&output_price=2&places=64";
+    let kept = format!(
+        "{kept}&backend={}&aliases=&trial=&queue=&description=",
+        second.url()
+    );
+    let changed =
+        format!("{kept}&schedule=sat%20x0.50%0D%0A22:00-06:00%200.1/-&region=DE&max_output=50");
+    assert!(
+        browser
+            .submit("/provide/save", &changed)
+            .await
+            .contains("Saved.")
+    );
+    assert_eq!(
+        entries()["other-model"]["edit"],
+        json!({"schedule": ["sat x0.5", "22:00-06:00 0.1/-"], "region": "DE", "max_output": 50})
+    );
+    let editor = async || {
+        let page = browser.get("/provide?q=other-model").await.body;
+        page.contains("22:00-06:00 0.1/-</textarea>").then_some(())
+    };
+    eventually("the schedule in the editor", editor).await;
+    let wrong = format!("{kept}&schedule=noon");
+    assert!(
+        browser
+            .submit("/provide/save", &wrong)
+            .await
+            .contains("no window of prices")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_keys_says_who_is_served() {
+    let (_home, _node, browser) = Stage::alone().await;
+    let page = browser.get("/money").await.body;
+    assert!(page.contains("every program of this machine may spend"));
+    assert_eq!(browser.post("/keys", "name=only").await.status, 200);
+    let page = browser.submit("/keys/revoke", "name=only").await;
+    assert!(!page.contains("every program of this machine may spend"));
+    assert!(page.contains("no program is served"), "{page}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -747,6 +884,19 @@ async fn other_machines_are_served_only_when_that_is_said_and_with_a_token() {
         .post_as("/login", &own, "token=correct-horse-battery")
         .await;
     assert_eq!(late.status, 429);
+    // Who did not guess is let in.
+    let body = "token=correct-horse-battery";
+    let headers = format!(
+        "{own}Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    let request = plain("POST", &browser.address, "/login", &headers) + body;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let address = browser.address.parse().unwrap();
+    let mut elsewhere = socket.connect(address).await.unwrap();
+    elsewhere.write_all(request.as_bytes()).await.unwrap();
+    assert_eq!(answer_of(&mut elsewhere).await.status, 303);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -88,6 +88,7 @@ impl Session {
         };
         let query = JobQuery {
             after: place(query.after.as_ref(), Cursor::row)?,
+            newest_first: query.newest_first,
             filter,
             limit: page_limit(query.limit)?,
         };

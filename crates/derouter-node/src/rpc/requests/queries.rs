@@ -174,6 +174,7 @@ impl Session {
         })?;
         let query = JobQuery {
             after: query.database_row_id_cursor,
+            newest_first: false,
             filter,
             limit,
         };

@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::super::admission::MAX_QUEUE_TIME;
 use super::super::config::{OfferConfig, OfferTerms};
+use super::super::prices::{MAX_WINDOWS, PriceWindow};
 
 /// What an offer is, or what of it is changed; what is absent stays. A text that is empty, a list that
-/// is, and a trial of 0 take away what was there. The schedule of prices is the configuration's alone;
-/// changed prices are those that it multiplies.
+/// is, a trial and a longest answer of 0 take away what was there. Changed prices are those that the
+/// factors of the schedule multiply.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OfferEdit {
@@ -38,6 +39,9 @@ pub struct OfferEdit {
     /// Wei for 1,000,000 completion tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_token_price: Option<Wei>,
+    /// Prices by the clock: `sat,sun 22:00-06:00 x0.5`, or in POL `22:00-06:00 0.1/0.4`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Vec<PriceWindow>>,
     /// Wei for a request that is answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_price: Option<Wei>,
@@ -109,6 +113,7 @@ impl OfferEdit {
             description,
             input_token_price,
             output_token_price,
+            schedule,
             request_price,
             trial,
             max_concurrency,
@@ -142,6 +147,10 @@ impl OfferEdit {
         let most = u64::try_from(MAX_QUEUE_TIME.as_millis()).unwrap_or(u64::MAX);
         if self.queue_ms.is_some_and(|ms| ms > most) {
             return Err(format!("a request can wait for {most} ms at most"));
+        }
+        let windows = self.schedule.as_ref().map_or(0, Vec::len);
+        if windows > MAX_WINDOWS {
+            return Err(format!("a schedule has at most {MAX_WINDOWS} windows"));
         }
         Ok(())
     }
@@ -187,6 +196,7 @@ impl OfferEdit {
             said.max_concurrency_per_consumer.map(Some),
         );
         set(&mut terms.max_queue, said.max_queue);
+        set(&mut terms.schedule, said.schedule);
         set(
             &mut terms.queue_time,
             said.queue_ms.map(|ms| Some(Duration::from_millis(ms))),
@@ -196,7 +206,9 @@ impl OfferEdit {
         }
         let announced = &mut terms.announced;
         set(&mut announced.aliases, said.aliases);
-        set(&mut announced.max_output, said.max_output.map(Some));
+        if let Some(most) = said.max_output {
+            announced.max_output = (most > 0).then_some(most);
+        }
         set(&mut announced.request_price, said.request_price);
         set(&mut announced.features, said.features);
         set(&mut announced.input_modalities, said.input_modalities);
@@ -219,14 +231,20 @@ mod tests {
             output_token_price: Some(Wei::ZERO),
             quantization: Some("q4".to_owned()),
             trial: Some(Wei::from_wei(5)),
+            max_output: Some(9),
+            schedule: Some(vec!["sat x0.5".parse().unwrap()]),
             ..OfferEdit::default()
         };
         let mut config = first.whole().unwrap();
+        assert_eq!(config.terms.schedule.len(), 1);
+        assert_eq!(config.terms.announced.max_output, Some(9));
         assert_eq!(config.terms.trial, Some(Wei::from_wei(5)));
         let renamed = OfferEdit {
             model_id: Some("new".to_owned()),
             quantization: Some(String::new()),
             trial: Some(Wei::ZERO),
+            max_output: Some(0),
+            schedule: Some(Vec::new()),
             ..OfferEdit::default()
         };
         renamed.change(&mut config);
@@ -234,6 +252,8 @@ mod tests {
         assert_eq!(config.backend_model(), "old");
         assert_eq!(config.terms.announced.quantization, None);
         assert_eq!(config.terms.trial, None);
+        assert_eq!(config.terms.announced.max_output, None);
+        assert!(config.terms.schedule.is_empty());
         let back = OfferEdit {
             backend_model: Some(String::new()),
             ..OfferEdit::default()

@@ -101,6 +101,23 @@ async fn the_configuration_is_changed_without_losing_a_comment() {
     assert_eq!(get("drain_seconds").await, 30, "a default");
     let price = get("openai.consumer.server.models.\"llama3.2\".maxInputPrice").await;
     assert_eq!(price, json!({"$pol": "0.2"}));
+    home.document(&["config", "set", "web.token", "not-to-be-seen-by-others"])
+        .await;
+    for shown in [
+        home.good(&["config", "get", "web.token"]).await,
+        home.good(&["config", "get", "web"]).await,
+        home.good(&["config", "get", "web.token", "--json"]).await,
+    ] {
+        assert!(
+            !shown.contains("not-to-be") && shown.contains("(hidden)"),
+            "{shown}"
+        );
+    }
+    let secret = home
+        .document(&["config", "get", "web.token", "--secrets"])
+        .await;
+    assert_eq!(secret["value"], "not-to-be-seen-by-others");
+    home.document(&["config", "unset", "web.token"]).await;
     home.document(&["config", "unset", "server.port"]).await;
     assert_eq!(get("server.port").await, 4269);
 

@@ -52,11 +52,24 @@ async fn an_offer_of_the_configuration_is_changed_removed_and_restored() {
         "2",
         "--feature",
         "tools",
+        "--schedule",
+        "x1",
+        "--schedule",
+        "sat,sun 22:00-06:00 0.1/-",
+        "--region",
+        "DE",
+        "--max-output",
+        "100",
     ];
     let change = json(home, &arguments).await;
     assert_eq!(change["now"]["own_price"]["input"], "3");
     assert_eq!(change["now"]["slots"], 2);
     assert_eq!(change["now"]["edited"], true);
+    assert_eq!(change["now"]["schedule"][0]["now"], true);
+    assert_eq!(
+        change["now"]["schedule"][1]["text"],
+        "sat,sun 22:00-06:00 0.1/-"
+    );
     derouter_testkit::eventually("the new price at the consumer", async || {
         let offers = json(&pair.consumer_home, &["offers", "list"]).await;
         let offer = &offers["offers"][0];
@@ -68,6 +81,27 @@ async fn an_offer_of_the_configuration_is_changed_removed_and_restored() {
     let right = (3.0 * tokens("prompt_tokens") + 2.0 * tokens("completion_tokens")) / 1e6;
     let cost: f64 = told["cost"].as_str().unwrap().parse().unwrap();
     assert!((cost - right).abs() < 1e-12, "{told}");
+
+    let out = json(
+        home,
+        &[
+            "provide",
+            "edit",
+            &id,
+            "--schedule",
+            "",
+            "--max-output",
+            "0",
+        ],
+    )
+    .await;
+    assert_eq!(out["now"]["schedule"], json!([]));
+    assert_eq!(
+        (&out["now"]["max_output"], &out["now"]["region"]),
+        (&json!(null), &json!("DE"))
+    );
+    let wrong = run(home, &["provide", "edit", &id, "--schedule", "noon"]).await;
+    expect(&wrong, 2, "no window of prices");
 
     let change = json(home, &["provide", "remove", &id]).await;
     assert_eq!(change["now"], json!(null));
@@ -117,6 +151,14 @@ async fn an_offer_is_added_bought_and_outlasts_a_restart() {
     let asked = pair.backend.seen().pop().unwrap();
     assert_eq!(asked.body["model"], MODEL, "by its name at the backend");
     expect(&run(home, &arguments).await, 2, "already");
+    let elsewhere = [
+        "provide",
+        "edit",
+        "second",
+        "--backend",
+        "http://127.0.0.1:9/v1",
+    ];
+    expect(&run(home, &elsewhere).await, 2, "has no backend");
 
     let provider = pair.provider.terminate().await;
     assert_eq!(provider.code, Some(0));
@@ -206,6 +248,6 @@ async fn the_own_backend_is_tested_and_measured_without_a_sale() {
     expect(&run(home, &["provide", "bench"]).await, 8, "");
     pair.backend.set_fault(None);
     // No job was made of any of that.
-    assert_eq!(json(home, &["jobs", "list"]).await["total"], 0);
+    assert_eq!(json(home, &["jobs", "list"]).await["jobs"], json!([]));
     expect(&run(home, &["provide", "test", "none"]).await, 2, "offer");
 }

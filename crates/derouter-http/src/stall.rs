@@ -1,5 +1,5 @@
 //! A connection that breaks when the client takes none of what is sent to it: a client that
-//! stopped reading must not hold a job, its reservation and its place for ever.
+//! stopped reading must not hold its place, and what is behind it, for ever.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
