@@ -68,7 +68,7 @@ pub use keys::{KeyError, KeyRecord, KeyRules, KeyStore};
 pub use operator::{OPERATOR_FILE, operator_token};
 pub use router::{Sort, Tuning, Weights};
 pub use spending::KeyLimits;
-pub use standing::{STANDING_FILE, Standing, StandingError};
+pub use standing::{STANDING_FILE, Standing, StandingError, check_standings};
 
 pub(crate) use measure::{SILENT_FIELDS, generated_bytes};
 
@@ -134,7 +134,7 @@ pub struct RunningConsumer {
     viewer: view::Viewer,
     stop: Stop,
     server: Option<JoinHandle<()>>,
-    _feeds: [AbortOnDropHandle<()>; 4],
+    _feeds: [AbortOnDropHandle<()>; 5],
 }
 
 /// Starts the gateway. It listens when this returns; until the node has told its offers and what
@@ -187,6 +187,7 @@ pub async fn start(
             AbortOnDropHandle::new(tokio::spawn(feed::follow_offers(Arc::clone(&gateway)))),
             AbortOnDropHandle::new(tokio::spawn(feed::follow_state(Arc::clone(&gateway)))),
             AbortOnDropHandle::new(tokio::spawn(paths::follow(Arc::clone(&gateway)))),
+            AbortOnDropHandle::new(tokio::spawn(standing::follow(Arc::clone(&gateway)))),
             AbortOnDropHandle::new(tokio::spawn(feed::learn_past(gateway))),
         ],
     })

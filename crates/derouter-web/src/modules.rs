@@ -201,6 +201,9 @@ pub trait Gateway: Send + Sync {
     /// Whether it asks programs for a key.
     fn wants_key(&self) -> bool;
 
+    /// What is wrong with the list of pinned and blocked providers.
+    fn problem(&self) -> Option<String>;
+
     /// The offers on the market; at most 10,000.
     fn offers(&self) -> Vec<MarketOffer>;
 

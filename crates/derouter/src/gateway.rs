@@ -218,6 +218,7 @@ fn kind(status: u16, code: &str) -> Kind {
         (_, code) if code.starts_with("spending_limit") => Kind::LimitReached,
         (402, _) => Kind::LimitReached,
         (_, "starting" | "shutting_down") => Kind::NotRunning,
+        (_, "blocked_unknown") => Kind::Failed,
         (504, _) => Kind::Timeout,
         (429 | 502 | 503, _) => Kind::RemoteFailure,
         (404, "unknown_url") => Kind::NotRunning,
@@ -297,6 +298,7 @@ mod tests {
             (429, "all_providers_busy", Kind::RemoteFailure),
             (504, "timeout", Kind::Timeout),
             (503, "starting", Kind::NotRunning),
+            (503, "blocked_unknown", Kind::Failed),
             (400, "", Kind::Failed),
         ] {
             assert_eq!(kind(status, code), expected, "{status} {code}");

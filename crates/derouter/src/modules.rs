@@ -145,6 +145,7 @@ impl ModuleReporter for GatewayState {
             "base_url": self.base_url,
             "spending": self.viewer.spending(),
             "active": self.viewer.active(),
+            "problem": self.viewer.problem(),
         });
         let told = with_schema(GATEWAY_SCHEMA, &told).ok()?;
         Some(told.to_string())

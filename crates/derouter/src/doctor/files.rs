@@ -4,7 +4,7 @@ use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
 use derouter_node::identity;
-use derouter_openai::consumer::KeyStore;
+use derouter_openai::consumer::{KeyStore, check_standings};
 use derouter_sdk::tcp::{COOKIE_FILE, SOCKET_FILE};
 use derouter_store::{OpenError, Reader};
 
@@ -32,6 +32,7 @@ pub(super) fn check(patient: &Patient, checks: &mut Vec<Check>) {
     cookie(data_dir, checks);
     socket(data_dir, patient.running, checks);
     endpoint_keys(data_dir, checks);
+    blocked_providers(data_dir, checks);
 }
 
 fn configuration(patient: &Patient, checks: &mut Vec<Check>) {
@@ -332,6 +333,18 @@ fn endpoint_keys(data_dir: &Path, checks: &mut Vec<Check>) {
             ID,
             error.to_string(),
             "restore the file, or move it away and make new keys: derouter token create NAME",
+        ),
+    });
+}
+
+fn blocked_providers(data_dir: &Path, checks: &mut Vec<Check>) {
+    const ID: &str = "blocked-providers";
+    checks.push(match check_standings(data_dir) {
+        Ok(number) => Check::ok(ID, format!("{number} pinned or blocked")),
+        Err(error) => Check::fail(
+            ID,
+            error,
+            "mend or remove the file. Nothing is bought while it can't be read at all",
         ),
     });
 }

@@ -220,6 +220,10 @@ impl Gateway for Bridge {
         self.keys().list().map_or(true, |keys| keys.is_some())
     }
 
+    fn problem(&self) -> Option<String> {
+        self.viewer.problem()
+    }
+
     fn offers(&self) -> Vec<MarketOffer> {
         let query = OffersQuery {
             limit: Some(MOST_OFFERS),

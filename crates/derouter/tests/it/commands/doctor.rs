@@ -266,6 +266,15 @@ fn faults() -> Vec<Planted> {
             },
         ),
         fault(
+            "blocked-providers",
+            "fail",
+            "openai-providers.json",
+            "mend or remove",
+            |home, _, _| {
+                fs::write(home.data().join("openai-providers.json"), "{").unwrap();
+            },
+        ),
+        fault(
             "modules",
             "warn",
             "neither sells nor buys",
