@@ -80,6 +80,8 @@ pub(crate) struct Begun {
     whole: bool,
     /// How long the provider was waited for while its answer came.
     waited: Duration,
+    /// The most tokens that had come when the provider was told that another one was quicker.
+    had_come: Option<u64>,
 }
 
 /// What a request begins with.
@@ -130,6 +132,7 @@ pub(crate) async fn begin(
         epilogue: None,
         whole: false,
         waited: Duration::ZERO,
+        had_come: None,
     };
     let right_form = match asked.stream {
         true => begun.head.is_event_stream(),
@@ -166,6 +169,16 @@ fn is_structured(endpoint: Endpoint) -> bool {
 }
 
 impl Begun {
+    /// Another provider was quicker: notes what had come by now.
+    fn is_lost(&mut self, asked: &Asked) {
+        let meter = &self.meter;
+        self.had_come
+            .get_or_insert_with(|| match meter.says_something() {
+                true => bill::most_output(meter, &asked.size),
+                false => 0,
+            });
+    }
+
     async fn first_event(&mut self, asked: &Asked) -> Result<(), (Failure, i64)> {
         let most = longest_event(asked.endpoint).max(MAX_SILENT_BYTES);
         let mut out = BytesMut::new();
@@ -173,6 +186,9 @@ impl Begun {
         loop {
             match self.frames.next().await.map_err(read_failure)? {
                 Frame::Data(data) => {
+                    if self.frames.is_told() {
+                        self.is_lost(asked);
+                    }
                     read = read.saturating_add(data.len());
                     if read > most {
                         return Err(violation("megabytes that say nothing"));

@@ -35,8 +35,9 @@ impl Answer {
         self.settle_later(true);
     }
 
-    /// Another provider was quicker: this one is told to stop, and is paid for what it sent.
-    pub(crate) fn lost(self) {
+    /// Another provider was quicker: this one is told to stop, and is paid for what it had sent.
+    pub(crate) fn lost(mut self) {
+        self.begun.is_lost(&self.asked);
         let whole = self.has_ended() || self.begun.whole;
         self.settle_later(!whole);
     }
@@ -122,6 +123,7 @@ impl Answer {
             meter: &self.begun.meter,
             events: self.is_event_stream(),
             cancelled,
+            had_come: self.begun.had_come,
             reserved: self.job.reserved(),
             now: unix_now(),
         };
