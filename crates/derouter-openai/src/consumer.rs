@@ -56,6 +56,7 @@ mod v0_2;
 mod values;
 mod verdict;
 pub mod view;
+mod waiting;
 
 pub(crate) use anthropic::{
     fuzz_answer as fuzz_messages_answer, fuzz_request as fuzz_messages_request,

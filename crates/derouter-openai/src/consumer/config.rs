@@ -110,6 +110,9 @@ pub struct Deadlines {
     /// Silence towards the client before a comment keeps the connection alive: common proxies
     /// give up after 30 s or 60 s.
     pub keep_alive: Duration,
+    /// An answer in events begins; then its response does so without it. An error has no status of its own
+    /// from there on, so not at once.
+    pub begin_stream: Duration,
     /// How long a request waits for running ones to release what they reserved of a limit.
     pub spending: Duration,
     /// A client takes none of the bytes sent to it.
@@ -131,6 +134,7 @@ impl Default for Deadlines {
             epilogue: Duration::from_secs(30),
             done: Duration::from_millis(500),
             keep_alive: Duration::from_secs(15),
+            begin_stream: Duration::from_secs(15),
             spending: Duration::from_secs(20),
             client_stall: Duration::from_secs(120),
         }

@@ -156,7 +156,7 @@ pub(crate) fn lost() -> (Failure, i64) {
 }
 
 /// Whether the endpoint's answers are always JSON or events.
-fn is_structured(endpoint: Endpoint) -> bool {
+pub(super) fn is_structured(endpoint: Endpoint) -> bool {
     matches!(
         endpoint,
         Endpoint::Chat

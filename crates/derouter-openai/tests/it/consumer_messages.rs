@@ -215,6 +215,30 @@ async fn a_long_silence_is_filled_with_pings() {
 }
 
 #[tokio::test]
+async fn a_message_that_is_long_in_coming_begins_without_its_text() {
+    let node = FakeNode::new();
+    let gate = Arc::new(Notify::new());
+    let steps = [Step::Gate(gate.clone()), prologue(), chunk("hello")];
+    let end = [finish(), usage_chunk(USAGE), honest()];
+    node.provider(POL, Script::of(steps.into_iter().chain(end).collect()));
+    let mut config = ConsumerConfig::default();
+    config.deadlines.begin_stream = Duration::from_millis(50);
+    config.deadlines.keep_alive = Duration::from_millis(20);
+    let gateway = Gateway::start_with(node, config).await;
+    let mut response = ask(&gateway, &json!({"stream": true})).await;
+    let mut text = String::new();
+    while text.matches("event: ping\n").count() < 3 {
+        let bytes = timeout(PATIENCE, response.chunk()).await.expect("in time");
+        text.push_str(&String::from_utf8_lossy(&bytes.unwrap().unwrap()));
+    }
+    assert!(text.starts_with("event: message_start\n"), "{text}");
+    gate.notify_one();
+    let events = stream_of(response).await;
+    assert_eq!(texts_in(&events), "hello");
+    assert!(!types_of(&events).contains(&"message_start"));
+}
+
+#[tokio::test]
 async fn thinking_that_nobody_asked_for_is_filled_with_pings_too() {
     let node = FakeNode::new();
     let thought = Step::Value(

@@ -568,6 +568,8 @@ struct TimeoutsSection {
     between_chunks: Option<Seconds>,
     /// Until a plain answer is there.
     plain_answer: Option<Seconds>,
+    /// Until a streamed response begins without its answer, with comments.
+    begin_stream: Option<Seconds>,
     /// All attempts to begin an answer together.
     all_attempts: Option<Seconds>,
     /// A streamed answer, from its first part to its last.
@@ -587,6 +589,7 @@ impl TimeoutsSection {
         set(&mut deadlines.first_value, self.first_token);
         set(&mut deadlines.next_value, self.between_chunks);
         set(&mut deadlines.plain_answer, self.plain_answer);
+        set(&mut deadlines.begin_stream, self.begin_stream);
         set(&mut deadlines.all_attempts, self.all_attempts);
         set(&mut deadlines.streamed_answer, self.streamed_answer);
         // Providers of 0.1 say that they begin before they do, and no later than their answer.

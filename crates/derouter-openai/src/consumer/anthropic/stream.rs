@@ -45,7 +45,7 @@ impl Event {
     }
 
     /// That the answer still comes.
-    pub(crate) fn ping() -> Self {
+    fn ping() -> Self {
         Self::new("ping", &Value::Null)
     }
 
@@ -114,6 +114,15 @@ impl Translation {
     /// Whether the last event was an error.
     pub(crate) fn failed(&self) -> bool {
         self.failed
+    }
+
+    /// That the answer still comes. The first event of a message is its beginning.
+    pub(crate) fn ping(&mut self) -> Vec<Event> {
+        match self.started {
+            true => self.events.push(Event::ping()),
+            false => self.start(),
+        }
+        std::mem::take(&mut self.events)
     }
 
     /// The events for a chunk.
