@@ -78,7 +78,7 @@ impl Pump {
                 if let Some(event) = parser.finish() {
                     self.event(&event, &mut stream, &mut recorder).await?;
                 }
-                if !stream.is_complete() {
+                if !stream.can_be_whole() {
                     return Err(Failure::plain("the backend ended its answer early"));
                 }
                 break;
