@@ -36,6 +36,7 @@ mod journal;
 mod keys;
 mod ledger;
 mod measure;
+mod memory;
 mod models;
 mod offers;
 mod operator;
@@ -66,6 +67,7 @@ pub use gateway::ConsumerCounters;
 pub use hedge::is_percentile;
 pub use journal::{JournalError, KeySpending, spent_by_key};
 pub use keys::{KeyError, KeyRecord, KeyRules, KeyStore};
+pub use memory::MEASURED_FILE;
 pub use operator::{OPERATOR_FILE, operator_token};
 pub use router::{Sort, Tuning, Weights};
 pub use spending::KeyLimits;
@@ -135,7 +137,7 @@ pub struct RunningConsumer {
     viewer: view::Viewer,
     stop: Stop,
     server: Option<JoinHandle<()>>,
-    _feeds: [AbortOnDropHandle<()>; 5],
+    _feeds: [AbortOnDropHandle<()>; 6],
 }
 
 /// Starts the gateway. It listens when this returns; until the node has told its offers and what
@@ -189,6 +191,7 @@ pub async fn start(
             AbortOnDropHandle::new(tokio::spawn(feed::follow_state(Arc::clone(&gateway)))),
             AbortOnDropHandle::new(tokio::spawn(paths::follow(Arc::clone(&gateway)))),
             AbortOnDropHandle::new(tokio::spawn(standing::follow(Arc::clone(&gateway)))),
+            AbortOnDropHandle::new(tokio::spawn(memory::follow(Arc::clone(&gateway)))),
             AbortOnDropHandle::new(tokio::spawn(feed::learn_past(gateway))),
         ],
     })
@@ -239,6 +242,7 @@ impl RunningConsumer {
         {
             tracing::warn!("some jobs are left to the node");
         }
+        memory::save(&self.viewer.gateway).await;
     }
 }
 

@@ -15,6 +15,7 @@ use super::config::ConsumerConfig;
 use super::hedge::Budget;
 use super::keys::Keys;
 use super::ledger::{Ledger, unix_now};
+use super::memory;
 use super::offers::{Offer, OfferIndex};
 use super::operator::Operator;
 use super::paths::Paths;
@@ -113,7 +114,7 @@ impl Gateway {
             ready: OnceLock::new(),
             draining: AtomicBool::new(false),
             offers: RwLock::default(),
-            quality: Mutex::default(),
+            quality: Mutex::new(memory::recall(config.data_dir.as_deref())),
             hedging: Mutex::default(),
             paths: RwLock::default(),
             active: Mutex::default(),

@@ -1,0 +1,166 @@
+//! What the gateway learned of providers, kept in a file of the data directory, so that a restart neither makes
+//! everybody a newcomer nor ends a cooldown. Losing it costs a few answers, so a damaged file stops nothing.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::gateway::Gateway;
+use super::ledger::unix_now;
+use super::quality::{Kept, Quality};
+use crate::files::replace;
+
+/// The file in the data directory.
+pub const MEASURED_FILE: &str = "openai-measured.json";
+
+/// Where a file that can't be read is put.
+const DAMAGED_FILE: &str = "openai-measured.json.damaged";
+
+/// Bytes of the file: the most that [`Quality`] remembers comes to less.
+const FILE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// How often it is written while there is news of answers.
+const OFTEN: Duration = Duration::from_secs(60);
+
+/// It is written every so many times in any case: providers come and go.
+const ANYWAY: u32 = 10;
+
+/// The file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Measured {
+    /// When it was written, in Unix seconds.
+    at: u64,
+    #[serde(flatten)]
+    quality: Kept,
+}
+
+/// What is known from earlier runs. Blocks for the disk.
+pub(super) fn recall(data_dir: Option<&Path>) -> Quality {
+    let Some(data_dir) = data_dir else {
+        return Quality::default();
+    };
+    match read(&data_dir.join(MEASURED_FILE)) {
+        Ok(Some(measured)) => {
+            // A clock that was set back: nothing has aged.
+            let down = unix_now().0.saturating_sub(measured.at);
+            Quality::recall(&measured.quality, Duration::from_secs(down), Instant::now())
+        }
+        Ok(None) => Quality::default(),
+        Err(error) => {
+            set_aside(data_dir, &error);
+            Quality::default()
+        }
+    }
+}
+
+fn read(path: &Path) -> io::Result<Option<Measured>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_BYTES {
+        return Err(io::Error::other("it is too large"));
+    }
+    Ok(Some(serde_json::from_slice(&bytes)?))
+}
+
+fn set_aside(data_dir: &Path, error: &io::Error) {
+    let moved = fs::rename(data_dir.join(MEASURED_FILE), data_dir.join(DAMAGED_FILE));
+    tracing::warn!(
+        %error, file = MEASURED_FILE, kept_as = moved.is_ok().then_some(DAMAGED_FILE),
+        "what was measured of providers can't be read: all are newcomers"
+    );
+}
+
+/// Writes it now and then, for as long as the gateway runs.
+pub(super) async fn follow(gateway: Arc<Gateway>) {
+    if gateway.config.data_dir.is_none() {
+        return;
+    }
+    let mut written = gateway.quality().lessons();
+    for round in 1_u32.. {
+        tokio::time::sleep(OFTEN).await;
+        let lessons = gateway.quality().lessons();
+        if lessons != written || round.is_multiple_of(ANYWAY) {
+            save(&gateway).await;
+            written = lessons;
+        }
+    }
+}
+
+/// Writes it.
+pub(super) async fn save(gateway: &Gateway) {
+    let Some(data_dir) = gateway.config.data_dir.clone() else {
+        return;
+    };
+    let quality = gateway.quality().keep(Instant::now());
+    if quality.is_empty() {
+        return;
+    }
+    let at = unix_now().0;
+    let writing = tokio::task::spawn_blocking(move || {
+        let bytes = serde_json::to_vec(&Measured { at, quality })?;
+        replace(&data_dir.join(MEASURED_FILE), &bytes)
+    });
+    match writing.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(%error, file = MEASURED_FILE, "can't keep what was measured of providers");
+        }
+        Err(error) => tracing::error!(%error, "what was measured of providers is not kept"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use derouter_sdk::PeerId;
+
+    use super::super::quality::Blame;
+    use super::*;
+
+    #[test]
+    fn a_damaged_file_is_set_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(MEASURED_FILE);
+        let huge = format!("{{}}{}", " ".repeat(16 << 20));
+        for text in ["", "{", "[]", r#"{"at": 1, "more": 2}"#, &huge] {
+            fs::write(&path, text).unwrap();
+            recall(Some(directory.path()));
+            assert!(!path.exists());
+            let aside = fs::read_to_string(directory.path().join(DAMAGED_FILE)).unwrap();
+            assert_eq!(aside.len(), text.len());
+        }
+    }
+
+    #[test]
+    fn the_time_between_two_runs_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let (provider, now) = (PeerId::random(), Instant::now());
+        let mut quality = Quality::default();
+        quality.blame(&provider, "m", Blame::Failed, now);
+        let kept = quality.keep(now);
+        let cools = |written_at: u64| {
+            let measured = Measured {
+                at: written_at,
+                quality: kept.clone(),
+            };
+            let bytes = serde_json::to_vec(&measured).unwrap();
+            fs::write(directory.path().join(MEASURED_FILE), bytes).unwrap();
+            let quality = recall(Some(directory.path()));
+            quality.cools_for(&provider, Instant::now())
+        };
+        let today = unix_now().0;
+        assert!(cools(today).is_some());
+        assert!(cools(today + 1_000_000).is_some(), "the clock was set back");
+        assert_eq!(cools(today - 60), None);
+    }
+}
