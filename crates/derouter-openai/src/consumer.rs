@@ -4,9 +4,11 @@
 //! values pass as they come; its bill is checked against what was asked and seen before it is
 //! signed. It spends money: see [`Limits`] for how much, and `security` for who may call.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +55,7 @@ mod spending;
 mod stall;
 mod standing;
 mod tally;
+mod tokens;
 mod v0_2;
 mod values;
 mod verdict;
@@ -72,14 +75,17 @@ pub use operator::{OPERATOR_FILE, operator_token};
 pub use router::{Sort, Tuning, Weights};
 pub use spending::KeyLimits;
 pub use standing::{STANDING_FILE, Standing, StandingError, check_standings};
+pub use tokens::{TokenizerError, check_tokenizer};
 
 pub(crate) use measure::{SILENT_FIELDS, generated_bytes};
+pub(crate) use tokens::Said;
 
 use gateway::{Gateway, Tasks};
 use journal::Journal;
 use keys::Keys;
 use operator::Operator;
 use server::Stop;
+use tokens::Tokenizers;
 
 /// How long running answers may take to finish on a shutdown: people wait for it.
 const FINISH_GRACE: Duration = Duration::from_secs(10);
@@ -108,6 +114,9 @@ pub enum StartError {
     /// The keys can't be read.
     #[error(transparent)]
     Keys(#[from] KeyError),
+    /// A tokenizer that the configuration names can't be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
     /// What was spent with the keys can't be kept.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -148,6 +157,7 @@ pub async fn start(
 ) -> Result<RunningConsumer, StartError> {
     let address = SocketAddr::new(config.host, config.port);
     let data_dir = config.data_dir.as_deref();
+    let tokenizers = read_tokenizers(config.tokenizers.clone()).await?;
     let keys = Keys::load(data_dir, config.host.is_loopback())?;
     if !config.host.is_loopback() && !keys.any() {
         return Err(StartError::NoKeys(config.host));
@@ -162,7 +172,7 @@ pub async fn start(
     let allowed =
         security::Allowed::new(local_addr, &config.allowed_hosts, &config.allowed_origins);
     let client_stall = config.deadlines.client_stall;
-    let gateway = Arc::new(Gateway::new(node, config, keys));
+    let gateway = Arc::new(Gateway::new(node, config, keys, tokenizers));
     if let Some(journal) = journal {
         gateway.ledger.keep(journal);
     }
@@ -195,6 +205,15 @@ pub async fn start(
             AbortOnDropHandle::new(tokio::spawn(feed::learn_past(gateway))),
         ],
     })
+}
+
+/// Large vocabularies take seconds to read.
+async fn read_tokenizers(named: BTreeMap<String, PathBuf>) -> Result<Tokenizers, StartError> {
+    let reading = tokio::task::spawn_blocking(move || Tokenizers::load(&named));
+    match reading.await {
+        Ok(read) => Ok(read?),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }
 
 impl RunningConsumer {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::consumer::generated_bytes;
+use crate::consumer::{Said, generated_bytes};
 use crate::estimate;
 use crate::terms::{Endpoint, Metered};
 
@@ -33,9 +33,24 @@ pub(crate) struct Meter {
     opaque_bytes: u64,
     /// Parts of an answer that are no text: vectors, results.
     items: u64,
+    /// The text itself, where a tokenizer is to count it.
+    said: Option<Box<Said>>,
 }
 
 impl Meter {
+    /// One that may keep the text.
+    pub(crate) fn keeping(said: Option<Box<Said>>) -> Self {
+        Self {
+            said,
+            ..Self::default()
+        }
+    }
+
+    /// The text, where it was kept.
+    pub(crate) fn take_said(&mut self) -> Option<Box<Said>> {
+        self.said.take()
+    }
+
     /// Counts an event of a stream: what its client reads of it, no more. What it says must be an object.
     pub(crate) fn event(&mut self, endpoint: Endpoint, event: &Value) {
         self.note_usage(event);
@@ -62,13 +77,13 @@ impl Meter {
             Endpoint::Chat | Endpoint::Completions => self.choices(body),
             Endpoint::Responses => {
                 if let Some(output) = body.get("output") {
-                    self.text(output);
+                    self.text(0, output);
                 }
                 self.is_over = true;
             }
             Endpoint::Transcriptions | Endpoint::Translations => {
                 if let Some(text) = body.get("text") {
-                    self.text(text);
+                    self.text(0, text);
                 }
                 self.note_duration(body);
             }
@@ -197,9 +212,9 @@ impl Meter {
     fn choices(&mut self, value: &Value) {
         let choices = value.get("choices").and_then(Value::as_array);
         for choice in choices.into_iter().flatten() {
-            self.text(choice);
             let ended = choice.get("finish_reason").is_some_and(|v| !v.is_null());
             let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
+            self.text(index, choice);
             if self.begun.len() < MAX_CHOICES {
                 self.begun.insert(index);
             }
@@ -212,7 +227,7 @@ impl Meter {
     /// An event that names its type, as those of `responses` and of audio do.
     fn typed_event(&mut self, kind: &str, event: &Value) {
         if let Some(delta) = event.get("delta") {
-            self.text(delta);
+            self.text(0, delta);
         }
         for field in ["audio", "b64_json"] {
             if let Some(data) = event.get(field).and_then(Value::as_str) {
@@ -232,7 +247,10 @@ impl Meter {
         }
     }
 
-    fn text(&mut self, value: &Value) {
+    fn text(&mut self, choice: u64, value: &Value) {
+        if let Some(said) = &mut self.said {
+            said.add(choice, value);
+        }
         let bytes = generated_bytes(value);
         if bytes > 0 {
             self.text_events = self.text_events.saturating_add(1);

@@ -180,6 +180,9 @@ pub(crate) async fn start_consumer(
         consumer::StartError::Bind { .. } => Failure::environment(format_args!(
             "{error} (`server.host` and `server.port` in the consumer's configuration)"
         )),
+        consumer::StartError::Tokenizer(error) => Failure::environment(format_args!(
+            "{error} (`tokenizers` in the consumer's configuration)"
+        )),
         error => Failure::environment(error),
     })?;
     let text = |limit: Option<derouter_sdk::Wei>| {

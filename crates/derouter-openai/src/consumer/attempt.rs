@@ -21,6 +21,7 @@ use super::tally::Tally;
 use super::v0_2;
 use super::values::ValueReader;
 use crate::frames::ReadValueError;
+use crate::meter::Meter;
 use crate::protocol::{Prologue, REASON_PROTOCOL_VIOLATION, REASON_SERVICE_ERROR};
 
 /// Texts of providers that are passed on to clients, in bytes.
@@ -175,13 +176,14 @@ impl Attempt {
         let job = self.create_job(args).await?;
         match self.begin(&job).await {
             Ok((reader, first)) => {
+                let said = self.gateway.listener(&self.asked, &self.offer);
                 let mut answer = Answer {
                     gateway: self.gateway,
                     asked: self.asked,
                     offer: self.offer,
                     job,
                     reader,
-                    tally: Tally::default(),
+                    tally: Tally::keeping(said),
                     kept: Kept::default(),
                     began,
                 };
@@ -230,7 +232,8 @@ impl Attempt {
             true => deadlines.first_value,
             false => deadlines.plain_answer,
         };
-        let beginning = v0_2::begin(stream, &self.asked, self.lost.clone());
+        let meter = Meter::keeping(self.gateway.listener(&self.asked, &self.offer));
+        let beginning = v0_2::begin(stream, &self.asked, meter, self.lost.clone());
         timeout_at(self.by(patience), beginning)
             .await
             .map_err(|_| service(Failure::TimedOut("the answer")))?

@@ -184,6 +184,9 @@ pub struct ConsumerConfig {
     pub data_dir: Option<PathBuf>,
     /// Whether prompts and answers are kept in the node's database.
     pub store_payloads: bool,
+    /// Tokenizers (`tokenizer.json`) by which bills are checked, by the model's name or a pattern of
+    /// names, in which `*` stands for any characters.
+    pub tokenizers: BTreeMap<String, PathBuf>,
     /// How long to wait for what.
     pub deadlines: Deadlines,
 }
@@ -202,6 +205,7 @@ impl Default for ConsumerConfig {
             allowed_origins: Vec::new(),
             data_dir: None,
             store_payloads: false,
+            tokenizers: BTreeMap::new(),
             deadlines: Deadlines::default(),
         }
     }

@@ -20,8 +20,10 @@ use super::offers::{Offer, OfferIndex};
 use super::operator::Operator;
 use super::paths::Paths;
 use super::quality::{Blame, Quality, Sample};
+use super::request::Asked;
 use super::router::Path;
 use super::standing::Standings;
+use super::tokens::{Said, Tokenizer, Tokenizers};
 
 /// Requests that run at once, their bills included. Each holds a buffer of 64 KiB and a job
 /// stream.
@@ -33,6 +35,7 @@ pub(crate) struct Gateway {
     pub(crate) config: ConsumerConfig,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) keys: Keys,
+    tokenizers: Tokenizers,
     /// Providers that the owner pinned or blocked.
     pub(crate) standings: Standings,
     pub(crate) counters: Arc<ConsumerCounters>,
@@ -99,8 +102,14 @@ impl Tasks {
 }
 
 impl Gateway {
-    pub(crate) fn new(node: Arc<dyn Node>, config: ConsumerConfig, keys: Keys) -> Self {
+    pub(crate) fn new(
+        node: Arc<dyn Node>,
+        config: ConsumerConfig,
+        keys: Keys,
+        tokenizers: Tokenizers,
+    ) -> Self {
         Self {
+            tokenizers,
             standings: Standings::load(config.data_dir.as_deref()),
             keys,
             ledger: Arc::new(Ledger::new(config.limits)),
@@ -174,6 +183,16 @@ impl Gateway {
                     .for_each(|offer| note_one(&mut quality, offer, now));
             }
         }
+    }
+
+    /// The tokenizer by which a bill is checked, if the owner names one.
+    pub(crate) fn tokenizer(&self, asked: &Asked, offer: &Offer) -> Option<Tokenizer> {
+        self.tokenizers.of([asked.model.as_str(), model(offer)])
+    }
+
+    /// What holds an answer's text until it is counted, if it will be.
+    pub(crate) fn listener(&self, asked: &Asked, offer: &Offer) -> Option<Box<Said>> {
+        self.tokenizer(asked, offer).map(|_| Box::default())
     }
 
     /// A request begins with a provider.

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::measure::generated_bytes;
 use super::quality::Sample;
+use super::tokens::Said;
 use crate::protocol::Usage;
 
 /// Choices whose end is tracked. More than any server makes of one request.
@@ -27,9 +28,24 @@ pub(crate) struct Tally {
     /// How long the provider was waited for, and since when.
     waited: Duration,
     waiting_since: Option<Instant>,
+    /// The text itself, where a tokenizer is to count it.
+    said: Option<Box<Said>>,
 }
 
 impl Tally {
+    /// One that may keep the text.
+    pub(crate) fn keeping(said: Option<Box<Said>>) -> Self {
+        Self {
+            said,
+            ..Self::default()
+        }
+    }
+
+    /// The text, where it was kept.
+    pub(crate) fn take_said(&mut self) -> Option<Box<Said>> {
+        self.said.take()
+    }
+
     /// Counts a chunk, or a whole answer.
     pub(crate) fn count(&mut self, value: &Value) {
         if let Some(usage) = value.get("usage").filter(|usage| usage.is_object()) {
@@ -42,6 +58,9 @@ impl Tally {
             self.generated_bytes = self.generated_bytes.saturating_add(bytes);
             let ended = choice.get("finish_reason").is_some_and(|v| !v.is_null());
             let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
+            if let Some(said) = &mut self.said {
+                said.add(index, choice);
+            }
             if self.begun.len() < MAX_CHOICES {
                 self.begun.insert(index);
             }

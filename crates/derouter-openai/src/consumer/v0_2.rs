@@ -100,6 +100,7 @@ pub(crate) fn head(asked: &Asked) -> RequestHead {
 pub(crate) async fn begin(
     stream: JobStream,
     asked: &Asked,
+    meter: Meter,
     lost: CancellationToken,
 ) -> Result<Begun, (Failure, i64)> {
     let mut frames = Incoming::new(stream, lost.clone());
@@ -127,7 +128,7 @@ pub(crate) async fn begin(
         passing: Passing::new(asked, head.is_event_stream()),
         frames,
         head,
-        meter: Meter::default(),
+        meter,
         first: Bytes::new(),
         epilogue: None,
         whole: false,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use derouter_openai::consumer::{ConsumerConfig, Limits, ModelRule, STANDING_FILE};
+use derouter_openai::consumer::{self, ConsumerConfig, Limits, ModelRule, STANDING_FILE};
+use derouter_openai::protocol::Usage;
 use derouter_sdk::{UnixSeconds, Wei};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -338,4 +339,55 @@ async fn nothing_is_bought_while_it_is_not_known_whom_the_owner_blocked() {
         }
     };
     timeout(PATIENCE, answered).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_bill_that_the_models_tokenizer_can_not_make_of_the_answer_is_not_signed() {
+    let small = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../testdata/tokenizer/small.json"
+    );
+    let config = || ConsumerConfig {
+        tokenizers: BTreeMap::from([("m*".to_owned(), small.into())]),
+        ..ConsumerConfig::default()
+    };
+    let used = |completion_tokens| Usage {
+        prompt_tokens: 10,
+        completion_tokens,
+    };
+    // Each may be, without the tokenizer: a token a byte, and some that leave no text.
+    for (completion_tokens, signed) in [(4, true), (200, false)] {
+        let usage = used(completion_tokens);
+        let steps = [
+            prologue(),
+            chunk("hello"),
+            finish(),
+            usage_chunk(usage),
+            honest(),
+        ];
+        let script = Script {
+            usage,
+            ..Script::of(steps.into())
+        };
+        let node = FakeNode::new();
+        node.provider(1_000_000, script);
+        let gateway = Gateway::start_with(node, config()).await;
+        let (_, done) = events_of(gateway.chat(&json!({"stream": true})).await).await;
+        assert!(done);
+        let ended = until(&gateway.node.ended, 1).await;
+        assert_eq!(
+            matches!(&ended[0].1, Ended::Completed(_)),
+            signed,
+            "{ended:?}"
+        );
+    }
+    let missing = ConsumerConfig {
+        tokenizers: BTreeMap::from([("m".to_owned(), "/nowhere/tokenizer.json".into())]),
+        ..ConsumerConfig::default()
+    };
+    let error = consumer::start(FakeNode::new(), missing).await.unwrap_err();
+    assert!(
+        error.to_string().contains("/nowhere/tokenizer.json"),
+        "{error}"
+    );
 }

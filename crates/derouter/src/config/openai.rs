@@ -472,6 +472,9 @@ pub(super) struct ConsumerSection {
     timeouts: TimeoutsSection,
     /// Keep prompts and answers; without it, as the node does.
     store_payloads: Option<bool>,
+    /// Tokenizers (`tokenizer.json`) by which bills are checked, by model or pattern.
+    #[schemars(extend("default" = {}))]
+    tokenizers: BTreeMap<String, LiteralPath>,
     // The keys of a process of its own.
     /// Where the node is; for a process of its own.
     pub(super) rpc: Option<RpcSection>,
@@ -818,6 +821,11 @@ impl ConsumerSection {
                 .collect(),
             data_dir: data_dir.map(Path::to_path_buf),
             store_payloads: self.store_payloads.unwrap_or(store_payloads),
+            tokenizers: self
+                .tokenizers
+                .into_iter()
+                .map(|(model, path)| (model, path.0))
+                .collect(),
             deadlines: self.timeouts.check(),
         }
     }

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::consumer::epilogue::CLOCK_TOLERANCE_SECONDS;
 use crate::consumer::request::{Asked, Size, UNSEEN_TOKENS};
+use crate::consumer::tokens::{Counted, Inflated};
 use crate::estimate;
 use crate::meter::Meter;
 use crate::protocol::v0_2::{Epilogue, PublicPayload};
@@ -34,6 +35,8 @@ pub(crate) enum Violation {
         billed: u64,
         most: u64,
     },
+    #[error(transparent)]
+    Inflated(#[from] Inflated),
     #[error("{billed} wei are billed in place of {right}")]
     Balance { billed: Wei, right: Wei },
     #[error("{billed} wei are billed, more than the {reserved} set aside")]
@@ -53,6 +56,8 @@ pub(crate) struct Expected<'a> {
     pub(crate) cancelled: bool,
     /// The most tokens that had come when another provider was quicker.
     pub(crate) had_come: Option<u64>,
+    /// What the model's tokenizer allows, where one is named.
+    pub(crate) counted: Counted,
     /// What was set aside; `None` for an own offer, which costs nothing.
     pub(crate) reserved: Option<Wei>,
     pub(crate) now: UnixSeconds,
@@ -122,6 +127,8 @@ impl Expected<'_> {
         at_most("cached input tokens", used.cached_input, used.input)?;
         at_most("output tokens", used.output, most.output)?;
         at_most("output tokens", used.output, most_output(self.meter, size))?;
+        let hidden = size.most_hidden(self.meter.reasoning_tokens());
+        self.counted.check(used.input, used.output, hidden)?;
         if let Some(had_come) = self.had_come {
             let most = had_come.saturating_add(LATE_TOKENS);
             at_most("output tokens", used.output, most)?;
@@ -185,6 +192,7 @@ mod tests {
         meter: Meter,
         cancelled: bool,
         had_come: Option<u64>,
+        counted: Counted,
         reserved: Option<Wei>,
     }
 
@@ -207,6 +215,7 @@ mod tests {
                 meter,
                 cancelled: false,
                 had_come: None,
+                counted: Counted::default(),
                 reserved: Some(Wei::MAX),
             }
         }
@@ -241,6 +250,7 @@ mod tests {
                 events: true,
                 cancelled: self.cancelled,
                 had_come: self.had_come,
+                counted: self.counted,
                 reserved: self.reserved,
                 now: NOW,
             };
@@ -376,5 +386,28 @@ mod tests {
         assert!(case.check(&case.bill(12, 0, LATE_TOKENS + 1).1).is_err());
         case.had_come = Some(100);
         assert!(case.check(&case.bill(12, 0, LATE_TOKENS + 100).1).is_ok());
+    }
+    #[test]
+    fn a_bill_over_the_tokenizers_count_is_inflated_though_it_may_be_possible() {
+        let usage = json!({"prompt_tokens": 12, "completion_tokens": 9});
+        let mut case = Case::new("Fine, thanks. And how are you?", Some(usage));
+        assert!(case.check(&case.bill(12, 0, 9).1).is_ok());
+        case.counted = Counted {
+            input: Some(12),
+            output: Some(8),
+        };
+        assert!(case.check(&case.bill(12, 0, 8).1).is_ok());
+        let inflated = case.check(&case.bill(12, 0, 9).1);
+        assert!(
+            matches!(inflated, Err(Violation::Inflated(_))),
+            "{inflated:?}"
+        );
+        case.counted.input = Some(11);
+        assert!(case.check(&case.bill(12, 0, 8).1).is_err());
+        case.counted = Counted::default();
+        assert!(
+            case.check(&case.bill(12, 0, 9).1).is_ok(),
+            "too long to be counted"
+        );
     }
 }

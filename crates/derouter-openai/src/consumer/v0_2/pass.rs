@@ -192,7 +192,7 @@ impl Pass {
                         return Some(broken(why, true));
                     }
                     let end = answer.begun.passing.close();
-                    answer.settle(&epilogue, false);
+                    answer.settle(epilogue, false);
                     return end;
                 }
                 Frame::Failed(_) => {

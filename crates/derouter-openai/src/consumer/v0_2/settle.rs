@@ -10,6 +10,7 @@ use super::bill::Expected;
 use crate::consumer::gateway::count;
 use crate::consumer::ledger::unix_now;
 use crate::consumer::quality::{Blame, Sample};
+use crate::consumer::tokens::{Counted, Prompt};
 use crate::protocol::v0_2::Epilogue;
 use crate::protocol::v0_2::frames::Frame;
 use crate::protocol::{REASON_PROTOCOL_VIOLATION, REASON_SERVICE_ERROR};
@@ -50,7 +51,7 @@ impl Answer {
 
     async fn wait_for_bill(mut self, cancelled: bool) {
         if let Some(epilogue) = self.begun.epilogue.take() {
-            return self.settle(&epilogue, cancelled);
+            return self.settle(epilogue, cancelled);
         }
         let patience = self.gateway.config.deadlines.epilogue;
         let waited = timeout(patience, self.read_bill(cancelled)).await;
@@ -60,7 +61,7 @@ impl Answer {
             _ => self.recorded_bill().await,
         };
         match epilogue {
-            Some(epilogue) => self.settle(&epilogue, cancelled),
+            Some(epilogue) => self.settle(epilogue, cancelled),
             None if cancelled => self
                 .job
                 .fail("the client went away".into(), REASON_SERVICE_ERROR),
@@ -115,8 +116,21 @@ impl Answer {
         })
     }
 
-    /// Checks the bill; signs it if it is right.
-    pub(super) fn settle(self, epilogue: &Epilogue, cancelled: bool) {
+    /// Checks the bill; signs it if it is right. Where a tokenizer counts first, the client does not wait for it.
+    pub(super) fn settle(mut self, epilogue: Epilogue, cancelled: bool) {
+        let tokenizer = self.gateway.tokenizer(&self.asked, &self.offer);
+        let (Some(tokenizer), Some(said)) = (tokenizer, self.begun.meter.take_said()) else {
+            return self.settle_counted(&epilogue, cancelled, Counted::default());
+        };
+        let tasks = self.gateway.tasks.clone();
+        tasks.spawn(async move {
+            let prompt = Prompt::of(&self.asked.fields);
+            let counted = tokenizer.most(prompt, *said, &self.asked.size).await;
+            self.settle_counted(&epilogue, cancelled, counted);
+        });
+    }
+
+    fn settle_counted(self, epilogue: &Epilogue, cancelled: bool, counted: Counted) {
         let expected = Expected {
             asked: &self.asked,
             terms: &self.offer.terms,
@@ -124,6 +138,7 @@ impl Answer {
             events: self.is_event_stream(),
             cancelled,
             had_come: self.begun.had_come,
+            counted,
             reserved: self.job.reserved(),
             now: unix_now(),
         };

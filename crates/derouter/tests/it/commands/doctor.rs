@@ -275,6 +275,17 @@ fn faults() -> Vec<Planted> {
             },
         ),
         fault(
+            "tokenizers",
+            "fail",
+            "tokenizer.json can't be used",
+            "model's repository",
+            |home, config, _| {
+                let path = home.path().join("tokenizer.json");
+                fs::write(&path, "{}").unwrap();
+                config["openai"]["consumer"]["tokenizers"] = json!({"llama*": path});
+            },
+        ),
+        fault(
             "modules",
             "warn",
             "neither sells nor buys",
