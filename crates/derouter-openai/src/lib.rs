@@ -15,3 +15,4 @@ pub mod provider;
 pub mod record;
 mod sse;
 pub mod terms;
+mod transcript;

@@ -23,6 +23,7 @@ use super::values::ValueReader;
 use crate::frames::ReadValueError;
 use crate::meter::Meter;
 use crate::protocol::{Prologue, REASON_PROTOCOL_VIOLATION, REASON_SERVICE_ERROR};
+use crate::transcript::Transcript;
 
 /// Texts of providers that are passed on to clients, in bytes.
 const MESSAGE_BYTES: usize = 1000;
@@ -233,7 +234,10 @@ impl Attempt {
             false => deadlines.plain_answer,
         };
         let meter = Meter::keeping(self.gateway.listener(&self.asked, &self.offer));
-        let beginning = v0_2::begin(stream, &self.asked, meter, self.lost.clone());
+        let stores = self.gateway.config.store_payloads;
+        let transcript = stores.then(|| Transcript::of(&self.asked.body));
+        let kept = (meter, transcript);
+        let beginning = v0_2::begin(stream, &self.asked, kept, self.lost.clone());
         timeout_at(self.by(patience), beginning)
             .await
             .map_err(|_| service(Failure::TimedOut("the answer")))?

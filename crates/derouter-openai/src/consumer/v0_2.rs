@@ -30,6 +30,7 @@ use crate::protocol::v0_2::{
 };
 use crate::sse::longest_event;
 use crate::terms::Endpoint;
+use crate::transcript::Transcript;
 use incoming::Incoming;
 use pass::Passing;
 
@@ -82,6 +83,8 @@ pub(crate) struct Begun {
     waited: Duration,
     /// The most tokens that had come when the provider was told that another one was quicker.
     had_come: Option<u64>,
+    /// What passes to the client, where that is to be kept.
+    transcript: Option<Transcript>,
 }
 
 /// What a request begins with.
@@ -100,7 +103,7 @@ pub(crate) fn head(asked: &Asked) -> RequestHead {
 pub(crate) async fn begin(
     stream: JobStream,
     asked: &Asked,
-    meter: Meter,
+    (meter, transcript): (Meter, Option<Transcript>),
     lost: CancellationToken,
 ) -> Result<Begun, (Failure, i64)> {
     let mut frames = Incoming::new(stream, lost.clone());
@@ -134,6 +137,7 @@ pub(crate) async fn begin(
         whole: false,
         waited: Duration::ZERO,
         had_come: None,
+        transcript,
     };
     let right_form = match asked.stream {
         true => begun.head.is_event_stream(),

@@ -14,6 +14,7 @@ use crate::consumer::tokens::{Counted, Prompt};
 use crate::protocol::v0_2::Epilogue;
 use crate::protocol::v0_2::frames::Frame;
 use crate::protocol::{REASON_PROTOCOL_VIOLATION, REASON_SERVICE_ERROR};
+use crate::transcript::Transcript;
 
 /// What a provider may have sent before it heard that no more is wanted: as much as is under way at once.
 const MAX_LATE_BYTES: usize = 256 * 1024;
@@ -175,7 +176,7 @@ impl Answer {
         let spent = self.job.reserved().map_or(Wei::ZERO, |_| cost);
         let completion = ConsumerCompletion {
             public_payload: epilogue.public_payload.clone(),
-            private_payload: None,
+            private_payload: self.begun.transcript.as_ref().map(Transcript::payload),
             balance_delta: epilogue.balance_delta,
             completed_at_sync: epilogue.completed_at,
         };

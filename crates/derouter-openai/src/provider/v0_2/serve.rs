@@ -33,6 +33,7 @@ use crate::provider::pump::Shared;
 use crate::provider::pump::ending::{after_trial, record_completion, record_failure};
 use crate::sse::{Event, Splitter};
 use crate::terms::Metered;
+use crate::transcript::Transcript;
 
 /// The longest answer in one piece: images in base64 are the largest.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
@@ -85,6 +86,8 @@ struct Sent {
     begun: bool,
     /// What names the answer in each of its chunks.
     names: Map<String, Value>,
+    /// All of it, where that is to be kept.
+    transcript: Option<Transcript>,
 }
 
 impl Serving {
@@ -138,6 +141,9 @@ impl Serving {
                 return job.fail(&mut writer, &Ended::Failed(failure), &sent).await;
             }
         };
+        if shared.store_payloads {
+            sent.transcript = Some(Transcript::of(ask.body()));
+        }
         let ended = {
             let answer = job.answer(&ask, answering, &mut writer, &mut sent);
             tokio::select! {
@@ -315,7 +321,7 @@ impl Job<'_> {
         head.body_bytes = u64::try_from(body.len()).ok();
         let mut frames = BytesMut::from(&Frame::head(&head)[..]);
         Frame::put_data(&body, &mut frames);
-        sent.note(body.len());
+        sent.note(&body);
         self.write(writer, &frames).await
     }
 
@@ -335,7 +341,7 @@ impl Job<'_> {
             }
             Frame::put_data(&bytes, &mut frames);
             sent.meter.opaque(bytes.len());
-            sent.note(bytes.len());
+            sent.note(&bytes);
             self.write(writer, &frames).await?;
             if sent.bytes > MAX_ANSWER_BYTES {
                 return Err(Failure::plain("the backend's answer is too large").into());
@@ -473,7 +479,7 @@ impl Job<'_> {
             frames.extend_from_slice(&Frame::head(head));
         }
         Frame::put_data(out, &mut frames);
-        sent.note(out.len());
+        sent.note(out);
         out.clear();
         self.write(writer, &frames).await?;
         if sent.bytes > MAX_ANSWER_BYTES {
@@ -579,7 +585,7 @@ impl Job<'_> {
             balance_delta: (!cost.is_zero()).then_some(cost),
             // Plain data, which JSON can always hold.
             public_payload: serde_json::to_string(&public).unwrap_or_default(),
-            private_payload: None,
+            private_payload: sent.transcript.as_ref().map(Transcript::payload),
         };
         match record_completion(self.desk, self.key, &completion).await {
             Ok(completed_at) => {
@@ -668,9 +674,12 @@ impl Job<'_> {
 }
 
 impl Sent {
-    fn note(&mut self, bytes: usize) {
+    fn note(&mut self, part: &[u8]) {
         self.begun = true;
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        if let Some(transcript) = &mut self.transcript {
+            transcript.add(part);
+        }
+        let bytes = u64::try_from(part.len()).unwrap_or(u64::MAX);
         self.bytes = self.bytes.saturating_add(bytes);
     }
 }
