@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use super::keys::matches;
 use super::measure::{OPAQUE_PARTS, PROMPT_FIELDS, SHOWN_FIELDS, SILENT_FIELDS};
 use super::request::{OPAQUE_PART_TOKENS, Size};
+use crate::estimate;
 
 /// The largest file: those of the largest vocabularies have half of it.
 const FILE_BYTES: u64 = 64 * 1024 * 1024;
@@ -267,7 +268,7 @@ impl Prompt {
             .saturating_add(TEMPLATE_TOKENS.saturating_mul(size.prompts))
             .saturating_add(OPAQUE_PART_TOKENS.saturating_mul(size.prompt.opaque_parts));
         // What is billed where a server reports nothing.
-        Some(counted.max(size.prompt.text_bytes.div_ceil(4)))
+        Some(counted.max(estimate::billed(size.prompt.text_bytes)))
     }
 }
 
@@ -352,7 +353,7 @@ impl Said {
         let bytes = u64::try_from(self.bytes).unwrap_or(u64::MAX);
         // What is billed for an answer in one piece where a server reports nothing.
         Some(match self.parts {
-            0 | 1 => counted.max(bytes.div_ceil(4)),
+            0 | 1 => counted.max(estimate::billed(bytes)),
             _ => counted,
         })
     }

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::{Answered, Pump, Recorder};
 use crate::frames::{Json, MAX_VALUE_BYTES};
-use crate::provider::backend::{Failure, describe, read_answer};
+use crate::provider::backend::{Failure, describe, parse, read_answer};
 use crate::provider::normalize::{NotAnAnswer, Plain, Stream};
 use crate::provider::usage::settle;
 use crate::sse::{Event, Splitter};
@@ -209,14 +209,6 @@ impl Pump {
             ..failure
         }
     }
-}
-
-fn parse(bytes: &[u8]) -> Result<Value, Failure> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        // Only what kind of error and where: the text itself would hold what was answered.
-        let place = format!("column {}: {:?}", error.column(), error.classify());
-        Failure::new("the backend's answer is not JSON", place)
-    })
 }
 
 /// A value as it travels.
