@@ -43,6 +43,7 @@ mod models;
 mod offers;
 mod operator;
 mod paths;
+mod price_history;
 mod quality;
 mod quote;
 mod relay;

@@ -192,6 +192,17 @@ pub struct KeyWish {
     pub total: Option<Wei>,
 }
 
+/// A price of an offer, of a million tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PastPrice {
+    /// Since when it had it.
+    pub since: UnixSeconds,
+    /// Of a prompt.
+    pub input: Wei,
+    /// Of an answer.
+    pub output: Wei,
+}
+
 /// The gateway, which buys. Its errors are sentences for its user.
 #[async_trait]
 pub trait Gateway: Send + Sync {
@@ -206,6 +217,9 @@ pub trait Gateway: Send + Sync {
 
     /// The offers on the market; at most 10,000.
     fn offers(&self) -> Vec<MarketOffer>;
+
+    /// The prices that an offer had, oldest first.
+    fn prices(&self, provider: PeerId, offer: &str) -> Vec<PastPrice>;
 
     /// What a request of so many tokens would cost, and who would be asked first.
     async fn quote(&self, model: &str, input: u64, output: u64) -> Result<Quote, String>;

@@ -270,9 +270,9 @@ async fn begin(
     // On the heap: this future is large, and many handlers hold one.
     let answering = Box::pin(async move {
         Ok(match dispatch(&asking, asked, key).await? {
-            Begun::Values(answer, first) if answer.asked.stream => streamed(answer, first),
-            Begun::Values(answer, first) => plain(answer, &first),
-            Begun::Http(answer) => http(answer),
+            Begun::Values(answer, first) if answer.asked.stream => streamed(*answer, first),
+            Begun::Values(answer, first) => plain(*answer, &first),
+            Begun::Http(answer) => http(*answer),
         })
     });
     match is_event_stream {

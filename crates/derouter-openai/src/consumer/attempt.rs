@@ -135,9 +135,9 @@ impl From<NodeError> for Failure {
 /// An answer that has begun.
 pub(crate) enum Begun {
     /// One of `openai:0.1`, with its first value.
-    Values(Answer, Value),
+    Values(Box<Answer>, Value),
     /// One of `openai:0.2`.
-    Http(v0_2::Answer),
+    Http(Box<v0_2::Answer>),
 }
 
 /// One attempt.
@@ -168,7 +168,8 @@ impl Attempt {
     pub(crate) async fn run(mut self) -> Result<Begun, Failure> {
         let began = StdInstant::now();
         if self.offer.of_0_1.is_none() {
-            return self.run_0_2(began).await.map(Begun::Http);
+            let answered = self.run_0_2(began).await;
+            return answered.map(|answer| Begun::Http(Box::new(answer)));
         }
         let Some(args) = self.asked.args_0_1() else {
             let message = "The request is too large for this provider, or of another kind.";
@@ -189,7 +190,7 @@ impl Attempt {
                     began,
                 };
                 answer.count(&first);
-                Ok(Begun::Values(answer, first))
+                Ok(Begun::Values(Box::new(answer), first))
             }
             Err((failure, class)) => {
                 job.fail(reason(&failure, class), class);

@@ -19,6 +19,7 @@ use super::memory;
 use super::offers::{Offer, OfferIndex};
 use super::operator::Operator;
 use super::paths::Paths;
+use super::price_history::PriceHistory;
 use super::quality::{Blame, Quality, Sample};
 use super::request::Asked;
 use super::router::Path;
@@ -50,6 +51,7 @@ pub(crate) struct Gateway {
     draining: AtomicBool,
     offers: RwLock<OfferIndex>,
     quality: Mutex<Quality>,
+    prices: Mutex<PriceHistory>,
     hedging: Mutex<Budget>,
     paths: RwLock<Paths>,
     active: Mutex<Active>,
@@ -108,6 +110,7 @@ impl Gateway {
         keys: Keys,
         tokenizers: Tokenizers,
     ) -> Self {
+        let (quality, prices) = memory::recall(config.data_dir.as_deref());
         Self {
             tokenizers,
             standings: Standings::load(config.data_dir.as_deref()),
@@ -123,7 +126,8 @@ impl Gateway {
             ready: OnceLock::new(),
             draining: AtomicBool::new(false),
             offers: RwLock::default(),
-            quality: Mutex::new(memory::recall(config.data_dir.as_deref())),
+            quality: Mutex::new(quality),
+            prices: Mutex::new(prices),
             hedging: Mutex::default(),
             paths: RwLock::default(),
             active: Mutex::default(),
@@ -279,6 +283,18 @@ impl Gateway {
     /// Changes what is known of paths.
     pub(crate) fn with_paths(&self, change: impl FnOnce(&mut Paths)) {
         change(&mut self.paths.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Notes the prices that offers have now.
+    pub(crate) fn note_prices(&self) {
+        let offers = self.with_offers(OfferIndex::all);
+        let now = unix_now();
+        self.with_prices(|prices| offers.iter().for_each(|offer| prices.note(offer, now)));
+    }
+
+    /// Looks at the prices that offers had, or changes them.
+    pub(crate) fn with_prices<T>(&self, look: impl FnOnce(&mut PriceHistory) -> T) -> T {
+        look(&mut self.prices.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What is known of providers. Held for short.

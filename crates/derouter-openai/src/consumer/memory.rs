@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::gateway::Gateway;
 use super::ledger::unix_now;
+use super::price_history::{KeptPrices, PriceHistory};
 use super::quality::{Kept, Quality};
 use crate::files::replace;
 
@@ -24,11 +25,14 @@ const DAMAGED_FILE: &str = "openai-measured.json.damaged";
 /// Bytes of the file: the most that [`Quality`] remembers comes to less.
 const FILE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// How often it is written while there is news of answers.
-const OFTEN: Duration = Duration::from_secs(60);
+/// How often prices are noted.
+const NOTE: Duration = Duration::from_secs(10);
 
-/// It is written every so many times in any case: providers come and go.
-const ANYWAY: u32 = 10;
+/// After so many of these it is written, while there is news of answers.
+const OFTEN: u32 = 6;
+
+/// And after so many in any case: providers come and go.
+const ANYWAY: u32 = 60;
 
 /// The file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,25 +40,26 @@ const ANYWAY: u32 = 10;
 struct Measured {
     /// When it was written, in Unix seconds.
     at: u64,
-    #[serde(flatten)]
     quality: Kept,
+    prices: Vec<KeptPrices>,
 }
 
-/// What is known from earlier runs. Blocks for the disk.
-pub(super) fn recall(data_dir: Option<&Path>) -> Quality {
+/// What is known from earlier runs: how providers did, and the prices of their offers. Blocks for the disk.
+pub(super) fn recall(data_dir: Option<&Path>) -> (Quality, PriceHistory) {
     let Some(data_dir) = data_dir else {
-        return Quality::default();
+        return Default::default();
     };
     match read(&data_dir.join(MEASURED_FILE)) {
         Ok(Some(measured)) => {
             // A clock that was set back: nothing has aged.
-            let down = unix_now().0.saturating_sub(measured.at);
-            Quality::recall(&measured.quality, Duration::from_secs(down), Instant::now())
+            let down = Duration::from_secs(unix_now().0.saturating_sub(measured.at));
+            let quality = Quality::recall(&measured.quality, down, Instant::now());
+            (quality, PriceHistory::recall(measured.prices))
         }
-        Ok(None) => Quality::default(),
+        Ok(None) => Default::default(),
         Err(error) => {
             set_aside(data_dir, &error);
-            Quality::default()
+            Default::default()
         }
     }
 }
@@ -81,16 +86,15 @@ fn set_aside(data_dir: &Path, error: &io::Error) {
     );
 }
 
-/// Writes it now and then, for as long as the gateway runs.
+/// Notes prices, and writes the file now and then, for as long as the gateway runs.
 pub(super) async fn follow(gateway: Arc<Gateway>) {
-    if gateway.config.data_dir.is_none() {
-        return;
-    }
     let mut written = gateway.quality().lessons();
     for round in 1_u32.. {
-        tokio::time::sleep(OFTEN).await;
+        tokio::time::sleep(NOTE).await;
+        gateway.note_prices();
         let lessons = gateway.quality().lessons();
-        if lessons != written || round.is_multiple_of(ANYWAY) {
+        let has_news = round.is_multiple_of(OFTEN) && lessons != written;
+        if has_news || round.is_multiple_of(ANYWAY) {
             save(&gateway).await;
             written = lessons;
         }
@@ -102,13 +106,20 @@ pub(super) async fn save(gateway: &Gateway) {
     let Some(data_dir) = gateway.config.data_dir.clone() else {
         return;
     };
+    gateway.note_prices();
     let quality = gateway.quality().keep(Instant::now());
-    if quality.is_empty() {
+    let at = unix_now();
+    let prices = gateway.with_prices(|prices| prices.keep(at));
+    if quality.is_empty() && prices.is_empty() {
         return;
     }
-    let at = unix_now().0;
+    let measured = Measured {
+        at: at.0,
+        quality,
+        prices,
+    };
     let writing = tokio::task::spawn_blocking(move || {
-        let bytes = serde_json::to_vec(&Measured { at, quality })?;
+        let bytes = serde_json::to_vec(&measured)?;
         replace(&data_dir.join(MEASURED_FILE), &bytes)
     });
     match writing.await {
@@ -152,10 +163,11 @@ mod tests {
             let measured = Measured {
                 at: written_at,
                 quality: kept.clone(),
+                prices: Vec::new(),
             };
             let bytes = serde_json::to_vec(&measured).unwrap();
             fs::write(directory.path().join(MEASURED_FILE), bytes).unwrap();
-            let quality = recall(Some(directory.path()));
+            let (quality, _) = recall(Some(directory.path()));
             quality.cools_for(&provider, Instant::now())
         };
         let today = unix_now().0;

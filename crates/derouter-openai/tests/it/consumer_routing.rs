@@ -2,7 +2,7 @@
 
 use derouter_openai::consumer::view::OffersQuery;
 use derouter_openai::consumer::{ConsumerConfig, MEASURED_FILE};
-use derouter_sdk::CreateJobError;
+use derouter_sdk::{CreateJobError, OfferId};
 use serde_json::{Value, json};
 
 use crate::consumer_support::*;
@@ -253,6 +253,17 @@ async fn what_was_measured_is_there_after_a_restart_and_who_failed_still_comes_l
     gateway.running.shutdown().await;
 
     let gateway = Gateway::start_with(node.clone(), config()).await;
+    let viewer = gateway.running.viewer();
+    let first = viewer.offers(&OffersQuery::default()).offers.remove(0);
+    let (provider, offer) = (
+        first.provider.parse().unwrap(),
+        OfferId::new(first.offer).unwrap(),
+    );
+    assert_eq!(
+        viewer.prices(&provider, &offer).len(),
+        1,
+        "noted at the stop"
+    );
     let again = observed(&gateway, good).unwrap();
     assert_eq!(again.first_token_seconds, seen.first_token_seconds);
     assert!(
