@@ -1,8 +1,8 @@
 //! What the gateway learned of providers, kept in a file of the data directory, so that a restart neither makes
 //! everybody a newcomer nor ends a cooldown. Losing it costs a few answers, so a damaged file stops nothing.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::gateway::Gateway;
 use super::ledger::unix_now;
 use super::price_history::{KeptPrices, PriceHistory};
 use super::quality::{Kept, Quality};
-use crate::files::replace;
+use crate::files::{read_within, replace};
 
 /// The file in the data directory.
 pub const MEASURED_FILE: &str = "openai-measured.json";
@@ -65,16 +65,9 @@ pub(super) fn recall(data_dir: Option<&Path>) -> (Quality, PriceHistory) {
 }
 
 fn read(path: &Path) -> io::Result<Option<Measured>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+    let Some(bytes) = read_within(path, FILE_BYTES)? else {
+        return Ok(None);
     };
-    let mut bytes = Vec::new();
-    file.take(FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_BYTES {
-        return Err(io::Error::other("it is too large"));
-    }
     Ok(Some(serde_json::from_slice(&bytes)?))
 }
 

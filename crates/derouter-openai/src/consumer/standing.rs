@@ -4,8 +4,7 @@
 //! whom the owner blocked.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -18,7 +17,7 @@ use serde_json::{Map, Value};
 use super::gateway::Gateway;
 use super::router::{Candidate, Ranked, Rules, Wanted};
 use super::view::Viewer;
-use crate::files::{Stamp, replace};
+use crate::files::{Stamp, read_within, replace};
 
 /// The file in the data directory.
 pub const STANDING_FILE: &str = "openai-providers.json";
@@ -319,16 +318,9 @@ impl Contents {
 
 /// Reads what can be read. An error when it can't be known whom the owner blocked at all.
 fn read(path: &Path) -> io::Result<Contents> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::default()),
-        Err(error) => return Err(error),
+    let Some(bytes) = read_within(path, FILE_BYTES)? else {
+        return Ok(Contents::default());
     };
-    let mut bytes = Vec::new();
-    file.take(FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_BYTES {
-        return Err(io::Error::other("it is too large"));
-    }
     contents(&serde_json::from_slice(&bytes)?).map_err(io::Error::other)
 }
 

@@ -5,9 +5,7 @@
 //! model may spell a text in more tokens than its tokenizer would.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
@@ -19,6 +17,7 @@ use super::keys::matches;
 use super::measure::{OPAQUE_PARTS, PROMPT_FIELDS, SHOWN_FIELDS, SILENT_FIELDS};
 use super::request::{OPAQUE_PART_TOKENS, Size};
 use crate::estimate;
+use crate::files::read_within;
 
 /// The largest file: those of the largest vocabularies have half of it.
 const FILE_BYTES: u64 = 64 * 1024 * 1024;
@@ -145,7 +144,8 @@ impl Tokenizer {
             path: path.to_owned(),
             why,
         };
-        let bytes = read(path).map_err(|error| failed(error.to_string()))?;
+        let bytes = read_within(path, FILE_BYTES).map_err(|error| failed(error.to_string()))?;
+        let bytes = bytes.ok_or_else(|| failed("there is no such file".to_owned()))?;
         // What the file says is not to be trusted: a reader that gives up in the middle says so by a panic.
         let parsed = std::panic::catch_unwind(|| Kitoken::from_tokenizers_slice(&bytes));
         match parsed {
@@ -184,17 +184,6 @@ impl Tokenizer {
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Tokenizer")
-    }
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?
-        .take(FILE_BYTES + 1)
-        .read_to_end(&mut bytes)?;
-    match u64::try_from(bytes.len()) {
-        Ok(read) if read <= FILE_BYTES => Ok(bytes),
-        _ => Err(io::Error::other("it is over 64 MiB")),
     }
 }
 

@@ -194,6 +194,16 @@ async fn a_client_that_leaves_in_the_middle_ends_the_job() {
     assert!(matches!(&ended[0].1, Ended::Failed(f) if f.reason == "the client went away"));
 }
 
+/// What comes up to the third ping.
+async fn until_pings(response: &mut reqwest::Response) -> String {
+    let mut text = String::new();
+    while text.matches("event: ping\n").count() < 3 {
+        let bytes = timeout(PATIENCE, response.chunk()).await.expect("in time");
+        text.push_str(&String::from_utf8_lossy(&bytes.unwrap().unwrap()));
+    }
+    text
+}
+
 #[tokio::test]
 async fn a_long_silence_is_filled_with_pings() {
     let node = FakeNode::new();
@@ -205,11 +215,7 @@ async fn a_long_silence_is_filled_with_pings() {
     config.deadlines.keep_alive = Duration::from_millis(20);
     let gateway = Gateway::start_with(node, config).await;
     let mut response = ask(&gateway, &json!({"stream": true})).await;
-    let mut text = String::new();
-    while text.matches("event: ping\n").count() < 3 {
-        let bytes = timeout(PATIENCE, response.chunk()).await.expect("in time");
-        text.push_str(&String::from_utf8_lossy(&bytes.unwrap().unwrap()));
-    }
+    until_pings(&mut response).await;
     gate.notify_one();
     assert_eq!(texts_in(&stream_of(response).await), "lo");
 }
@@ -226,11 +232,7 @@ async fn a_message_that_is_long_in_coming_begins_without_its_text() {
     config.deadlines.keep_alive = Duration::from_millis(20);
     let gateway = Gateway::start_with(node, config).await;
     let mut response = ask(&gateway, &json!({"stream": true})).await;
-    let mut text = String::new();
-    while text.matches("event: ping\n").count() < 3 {
-        let bytes = timeout(PATIENCE, response.chunk()).await.expect("in time");
-        text.push_str(&String::from_utf8_lossy(&bytes.unwrap().unwrap()));
-    }
+    let text = until_pings(&mut response).await;
     assert!(text.starts_with("event: message_start\n"), "{text}");
     gate.notify_one();
     let events = stream_of(response).await;

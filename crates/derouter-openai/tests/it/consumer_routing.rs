@@ -264,6 +264,7 @@ async fn what_was_measured_is_there_after_a_restart_and_who_failed_still_comes_l
         1,
         "noted at the stop"
     );
+    drop(viewer);
     let again = observed(&gateway, good).unwrap();
     assert_eq!(again.first_token_seconds, seen.first_token_seconds);
     assert!(
