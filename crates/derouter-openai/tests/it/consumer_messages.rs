@@ -241,6 +241,30 @@ async fn a_message_that_is_long_in_coming_begins_without_its_text() {
 }
 
 #[tokio::test]
+async fn a_message_that_nobody_answers_ends_with_its_own_error() {
+    let node = FakeNode::new();
+    let gate = Arc::new(Notify::new());
+    node.provider(
+        POL,
+        Script {
+            create_gate: Some(gate.clone()),
+            ..Script::refusing(CreateJobError::ProviderBusy)
+        },
+    );
+    let mut config = ConsumerConfig::default();
+    config.deadlines.begin_stream = Duration::from_millis(50);
+    config.deadlines.keep_alive = Duration::from_millis(20);
+    let gateway = Gateway::start_with(node, config).await;
+    let mut response = ask(&gateway, &json!({"stream": true})).await;
+    until_pings(&mut response).await;
+    gate.notify_one();
+    let events = stream_of(response).await;
+    let last = events.last().unwrap();
+    assert_eq!(last["type"], "error");
+    assert_eq!(last["error"]["type"], "rate_limit_error");
+}
+
+#[tokio::test]
 async fn thinking_that_nobody_asked_for_is_filled_with_pings_too() {
     let node = FakeNode::new();
     let thought = Step::Value(

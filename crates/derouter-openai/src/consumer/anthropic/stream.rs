@@ -132,7 +132,8 @@ impl Translation {
         }
         if let Some(error) = chunk.get("error").filter(|error| !error.is_null()) {
             let message = openai::non_empty(error, "message");
-            return self.fail(message.unwrap_or("The answer broke off."));
+            let kind = error::kind_of_code(openai::non_empty(error, "code"));
+            return self.fail_with(kind, message.unwrap_or("The answer broke off."));
         }
         self.start();
         if let Some(usage) = chunk.get("usage").filter(|usage| usage.is_object()) {
@@ -170,10 +171,14 @@ impl Translation {
 
     /// The events for an answer that broke.
     pub(crate) fn fail(&mut self, message: &str) -> Vec<Event> {
+        self.fail_with("api_error", message)
+    }
+
+    fn fail_with(&mut self, kind: &str, message: &str) -> Vec<Event> {
         if self.ended {
             return Vec::new();
         }
-        self.emit("error", &error::envelope("api_error", message));
+        self.emit("error", &error::envelope(kind, message));
         self.ended = true;
         self.failed = true;
         self.waiting = VecDeque::new();
