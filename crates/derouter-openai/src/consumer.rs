@@ -4,9 +4,11 @@
 //! values pass as they come; its bill is checked against what was asked and seen before it is
 //! signed. It spends money: see [`Limits`] for how much, and `security` for who may call.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,10 +38,12 @@ mod journal;
 mod keys;
 mod ledger;
 mod measure;
+mod memory;
 mod models;
 mod offers;
 mod operator;
 mod paths;
+mod price_history;
 mod quality;
 mod quote;
 mod relay;
@@ -50,10 +54,12 @@ mod security;
 mod spending;
 mod standing;
 mod tally;
+mod tokens;
 mod v0_2;
 mod values;
 mod verdict;
 pub mod view;
+mod waiting;
 
 pub(crate) use anthropic::{
     fuzz_answer as fuzz_messages_answer, fuzz_request as fuzz_messages_request,
@@ -63,18 +69,22 @@ pub use gateway::ConsumerCounters;
 pub use hedge::is_percentile;
 pub use journal::{JournalError, KeySpending, spent_by_key};
 pub use keys::{KeyError, KeyRecord, KeyRules, KeyStore};
+pub use memory::MEASURED_FILE;
 pub use operator::{OPERATOR_FILE, operator_token};
 pub use router::{Sort, Tuning, Weights};
 pub use spending::KeyLimits;
-pub use standing::{STANDING_FILE, Standing, StandingError};
+pub use standing::{STANDING_FILE, Standing, StandingError, check_standings};
+pub use tokens::{TokenizerError, check_tokenizer};
 
 pub(crate) use measure::{SILENT_FIELDS, generated_bytes};
+pub(crate) use tokens::Said;
 
 use derouter_http::{Bounds, Stop};
 use gateway::{Gateway, Tasks};
 use journal::Journal;
 use keys::Keys;
 use operator::Operator;
+use tokens::Tokenizers;
 
 /// What clients may take: they keep idle connections in pools, for 60 s in common ones, and are to be
 /// the first to close them.
@@ -112,6 +122,9 @@ pub enum StartError {
     /// The keys can't be read.
     #[error(transparent)]
     Keys(#[from] KeyError),
+    /// A tokenizer that the configuration names can't be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
     /// What was spent with the keys can't be kept.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -141,7 +154,7 @@ pub struct RunningConsumer {
     viewer: view::Viewer,
     stop: Stop,
     server: Option<JoinHandle<()>>,
-    _feeds: [AbortOnDropHandle<()>; 4],
+    _feeds: [AbortOnDropHandle<()>; 6],
 }
 
 /// Starts the gateway. It listens when this returns; until the node has told its offers and what
@@ -152,6 +165,7 @@ pub async fn start(
 ) -> Result<RunningConsumer, StartError> {
     let address = SocketAddr::new(config.host, config.port);
     let data_dir = config.data_dir.as_deref();
+    let tokenizers = read_tokenizers(config.tokenizers.clone()).await?;
     let keys = Keys::load(data_dir, config.host.is_loopback())?;
     if !config.host.is_loopback() && !keys.any() {
         return Err(StartError::NoKeys(config.host));
@@ -166,7 +180,7 @@ pub async fn start(
     let allowed =
         security::Allowed::new(local_addr, &config.allowed_hosts, &config.allowed_origins);
     let client_stall = config.deadlines.client_stall;
-    let gateway = Arc::new(Gateway::new(node, config, keys));
+    let gateway = Arc::new(Gateway::new(node, config, keys, tokenizers));
     if let Some(journal) = journal {
         gateway.ledger.keep(journal);
     }
@@ -199,9 +213,20 @@ pub async fn start(
             AbortOnDropHandle::new(tokio::spawn(feed::follow_offers(Arc::clone(&gateway)))),
             AbortOnDropHandle::new(tokio::spawn(feed::follow_state(Arc::clone(&gateway)))),
             AbortOnDropHandle::new(tokio::spawn(paths::follow(Arc::clone(&gateway)))),
+            AbortOnDropHandle::new(tokio::spawn(standing::follow(Arc::clone(&gateway)))),
+            AbortOnDropHandle::new(tokio::spawn(memory::follow(Arc::clone(&gateway)))),
             AbortOnDropHandle::new(tokio::spawn(feed::learn_past(gateway))),
         ],
     })
+}
+
+/// Large vocabularies take seconds to read.
+async fn read_tokenizers(named: BTreeMap<String, PathBuf>) -> Result<Tokenizers, StartError> {
+    let reading = tokio::task::spawn_blocking(move || Tokenizers::load(&named));
+    match reading.await {
+        Ok(read) => Ok(read?),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }
 
 impl RunningConsumer {
@@ -249,6 +274,7 @@ impl RunningConsumer {
         {
             tracing::warn!("some jobs are left to the node");
         }
+        memory::save(&self.viewer.gateway).await;
     }
 }
 

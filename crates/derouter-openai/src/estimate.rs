@@ -46,6 +46,16 @@ pub(crate) fn with_tolerance(tokens: u64) -> u64 {
     tokens.saturating_add(tokens / TOLERANCE_DIVISOR)
 }
 
+/// What a text in one piece is billed with where no count is reported.
+pub(crate) fn billed(bytes: u64) -> u64 {
+    bytes.div_ceil(4)
+}
+
+/// The same of a text that came in parts: servers stream token by token, but may do so by letters or by lines.
+pub(crate) fn billed_in_parts(parts: u64, bytes: u64) -> u64 {
+    parts.clamp(bytes.div_ceil(8), bytes.div_ceil(2))
+}
+
 /// The most tokens that a part of an answer can be: all its texts, under whatever names.
 pub(crate) fn most_tokens_of_answer(part: &Value) -> u64 {
     match part {

@@ -1,7 +1,7 @@
 //! Files in the data directory that commands write and a running module reads.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -26,6 +26,21 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         tracing::debug!(%error, "can't sync the data directory");
     }
     Ok(())
+}
+
+/// Reads a file that may have so many bytes at most; `None` when there is none.
+pub(crate) fn read_within(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    match u64::try_from(bytes.len()) {
+        Ok(read) if read <= most => Ok(Some(bytes)),
+        _ => Err(io::Error::other("it is too large")),
+    }
 }
 
 /// What tells that a file is another one than before.

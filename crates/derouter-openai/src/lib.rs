@@ -2,6 +2,7 @@
 //! and a consumer module that is an OpenAI-compatible endpoint on this machine. Both are written
 //! against [`derouter_sdk::Node`] alone and run in process or over the RPC.
 
+mod choices;
 pub mod consumer;
 mod estimate;
 mod files;
@@ -15,3 +16,4 @@ pub mod provider;
 pub mod record;
 mod sse;
 pub mod terms;
+mod transcript;

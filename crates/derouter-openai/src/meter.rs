@@ -1,16 +1,12 @@
 //! What an answer used, counted from what passes: by the provider for its bill, and by the consumer to
 //! check that.
 
-use std::collections::BTreeSet;
-
 use serde_json::Value;
 
-use crate::consumer::generated_bytes;
+use crate::choices::Choices;
+use crate::consumer::{Said, generated_bytes};
 use crate::estimate;
 use crate::terms::{Endpoint, Metered};
-
-/// Choices whose end is tracked. More than any server makes of one request.
-const MAX_CHOICES: usize = 1024;
 
 /// Counts an answer.
 #[derive(Clone, Debug, Default)]
@@ -22,9 +18,7 @@ pub(crate) struct Meter {
     text_bytes: u64,
     /// The most tokens that the text can be.
     most_tokens: u64,
-    /// The choices that there are, and those that have ended.
-    begun: BTreeSet<u64>,
-    finished: BTreeSet<u64>,
+    choices: Choices,
     /// The answer says itself that it is over.
     is_over: bool,
     images: u64,
@@ -33,9 +27,24 @@ pub(crate) struct Meter {
     opaque_bytes: u64,
     /// Parts of an answer that are no text: vectors, results.
     items: u64,
+    /// The text itself, where a tokenizer is to count it.
+    said: Option<Box<Said>>,
 }
 
 impl Meter {
+    /// One that may keep the text.
+    pub(crate) fn keeping(said: Option<Box<Said>>) -> Self {
+        Self {
+            said,
+            ..Self::default()
+        }
+    }
+
+    /// The text, where it was kept.
+    pub(crate) fn take_said(&mut self) -> Option<Box<Said>> {
+        self.said.take()
+    }
+
     /// Counts an event of a stream: what its client reads of it, no more. What it says must be an object.
     pub(crate) fn event(&mut self, endpoint: Endpoint, event: &Value) {
         self.note_usage(event);
@@ -62,13 +71,13 @@ impl Meter {
             Endpoint::Chat | Endpoint::Completions => self.choices(body),
             Endpoint::Responses => {
                 if let Some(output) = body.get("output") {
-                    self.text(output);
+                    self.text(0, output);
                 }
                 self.is_over = true;
             }
             Endpoint::Transcriptions | Endpoint::Translations => {
                 if let Some(text) = body.get("text") {
-                    self.text(text);
+                    self.text(0, text);
                 }
                 self.note_duration(body);
             }
@@ -127,10 +136,9 @@ impl Meter {
     /// for each 4 bytes of a plain answer.
     pub(crate) fn estimated_output(&self) -> u64 {
         if self.text_events <= 1 {
-            return self.text_bytes.div_ceil(4);
+            return estimate::billed(self.text_bytes);
         }
-        self.text_events
-            .clamp(self.text_bytes.div_ceil(8), self.text_bytes.div_ceil(2))
+        estimate::billed_in_parts(self.text_events, self.text_bytes)
     }
 
     /// The most tokens that the text which passed can be.
@@ -158,21 +166,19 @@ impl Meter {
     /// Whether a streamed answer has come to its end: it says so itself, or each choice of it that
     /// began has a reason for its end.
     pub(crate) fn is_ended(&self) -> bool {
-        let each = !self.finished.is_empty() && self.finished.len() >= self.begun.len();
-        self.is_over || each
+        self.is_over || self.choices.have_ended()
     }
 
     /// Whether what has come of a stream can be all of it. Some servers give no reason for an answer's end:
     /// then text and a usage will do.
     pub(crate) fn is_whole(&self) -> bool {
-        let without_reason = self.finished.is_empty() && self.text_bytes > 0;
+        let without_reason = !self.choices.give_reasons() && self.text_bytes > 0;
         self.is_ended() || without_reason && self.usage.is_some()
     }
 
     /// Whether so many choices have ended: all that a client of a chat waits for.
     pub(crate) fn has_ended(&self, answers: u64) -> bool {
-        let finished = u64::try_from(self.finished.len()).unwrap_or(u64::MAX);
-        self.is_over || self.is_ended() && finished >= answers.max(1)
+        self.is_over || self.is_ended() && self.choices.ended() >= answers.max(1)
     }
 
     fn note_usage(&mut self, value: &Value) {
@@ -197,22 +203,15 @@ impl Meter {
     fn choices(&mut self, value: &Value) {
         let choices = value.get("choices").and_then(Value::as_array);
         for choice in choices.into_iter().flatten() {
-            self.text(choice);
-            let ended = choice.get("finish_reason").is_some_and(|v| !v.is_null());
-            let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
-            if self.begun.len() < MAX_CHOICES {
-                self.begun.insert(index);
-            }
-            if ended && self.finished.len() < MAX_CHOICES {
-                self.finished.insert(index);
-            }
+            let index = self.choices.count(choice);
+            self.text(index, choice);
         }
     }
 
     /// An event that names its type, as those of `responses` and of audio do.
     fn typed_event(&mut self, kind: &str, event: &Value) {
         if let Some(delta) = event.get("delta") {
-            self.text(delta);
+            self.text(0, delta);
         }
         for field in ["audio", "b64_json"] {
             if let Some(data) = event.get(field).and_then(Value::as_str) {
@@ -232,7 +231,10 @@ impl Meter {
         }
     }
 
-    fn text(&mut self, value: &Value) {
+    fn text(&mut self, choice: u64, value: &Value) {
+        if let Some(said) = &mut self.said {
+            said.add(choice, value);
+        }
         let bytes = generated_bytes(value);
         if bytes > 0 {
             self.text_events = self.text_events.saturating_add(1);

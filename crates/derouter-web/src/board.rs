@@ -1,13 +1,13 @@
 //! What pages show and streams tell of: it follows the node, sums its jobs, and counts changes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use derouter_sdk::{
     Cursor, JobEvent, JobFilter, NetworkReport, Node, NodeError, NodeState, PeerId, PeerQuery,
-    PeerReport, ProviderEvent, ProviderRecord, UnixSeconds, Wei,
+    PeerReport, ProviderEvent, ProviderRecord, UnixSeconds,
 };
 use rand::Rng;
 use tokio::sync::watch;
@@ -33,10 +33,6 @@ const PEERS_PAGE: u32 = 100;
 
 /// Providers whose names are kept.
 const MAX_PROVIDERS: usize = 20_000;
-
-/// Offers whose prices are followed, and changes that are kept of each.
-const MAX_PRICED: usize = 5000;
-const MAX_PRICES: usize = 32;
 
 /// What a page is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,16 +105,6 @@ impl Versions {
     }
 }
 
-/// A price of an offer, since when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Price {
-    pub(crate) since: UnixSeconds,
-    pub(crate) input: Wei,
-    pub(crate) output: Wei,
-}
-
-type Prices = HashMap<(PeerId, String), VecDeque<Price>>;
-
 /// The network, as it was looked at last.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
@@ -134,7 +120,6 @@ pub(crate) struct Board {
     pulse: Mutex<Pulse>,
     seen: RwLock<Seen>,
     providers: RwLock<HashMap<PeerId, ProviderRecord>>,
-    prices: Mutex<Prices>,
     draining: AtomicBool,
     counted: AtomicBool,
     started: UnixSeconds,
@@ -154,7 +139,6 @@ impl Board {
             pulse: Mutex::default(),
             seen: RwLock::default(),
             providers: RwLock::default(),
-            prices: Mutex::default(),
             draining: AtomicBool::new(false),
             counted: AtomicBool::new(false),
             started: text::now(),
@@ -238,13 +222,6 @@ impl Board {
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         providers.get(peer).cloned()
-    }
-
-    /// The prices that an offer had, oldest first.
-    pub(crate) fn prices(&self, provider: PeerId, offer: &str) -> Vec<Price> {
-        let prices = lock(&self.prices);
-        let of = prices.get(&(provider, offer.to_owned()));
-        of.map_or_else(Vec::new, |of| of.iter().copied().collect())
     }
 
     /// What can be said of a job.
@@ -413,15 +390,13 @@ impl Board {
         Ok(all)
     }
 
-    /// Notes prices that changed. Returns a number that changes with what the offers are.
+    /// A number that changes with what the offers are.
     fn look_at_offers(&self) -> u64 {
         use std::hash::{DefaultHasher, Hash, Hasher};
         let Some(gateway) = &self.modules.gateway else {
             return 0;
         };
-        let now = text::now();
         let mut hasher = DefaultHasher::new();
-        let mut prices = lock(&self.prices);
         for offer in gateway.offers() {
             let shown = (
                 offer.provider,
@@ -435,16 +410,6 @@ impl Board {
             (measured, offer.input_price, offer.output_price, offer.load).hash(&mut hasher);
             (offer.success.map(f64::to_bits), offer.excluded.is_some()).hash(&mut hasher);
             std::mem::discriminant(&offer.standing).hash(&mut hasher);
-            let key = (offer.provider, offer.offer_id);
-            if prices.len() >= MAX_PRICED && !prices.contains_key(&key) {
-                continue;
-            }
-            let price = Price {
-                since: now,
-                input: offer.input_price,
-                output: offer.output_price,
-            };
-            note_price(prices.entry(key).or_default(), price);
         }
         hasher.finish()
     }
@@ -463,17 +428,6 @@ impl Board {
             before = now;
         }
     }
-}
-
-fn note_price(history: &mut VecDeque<Price>, price: Price) {
-    let last = history.back();
-    if last.is_some_and(|last| last.input == price.input && last.output == price.output) {
-        return;
-    }
-    if history.len() >= MAX_PRICES {
-        history.pop_front();
-    }
-    history.push_back(price);
 }
 
 fn tell(what: &str, error: &NodeError) {

@@ -192,6 +192,17 @@ pub struct KeyWish {
     pub total: Option<Wei>,
 }
 
+/// A price of an offer, of a million tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PastPrice {
+    /// Since when it had it.
+    pub since: UnixSeconds,
+    /// Of a prompt.
+    pub input: Wei,
+    /// Of an answer.
+    pub output: Wei,
+}
+
 /// The gateway, which buys. Its errors are sentences for its user.
 #[async_trait]
 pub trait Gateway: Send + Sync {
@@ -201,8 +212,14 @@ pub trait Gateway: Send + Sync {
     /// Whether it asks programs for a key.
     fn wants_key(&self) -> bool;
 
+    /// What is wrong with the list of pinned and blocked providers.
+    fn problem(&self) -> Option<String>;
+
     /// The offers on the market; at most 10,000.
     fn offers(&self) -> Vec<MarketOffer>;
+
+    /// The prices that an offer had, oldest first.
+    fn prices(&self, provider: PeerId, offer: &str) -> Vec<PastPrice>;
 
     /// What a request of so many tokens would cost, and who would be asked first.
     async fn quote(&self, model: &str, input: u64, output: u64) -> Result<Quote, String>;

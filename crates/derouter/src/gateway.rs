@@ -208,6 +208,14 @@ pub(crate) fn refused(status: StatusCode, body: &[u8]) -> Failure {
     )
 }
 
+/// What an error event means to the user, by its code: a stream that has begun has no status for it.
+pub(crate) fn failed_in_stream(error: &Value) -> Failure {
+    let text = |key| error.get(key).and_then(Value::as_str);
+    let message = text("message").unwrap_or("the provider failed");
+    let kind = kind(502, text("code").unwrap_or_default());
+    Failure::of(kind, printable(message))
+}
+
 fn kind(status: u16, code: &str) -> Kind {
     match (status, code) {
         (_, "model_not_found" | "no_provider" | "not_offered" | "price_limit_exceeded") => {
@@ -218,7 +226,8 @@ fn kind(status: u16, code: &str) -> Kind {
         (_, code) if code.starts_with("spending_limit") => Kind::LimitReached,
         (402, _) => Kind::LimitReached,
         (_, "starting" | "shutting_down") => Kind::NotRunning,
-        (504, _) => Kind::Timeout,
+        (_, "blocked_unknown") => Kind::Failed,
+        (504, _) | (_, "timeout") => Kind::Timeout,
         (429 | 502 | 503, _) => Kind::RemoteFailure,
         (404, "unknown_url") => Kind::NotRunning,
         (500.., _) => Kind::Failed,
@@ -297,9 +306,19 @@ mod tests {
             (429, "all_providers_busy", Kind::RemoteFailure),
             (504, "timeout", Kind::Timeout),
             (503, "starting", Kind::NotRunning),
+            (503, "blocked_unknown", Kind::Failed),
             (400, "", Kind::Failed),
         ] {
             assert_eq!(kind(status, code), expected, "{status} {code}");
+        }
+        for (code, expected) in [
+            ("timeout", Kind::Timeout),
+            ("spending_limit_day", Kind::LimitReached),
+            ("no_provider", Kind::NoOffer),
+            ("provider_failed", Kind::RemoteFailure),
+        ] {
+            let error = serde_json::json!({"message": "no", "code": code});
+            assert!(failed_in_stream(&error).is(expected), "{code}");
         }
         let body = br#"{"error":{"message":"no\u001b[2J","code":"spending_limit_day"}}"#;
         let failure = refused(StatusCode::PAYMENT_REQUIRED, body);

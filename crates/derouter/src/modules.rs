@@ -145,6 +145,7 @@ impl ModuleReporter for GatewayState {
             "base_url": self.base_url,
             "spending": self.viewer.spending(),
             "active": self.viewer.active(),
+            "problem": self.viewer.problem(),
         });
         let told = with_schema(GATEWAY_SCHEMA, &told).ok()?;
         Some(told.to_string())
@@ -178,6 +179,9 @@ pub(crate) async fn start_consumer(
     let running = started.map_err(|error| match error {
         consumer::StartError::Bind { .. } => Failure::environment(format_args!(
             "{error} (`server.host` and `server.port` in the consumer's configuration)"
+        )),
+        consumer::StartError::Tokenizer(error) => Failure::environment(format_args!(
+            "{error} (`tokenizers` in the consumer's configuration)"
         )),
         error => Failure::environment(error),
     })?;

@@ -58,6 +58,9 @@ pub(super) struct GatewayPart {
     base_url: String,
     spending: SpendingView,
     active: ActiveView,
+    /// What is wrong with the list of pinned and blocked providers.
+    #[serde(default)]
+    problem: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]

@@ -16,6 +16,7 @@ use super::offers::Offer;
 use super::quality::Blame;
 use super::request::Asked;
 use super::tally::Tally;
+use super::tokens::{Counted, Prompt};
 use super::values::ValueReader;
 use crate::protocol::{EPILOGUE_OBJECT, Epilogue, REASON_PROTOCOL_VIOLATION, REASON_SERVICE_ERROR};
 
@@ -129,7 +130,20 @@ impl Answer {
         })
     }
 
-    fn settle_with(self, epilogue: Epilogue) {
+    fn settle_with(mut self, epilogue: Epilogue) {
+        let tokenizer = self.gateway.tokenizer(&self.asked, &self.offer);
+        let (Some(tokenizer), Some(said)) = (tokenizer, self.tally.take_said()) else {
+            return self.settle_counted(epilogue, Counted::default());
+        };
+        let tasks = self.gateway.tasks.clone();
+        tasks.spawn(async move {
+            let prompt = Prompt::of(&self.asked.fields);
+            let counted = tokenizer.most(prompt, *said, &self.asked.size).await;
+            self.settle_counted(epilogue, counted);
+        });
+    }
+
+    fn settle_counted(self, epilogue: Epilogue, counted: Counted) {
         let Some(offer) = &self.offer.of_0_1 else {
             return self.refuse("the offer is of another version");
         };
@@ -137,6 +151,7 @@ impl Answer {
             asked: &self.asked,
             offer,
             tally: &self.tally,
+            counted,
             reserved: self.job.reserved(),
             now: unix_now(),
         };

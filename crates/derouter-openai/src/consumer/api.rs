@@ -31,7 +31,7 @@ use super::route::Route;
 use super::router::{Path as Way, Preferences};
 use super::security::{self, Allowed, check_content_type};
 use super::view::{self, OffersQuery, Onlooker};
-use super::{form, models, relay, v0_2};
+use super::{form, models, relay, v0_2, waiting};
 use crate::protocol::{Endpoint, Usage};
 use crate::terms::{Endpoint as Endpoint0_2, Metered};
 
@@ -265,13 +265,20 @@ async fn begin(
     asked: Asked,
     key: Option<Arc<KeyRecord>>,
 ) -> Result<Response, ApiError> {
+    let is_event_stream = waiting::is_event_stream(&asked);
+    let asking = Arc::clone(gateway);
     // On the heap: this future is large, and many handlers hold one.
-    let begun = Box::pin(dispatch(gateway, asked, key)).await?;
-    Ok(match begun {
-        Begun::Values(answer, first) if answer.asked.stream => streamed(answer, first),
-        Begun::Values(answer, first) => plain(answer, &first),
-        Begun::Http(answer) => http(answer),
-    })
+    let answering = Box::pin(async move {
+        Ok(match dispatch(&asking, asked, key).await? {
+            Begun::Values(answer, first) if answer.asked.stream => streamed(*answer, first),
+            Begun::Values(answer, first) => plain(*answer, &first),
+            Begun::Http(answer) => http(*answer),
+        })
+    });
+    match is_event_stream {
+        true => waiting::respond(answering, &gateway.config.deadlines).await,
+        false => answering.await,
+    }
 }
 
 /// Answers a request to an endpoint that only offers of `openai:0.2` have.
@@ -312,8 +319,7 @@ fn http(answer: v0_2::Answer) -> Response {
     }
     answer.describe(headers);
     if answer.is_event_stream() {
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        pass_at_once(headers);
     }
     *response.body_mut() = v0_2::body(answer);
     response
@@ -369,19 +375,31 @@ fn plain(answer: Answer, value: &Value) -> Response {
 }
 
 fn streamed(answer: Answer, first: Value) -> Response {
+    let mut response = event_stream();
+    let headers = response.headers_mut();
+    name_provider(&answer, headers);
+    let expected = answer.job.route.estimated_cost;
+    insert(headers, ESTIMATED_COST, expected.to_pol_text());
+    *response.body_mut() = relay::body(answer, first);
+    response
+}
+
+/// The head of a stream of events.
+pub(super) fn event_stream() -> Response {
     let mut response = Response::default();
     let headers = response.headers_mut();
     headers.insert(
         CONTENT_TYPE,
         HeaderValue::from_static("text/event-stream; charset=utf-8"),
     );
+    pass_at_once(headers);
+    response
+}
+
+/// Events are kept back nowhere.
+fn pass_at_once(headers: &mut HeaderMap) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    name_provider(&answer, headers);
-    let expected = answer.job.route.estimated_cost;
-    insert(headers, ESTIMATED_COST, expected.to_pol_text());
-    *response.body_mut() = relay::body(answer, first);
-    response
 }
 
 fn name_provider(answer: &Answer, headers: &mut HeaderMap) {

@@ -21,7 +21,9 @@ use super::tally::Tally;
 use super::v0_2;
 use super::values::ValueReader;
 use crate::frames::ReadValueError;
+use crate::meter::Meter;
 use crate::protocol::{Prologue, REASON_PROTOCOL_VIOLATION, REASON_SERVICE_ERROR};
+use crate::transcript::Transcript;
 
 /// Texts of providers that are passed on to clients, in bytes.
 const MESSAGE_BYTES: usize = 1000;
@@ -133,9 +135,9 @@ impl From<NodeError> for Failure {
 /// An answer that has begun.
 pub(crate) enum Begun {
     /// One of `openai:0.1`, with its first value.
-    Values(Answer, Value),
+    Values(Box<Answer>, Value),
     /// One of `openai:0.2`.
-    Http(v0_2::Answer),
+    Http(Box<v0_2::Answer>),
 }
 
 /// One attempt.
@@ -166,7 +168,8 @@ impl Attempt {
     pub(crate) async fn run(mut self) -> Result<Begun, Failure> {
         let began = StdInstant::now();
         if self.offer.of_0_1.is_none() {
-            return self.run_0_2(began).await.map(Begun::Http);
+            let answered = self.run_0_2(began).await;
+            return answered.map(|answer| Begun::Http(Box::new(answer)));
         }
         let Some(args) = self.asked.args_0_1() else {
             let message = "The request is too large for this provider, or of another kind.";
@@ -175,18 +178,19 @@ impl Attempt {
         let job = self.create_job(args).await?;
         match self.begin(&job).await {
             Ok((reader, first)) => {
+                let said = self.gateway.listener(&self.asked, &self.offer);
                 let mut answer = Answer {
                     gateway: self.gateway,
                     asked: self.asked,
                     offer: self.offer,
                     job,
                     reader,
-                    tally: Tally::default(),
+                    tally: Tally::keeping(said),
                     kept: Kept::default(),
                     began,
                 };
                 answer.count(&first);
-                Ok(Begun::Values(answer, first))
+                Ok(Begun::Values(Box::new(answer), first))
             }
             Err((failure, class)) => {
                 job.fail(reason(&failure, class), class);
@@ -230,7 +234,11 @@ impl Attempt {
             true => deadlines.first_value,
             false => deadlines.plain_answer,
         };
-        let beginning = v0_2::begin(stream, &self.asked, self.lost.clone());
+        let meter = Meter::keeping(self.gateway.listener(&self.asked, &self.offer));
+        let stores = self.gateway.config.store_payloads;
+        let transcript = stores.then(|| Transcript::of(&self.asked.body));
+        let kept = (meter, transcript);
+        let beginning = v0_2::begin(stream, &self.asked, kept, self.lost.clone());
         timeout_at(self.by(patience), beginning)
             .await
             .map_err(|_| service(Failure::TimedOut("the answer")))?

@@ -110,6 +110,9 @@ pub struct Deadlines {
     /// Silence towards the client before a comment keeps the connection alive: common proxies
     /// give up after 30 s or 60 s.
     pub keep_alive: Duration,
+    /// An answer in events begins; then its response does so without it. An error has no status of its own
+    /// from there on, so not at once.
+    pub begin_stream: Duration,
     /// How long a request waits for running ones to release what they reserved of a limit.
     pub spending: Duration,
     /// A client takes none of the bytes sent to it.
@@ -131,6 +134,7 @@ impl Default for Deadlines {
             epilogue: Duration::from_secs(30),
             done: Duration::from_millis(500),
             keep_alive: Duration::from_secs(15),
+            begin_stream: Duration::from_secs(15),
             spending: Duration::from_secs(20),
             client_stall: Duration::from_secs(120),
         }
@@ -180,6 +184,9 @@ pub struct ConsumerConfig {
     pub data_dir: Option<PathBuf>,
     /// Whether prompts and answers are kept in the node's database.
     pub store_payloads: bool,
+    /// Tokenizers (`tokenizer.json`) by which bills are checked, by the model's name or a pattern of
+    /// names, in which `*` stands for any characters.
+    pub tokenizers: BTreeMap<String, PathBuf>,
     /// How long to wait for what.
     pub deadlines: Deadlines,
 }
@@ -198,6 +205,7 @@ impl Default for ConsumerConfig {
             allowed_origins: Vec::new(),
             data_dir: None,
             store_payloads: false,
+            tokenizers: BTreeMap::new(),
             deadlines: Deadlines::default(),
         }
     }

@@ -33,6 +33,10 @@ const MAX_ATTEMPTS: usize = 6;
 /// keep the others from being asked.
 const MAX_ATTEMPTS_PER_PROVIDER: usize = 2;
 
+/// Why nothing is bought while the list of blocked providers can't be read.
+const BLOCKED_UNKNOWN: &str = "Nothing is bought until it is known whom the owner blocked: openai-providers.json in the \
+                               node's data directory can't be read. Mend or remove it; the node need not be restarted.";
+
 /// A request on its way.
 struct Dispatch {
     gateway: Arc<Gateway>,
@@ -57,6 +61,9 @@ pub(crate) async fn dispatch(
     if gateway.is_draining() {
         let message = "The gateway's node is shutting down and takes no new requests.";
         return Err(ApiError::unavailable("shutting_down", message));
+    }
+    if gateway.standings.are_unknown() {
+        return Err(ApiError::unavailable("blocked_unknown", BLOCKED_UNKNOWN));
     }
     let place = Arc::clone(&gateway.in_flight).try_acquire_owned();
     let place = Arc::new(place.map_err(|_| ApiError::gateway_full())?);

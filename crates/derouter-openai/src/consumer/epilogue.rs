@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::request::{Asked, UNSEEN_TOKENS};
 use super::tally::Tally;
+use super::tokens::{Counted, Inflated};
 use crate::protocol::{EPILOGUE_OBJECT, Endpoint, Epilogue, OfferPayload, Usage};
 
 /// How far a provider's clock may be off. Time zones taken for UTC are within it.
@@ -36,6 +37,8 @@ pub(crate) enum Violation {
     CompletionTokens { billed: u64, most: u64 },
     #[error("{billed} completion tokens are billed for {bytes} bytes of text")]
     UnseenTokens { billed: u64, bytes: u64 },
+    #[error(transparent)]
+    Inflated(#[from] Inflated),
     #[error("{billed} wei are billed in place of {right}")]
     Balance { billed: Wei, right: Wei },
     #[error("{billed} wei are billed, more than the {reserved} set aside")]
@@ -50,6 +53,8 @@ pub(crate) struct Expected<'a> {
     pub(crate) asked: &'a Asked,
     pub(crate) offer: &'a OfferPayload,
     pub(crate) tally: &'a Tally,
+    /// What the model's tokenizer allows, where one is named.
+    pub(crate) counted: Counted,
     /// What was set aside; `None` for an own offer, which costs nothing.
     pub(crate) reserved: Option<Wei>,
     pub(crate) now: UnixSeconds,
@@ -127,9 +132,11 @@ impl Expected<'_> {
             return Err(Violation::NothingSeen { billed });
         }
         let seen = bytes.saturating_add(UNSEEN_TOKENS.saturating_mul(size.answers));
-        if billed > seen.saturating_add(size.most_hidden(reasoning)) {
+        let hidden = size.most_hidden(reasoning);
+        if billed > seen.saturating_add(hidden) {
             return Err(Violation::UnseenTokens { billed, bytes });
         }
+        self.counted.check(usage.prompt_tokens, billed, hidden)?;
         Ok(())
     }
 
@@ -245,6 +252,7 @@ mod tests {
 
         fn check(&self) -> Result<Wei, Violation> {
             let expected = Expected {
+                counted: Counted::default(),
                 asked: &self.asked,
                 offer: &self.offer,
                 tally: &self.tally,
@@ -445,6 +453,7 @@ mod tests {
     fn a_bill_over_what_was_set_aside_is_refused() {
         let case = honest();
         let expected = Expected {
+            counted: Counted::default(),
             asked: &case.asked,
             offer: &case.offer,
             tally: &case.tally,

@@ -15,12 +15,16 @@ use super::config::ConsumerConfig;
 use super::hedge::Budget;
 use super::keys::Keys;
 use super::ledger::{Ledger, unix_now};
+use super::memory;
 use super::offers::{Offer, OfferIndex};
 use super::operator::Operator;
 use super::paths::Paths;
+use super::price_history::PriceHistory;
 use super::quality::{Blame, Quality, Sample};
+use super::request::Asked;
 use super::router::Path;
 use super::standing::Standings;
+use super::tokens::{Said, Tokenizer, Tokenizers};
 
 /// Requests that run at once, their bills included. Each holds a buffer of 64 KiB and a job
 /// stream.
@@ -32,6 +36,7 @@ pub(crate) struct Gateway {
     pub(crate) config: ConsumerConfig,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) keys: Keys,
+    tokenizers: Tokenizers,
     /// Providers that the owner pinned or blocked.
     pub(crate) standings: Standings,
     pub(crate) counters: Arc<ConsumerCounters>,
@@ -46,6 +51,7 @@ pub(crate) struct Gateway {
     draining: AtomicBool,
     offers: RwLock<OfferIndex>,
     quality: Mutex<Quality>,
+    prices: Mutex<PriceHistory>,
     hedging: Mutex<Budget>,
     paths: RwLock<Paths>,
     active: Mutex<Active>,
@@ -98,8 +104,15 @@ impl Tasks {
 }
 
 impl Gateway {
-    pub(crate) fn new(node: Arc<dyn Node>, config: ConsumerConfig, keys: Keys) -> Self {
+    pub(crate) fn new(
+        node: Arc<dyn Node>,
+        config: ConsumerConfig,
+        keys: Keys,
+        tokenizers: Tokenizers,
+    ) -> Self {
+        let (quality, prices) = memory::recall(config.data_dir.as_deref());
         Self {
+            tokenizers,
             standings: Standings::load(config.data_dir.as_deref()),
             keys,
             ledger: Arc::new(Ledger::new(config.limits)),
@@ -113,7 +126,8 @@ impl Gateway {
             ready: OnceLock::new(),
             draining: AtomicBool::new(false),
             offers: RwLock::default(),
-            quality: Mutex::default(),
+            quality: Mutex::new(quality),
+            prices: Mutex::new(prices),
             hedging: Mutex::default(),
             paths: RwLock::default(),
             active: Mutex::default(),
@@ -173,6 +187,16 @@ impl Gateway {
                     .for_each(|offer| note_one(&mut quality, offer, now));
             }
         }
+    }
+
+    /// The tokenizer by which a bill is checked, if the owner names one.
+    pub(crate) fn tokenizer(&self, asked: &Asked, offer: &Offer) -> Option<Tokenizer> {
+        self.tokenizers.of([asked.model.as_str(), model(offer)])
+    }
+
+    /// What holds an answer's text until it is counted, if it will be.
+    pub(crate) fn listener(&self, asked: &Asked, offer: &Offer) -> Option<Box<Said>> {
+        self.tokenizer(asked, offer).map(|_| Box::default())
     }
 
     /// A request begins with a provider.
@@ -259,6 +283,18 @@ impl Gateway {
     /// Changes what is known of paths.
     pub(crate) fn with_paths(&self, change: impl FnOnce(&mut Paths)) {
         change(&mut self.paths.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Notes the prices that offers have now.
+    pub(crate) fn note_prices(&self) {
+        let offers = self.with_offers(OfferIndex::all);
+        let now = unix_now();
+        self.with_prices(|prices| offers.iter().for_each(|offer| prices.note(offer, now)));
+    }
+
+    /// Looks at the prices that offers had, or changes them.
+    pub(crate) fn with_prices<T>(&self, look: impl FnOnce(&mut PriceHistory) -> T) -> T {
+        look(&mut self.prices.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What is known of providers. Held for short.

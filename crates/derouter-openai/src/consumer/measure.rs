@@ -19,7 +19,7 @@ pub(crate) struct Extent {
 const TOKEN_ID_BYTES: u64 = 4;
 
 /// Fields of the request that the model reads.
-const PROMPT_FIELDS: [&str; 9] = [
+pub(super) const PROMPT_FIELDS: [&str; 9] = [
     "messages",
     "prompt",
     "suffix",
@@ -31,11 +31,14 @@ const PROMPT_FIELDS: [&str; 9] = [
     "documents",
 ];
 
+/// Those of them that it reads as JSON.
+pub(super) const SHOWN_FIELDS: [&str; 2] = ["tools", "functions"];
+
 /// Signs around a value in JSON.
 const JSON_SIGNS: u64 = 6;
 
 /// Parts of a message that are not text.
-const OPAQUE_PARTS: [&str; 7] = [
+pub(super) const OPAQUE_PARTS: [&str; 7] = [
     "image_url",
     "input_image",
     "image",

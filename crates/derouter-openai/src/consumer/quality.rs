@@ -1,16 +1,16 @@
 //! How well providers serve, as this gateway saw it: time to the first token, tokens a second, how
 //! many answers were good, how long they are there, what runs with them, and who failed just now.
 //!
-//! Kept in memory only: after a restart everybody is a newcomer again, which costs a few answers
-//! and lets nobody pay for what a provider was long ago. Pure; the time is given.
+//! It ages, so that nobody pays for what a provider was long ago, and is kept over restarts (`memory`).
+//! Pure; the time is given.
 
 mod cooldown;
+mod kept;
 mod presence;
 mod recent;
 
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use derouter_sdk::{OfferId, PeerId};
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 pub use cooldown::Blame;
 use cooldown::Cooldowns;
+pub(crate) use kept::Kept;
 use presence::Presences;
 use recent::Recent;
 pub(crate) use recent::Spread;
@@ -96,18 +97,31 @@ pub struct Sample {
     pub waited: Duration,
 }
 
-/// A provider and a hash of one of its models: the name itself may be long.
+/// A provider and a hash of one of its models: the name itself may be long. Models with one hash could
+/// only be of one provider, which would spoil its own figures.
 type Key = (PeerId, u64);
+
+/// The same in each run of a build.
+fn hash(model: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    model.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn key(provider: &PeerId, model: &str) -> Key {
+    (*provider, hash(model))
+}
 
 /// All that is known.
 #[derive(Debug, Default)]
 pub struct Quality {
-    hasher: RandomState,
     seen: HashMap<Key, Seen>,
     /// Bounded by the requests that run at once.
     in_flight: HashMap<Key, u32>,
     cooldowns: Cooldowns,
     presences: Presences,
+    /// What was learned of answers, counted: whether there is news to keep.
+    lessons: u64,
 }
 
 /// A decayed average of logarithms.
@@ -189,19 +203,15 @@ impl Seen {
 }
 
 impl Quality {
-    fn key(&self, provider: &PeerId, model: &str) -> Key {
-        (*provider, self.hasher.hash_one(model))
-    }
-
     /// A request begins with a provider.
     pub fn began(&mut self, provider: &PeerId, model: &str) {
-        let running = self.in_flight.entry(self.key(provider, model)).or_default();
+        let running = self.in_flight.entry(key(provider, model)).or_default();
         *running = running.saturating_add(1);
     }
 
     /// A request with a provider is over, however it went.
     pub fn ended(&mut self, provider: &PeerId, model: &str) {
-        let key = self.key(provider, model);
+        let key = key(provider, model);
         let Some(running) = self.in_flight.get_mut(&key) else {
             return;
         };
@@ -226,7 +236,7 @@ impl Quality {
         model: &str,
         percent: f64,
     ) -> Option<Duration> {
-        let seen = self.seen.get(&self.key(provider, model))?;
+        let seen = self.seen.get(&key(provider, model))?;
         seen.recent.percentile(percent)
     }
 
@@ -246,6 +256,7 @@ impl Quality {
 
     /// A provider failed or declined.
     pub fn blame(&mut self, provider: &PeerId, model: &str, blame: Blame, now: Instant) {
+        self.lessons = self.lessons.wrapping_add(1);
         self.cooldowns.blame(*provider, blame, now);
         if blame == Blame::Failed {
             self.seen(provider, model, now).count(false);
@@ -269,7 +280,7 @@ impl Quality {
 
     /// What is known now.
     pub fn observed(&self, provider: &PeerId, model: &str, now: Instant) -> Observed {
-        let key = self.key(provider, model);
+        let key = key(provider, model);
         let mut observed = Observed {
             uptime: self.presences.uptime(provider, now),
             cooling: self.cooldowns.cooling(provider, now),
@@ -295,7 +306,7 @@ impl Quality {
         provider: &PeerId,
         model: &str,
     ) -> (Option<Spread>, Option<Spread>) {
-        let seen = self.seen.get(&self.key(provider, model));
+        let seen = self.seen.get(&key(provider, model));
         seen.map_or((None, None), |seen| {
             (seen.recent.spread(), seen.speeds.spread())
         })
@@ -306,8 +317,14 @@ impl Quality {
         self.cooldowns.cools_for(provider, now)
     }
 
+    /// A number that grows with what is learned of answers.
+    pub(crate) fn lessons(&self) -> u64 {
+        self.lessons
+    }
+
     fn seen(&mut self, provider: &PeerId, model: &str, now: Instant) -> &mut Seen {
-        let key = self.key(provider, model);
+        self.lessons = self.lessons.wrapping_add(1);
+        let key = key(provider, model);
         if !self.seen.contains_key(&key) && self.seen.len() >= MAX_ENTRIES {
             let oldest = self.seen.iter().min_by_key(|(_, seen)| seen.at);
             if let Some(oldest) = oldest.map(|(key, _)| *key) {

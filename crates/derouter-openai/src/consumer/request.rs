@@ -43,7 +43,7 @@ const TEMPLATE_TOKENS: u64 = 1024;
 
 /// Prompt tokens that an image, a sound or a file may be billed with besides its bytes: what large
 /// ones come to with the costliest models, and what bounds the bill for those given as URLs.
-const OPAQUE_PART_TOKENS: u64 = 20_000;
+pub(super) const OPAQUE_PART_TOKENS: u64 = 20_000;
 
 /// A token of text is about four bytes: good enough to compare prices.
 const BYTES_PER_TOKEN: u64 = 4;

@@ -1,20 +1,23 @@
 //! Providers that the owner pinned or blocked while the gateway runs. A blocked one is never asked, a
 //! pinned one before all others that fit, unless a request names an order of its own. They are kept in a
-//! file of the data directory, beside what the configuration says.
+//! file of the data directory, beside what the configuration says. Nothing is bought while it is not known
+//! whom the owner blocked.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use derouter_sdk::PeerId;
-use serde::{Deserialize, Serialize};
+use derouter_sdk::wire::cbor::truncate_to_char;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::gateway::Gateway;
 use super::router::{Candidate, Ranked, Rules, Wanted};
 use super::view::Viewer;
-use crate::files::replace;
+use crate::files::{Stamp, read_within, replace};
 
 /// The file in the data directory.
 pub const STANDING_FILE: &str = "openai-providers.json";
@@ -24,6 +27,12 @@ const MOST_PROVIDERS: usize = 1000;
 
 /// Bytes of the file: each name is under 70.
 const FILE_BYTES: u64 = 256 * 1024;
+
+/// How often a running gateway looks at the file: somebody who mends it waits for that.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Bytes of a damaged entry that are shown.
+const SHOWN_BYTES: usize = 60;
 
 /// How the owner stands to a provider.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,7 +57,7 @@ pub enum StandingError {
     #[error("{MOST_PROVIDERS} providers are pinned or blocked already: release some")]
     TooMany,
     /// The file that there is can't be used.
-    #[error("{} can't be used ({why}): mend it, or move it away, and start the node again", path.display())]
+    #[error("{} can't be used ({why}): mend or remove it", path.display())]
     Damaged {
         /// Which.
         path: PathBuf,
@@ -65,56 +74,100 @@ pub enum StandingError {
     },
 }
 
-/// The file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The file, as it is written.
+#[derive(Debug, Serialize)]
 struct Kept {
-    #[serde(default)]
     pinned: BTreeSet<String>,
-    #[serde(default)]
     blocked: BTreeSet<String>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Sets {
     pinned: BTreeSet<PeerId>,
     blocked: BTreeSet<PeerId>,
+}
+
+/// What holds.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    sets: Sets,
+    /// What is wrong with the file.
+    problem: Option<String>,
+    /// It is not known whom the owner blocked: no file could be read since the start.
+    unknown: bool,
+}
+
+/// What is in a file.
+#[derive(Debug, Default)]
+struct Contents {
+    sets: Sets,
+    /// Entries that say nothing, and the first of them.
+    skipped: usize,
+    first_skipped: Option<String>,
 }
 
 /// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct Standings {
     file: Option<PathBuf>,
-    sets: RwLock<Arc<Sets>>,
-    /// One change at a time, over its write; who reads does not wait for the disk.
-    changing: Mutex<()>,
+    held: RwLock<Arc<Held>>,
+    /// Of the file that was read last; `None` before the first look. Held over each read and write, so
+    /// that two changes at once are both kept; who asks how things stand does not wait for the disk.
+    seen: Mutex<Option<Option<Stamp>>>,
 }
 
 impl Standings {
-    /// Those of a data directory. A file that can't be used is told, and holds nobody.
+    /// Those of a data directory. Blocks for the disk.
     pub(crate) fn load(data_dir: Option<&Path>) -> Self {
-        let file = data_dir.map(|directory| directory.join(STANDING_FILE));
-        let sets = file.as_deref().map(read);
-        let sets = sets.unwrap_or_else(|| Ok(Sets::default()));
-        let sets = sets.unwrap_or_else(|error| {
-            tracing::warn!(%error, file = STANDING_FILE, "pinned and blocked providers are not known");
-            Sets::default()
-        });
-        Self {
-            file,
-            sets: RwLock::new(Arc::new(sets)),
-            changing: Mutex::default(),
-        }
+        let standings = Self {
+            file: data_dir.map(|directory| directory.join(STANDING_FILE)),
+            ..Self::default()
+        };
+        standings.look(true);
+        standings
     }
 
-    fn sets(&self) -> Arc<Sets> {
-        let sets = self.sets.read().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(&sets)
+    fn held(&self) -> Arc<Held> {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&held)
+    }
+
+    fn hold(&self, held: Held) {
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(held);
+    }
+
+    /// Looks whether the file is another one than before, and reads it then. What can't be read leaves
+    /// those that held. Blocks for the disk.
+    fn look(&self, at_the_start: bool) {
+        let Some(path) = &self.file else {
+            return;
+        };
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the file: what changes behind it is found at the next look.
+        let stamp = Stamp::of(path).ok();
+        if seen.is_some() && *seen == stamp {
+            return;
+        }
+        *seen = stamp;
+        let before = self.held();
+        let held = judge(path, read(path), &before, at_the_start);
+        tell(path, &before, &held);
+        self.hold(held);
+    }
+
+    /// What is wrong with the file, in words.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.held().problem.clone()
+    }
+
+    /// Whether it is not known whom the owner blocked, so that nothing may be bought.
+    pub(crate) fn are_unknown(&self) -> bool {
+        self.held().unknown
     }
 
     /// How the owner stands to a provider.
     pub(crate) fn of(&self, provider: &PeerId) -> Standing {
-        let sets = self.sets();
+        let sets = &self.held().sets;
         if sets.blocked.contains(provider) {
             return Standing::Blocked;
         }
@@ -126,57 +179,52 @@ impl Standings {
 
     /// Adds the blocked ones to a model's rules.
     pub(crate) fn apply(&self, rules: &mut Rules) {
-        rules.deny_providers.extend(&self.sets().blocked);
+        rules.deny_providers.extend(&self.held().sets.blocked);
     }
 
     /// Puts the pinned ones first, each group in its order.
     pub(crate) fn prefer(&self, candidates: &[Candidate], ranked: &mut Ranked, wanted: &Wanted) {
-        let sets = self.sets();
-        if sets.pinned.is_empty() || !wanted.preferences.order.is_empty() {
+        let held = self.held();
+        let pinned = &held.sets.pinned;
+        if pinned.is_empty() || !wanted.preferences.order.is_empty() {
             return;
         }
-        let pinned = |place: &usize| {
+        let is_pinned = |place: &usize| {
             let candidate = candidates.get(*place);
-            candidate.is_some_and(|it| sets.pinned.contains(&it.provider))
+            candidate.is_some_and(|it| pinned.contains(&it.provider))
         };
         let order = std::mem::take(&mut ranked.order);
         let why = std::mem::take(&mut ranked.why);
         let (first, rest): (Vec<_>, Vec<_>) = order
             .into_iter()
             .zip(why)
-            .partition(|(place, _)| pinned(place));
+            .partition(|(place, _)| is_pinned(place));
         (ranked.order, ranked.why) = first.into_iter().chain(rest).unzip();
     }
 
     /// Changes how the owner stands to a provider, and keeps that. Blocks for the disk.
     fn set(&self, provider: PeerId, standing: Standing) -> Result<(), StandingError> {
         let path = self.file.as_ref().ok_or(StandingError::NoPlace)?;
-        // Held over the write, so that two changes at once are both kept.
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         // What can't be read is not written over: it holds whom the owner blocked.
-        read(path).map_err(|error| StandingError::Damaged {
+        let mut sets = read_whole(path).map_err(|why| StandingError::Damaged {
             path: path.clone(),
-            why: error.to_string(),
+            why,
         })?;
-        let sets = self.sets();
-        let mut new = Sets {
-            pinned: sets.pinned.clone(),
-            blocked: sets.blocked.clone(),
-        };
-        new.pinned.remove(&provider);
-        new.blocked.remove(&provider);
+        sets.pinned.remove(&provider);
+        sets.blocked.remove(&provider);
         match standing {
             Standing::Usual => false,
-            Standing::Pinned => new.pinned.insert(provider),
-            Standing::Blocked => new.blocked.insert(provider),
+            Standing::Pinned => sets.pinned.insert(provider),
+            Standing::Blocked => sets.blocked.insert(provider),
         };
-        if new.pinned.len().max(new.blocked.len()) > MOST_PROVIDERS {
+        if sets.pinned.len().max(sets.blocked.len()) > MOST_PROVIDERS {
             return Err(StandingError::TooMany);
         }
         let names = |peers: &BTreeSet<PeerId>| peers.iter().map(PeerId::to_string).collect();
         let kept = Kept {
-            pinned: names(&new.pinned),
-            blocked: names(&new.blocked),
+            pinned: names(&sets.pinned),
+            blocked: names(&sets.blocked),
         };
         let failed = |source| StandingError::Io {
             path: path.clone(),
@@ -184,31 +232,156 @@ impl Standings {
         };
         let text = serde_json::to_vec_pretty(&kept).map_err(io::Error::other);
         replace(path, &text.map_err(failed)?).map_err(failed)?;
-        *self.sets.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        *seen = Stamp::of(path).ok();
+        self.hold(Held {
+            sets,
+            ..Held::default()
+        });
         Ok(())
     }
 }
 
-fn read(path: &Path) -> io::Result<Sets> {
-    let size = match fs::metadata(path) {
-        Ok(metadata) => metadata.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Sets::default()),
-        Err(error) => return Err(error),
+/// What holds after a look at the file. Pure.
+fn judge(path: &Path, read: io::Result<Contents>, before: &Held, at_the_start: bool) -> Held {
+    let shown = path.display();
+    let mut contents = match read {
+        Ok(contents) => contents,
+        Err(why) => {
+            let unknown = at_the_start || before.unknown;
+            let so = match unknown {
+                true => "nothing is bought until it is known whom you blocked",
+                false => "whoever was pinned or blocked before still is",
+            };
+            return Held {
+                sets: before.sets.clone(),
+                problem: Some(format!("{shown} can't be used ({why}): {so}")),
+                unknown,
+            };
+        }
     };
-    if size > FILE_BYTES {
-        return Err(io::Error::other("it is too large"));
+    let problem = contents.complaint().map(|complaint| {
+        // It may be one of those that can't be read.
+        let blocked = &mut contents.sets.blocked;
+        blocked.extend(&before.sets.blocked);
+        format!("{shown} is damaged: {complaint}; the other entries hold")
+    });
+    Held {
+        sets: contents.sets,
+        problem,
+        unknown: false,
     }
-    let kept: Kept = serde_json::from_slice(&fs::read(path)?)?;
-    let peers = |names: BTreeSet<String>| -> io::Result<BTreeSet<PeerId>> {
-        let each = names
-            .iter()
-            .map(|name| name.parse().map_err(io::Error::other));
-        each.collect()
+}
+
+fn tell(path: &Path, before: &Held, held: &Held) {
+    match &held.problem {
+        Some(problem) if before.problem.as_ref() != Some(problem) => {
+            tracing::error!(problem, "pinned and blocked providers");
+        }
+        Some(_) => {}
+        None if before.problem.is_some() => {
+            tracing::info!(file = %path.display(), "pinned and blocked providers are known again");
+        }
+        None => {}
+    }
+}
+
+impl Contents {
+    fn skip(&mut self, what: &str) {
+        self.skipped = self.skipped.saturating_add(1);
+        self.first_skipped.get_or_insert_with(|| {
+            let mut shown = what.to_owned();
+            truncate_to_char(&mut shown, SHOWN_BYTES);
+            shown
+        });
+    }
+
+    fn complaint(&self) -> Option<String> {
+        let first = self.first_skipped.as_ref()?;
+        Some(match self.skipped {
+            1 => format!("{first:?} is no provider"),
+            more => format!("{more} entries are no providers, {first:?} among them"),
+        })
+    }
+
+    /// The providers of a list; entries that name none are skipped.
+    fn list(&mut self, value: &Value) -> Option<BTreeSet<PeerId>> {
+        let mut peers = BTreeSet::new();
+        for entry in value.as_array()? {
+            match entry.as_str().and_then(|name| name.parse().ok()) {
+                Some(peer) => drop(peers.insert(peer)),
+                None => self.skip(&entry.to_string()),
+            }
+        }
+        Some(peers)
+    }
+}
+
+/// Reads what can be read. An error when it can't be known whom the owner blocked at all.
+fn read(path: &Path) -> io::Result<Contents> {
+    let Some(bytes) = read_within(path, FILE_BYTES)? else {
+        return Ok(Contents::default());
     };
-    Ok(Sets {
-        pinned: peers(kept.pinned)?,
-        blocked: peers(kept.blocked)?,
-    })
+    contents(&serde_json::from_slice(&bytes)?).map_err(io::Error::other)
+}
+
+fn contents(fields: &Map<String, Value>) -> Result<Contents, &'static str> {
+    let mut contents = Contents::default();
+    for (name, value) in fields {
+        match name.as_str() {
+            "blocked" => {
+                let skipped = contents.skipped;
+                let blocked = contents.list(value).ok_or("`blocked` is no list")?;
+                if blocked.is_empty() && contents.skipped > skipped {
+                    return Err("nothing in `blocked` is a provider");
+                }
+                contents.sets.blocked = blocked;
+            }
+            "pinned" => match contents.list(value) {
+                Some(pinned) => contents.sets.pinned = pinned,
+                None => contents.skip(name),
+            },
+            _ => contents.skip(name),
+        }
+    }
+    if !fields.contains_key("blocked") && contents.skipped > 0 {
+        return Err("there is no `blocked`");
+    }
+    Ok(contents)
+}
+
+/// The file without anything to complain of, or what is wrong with it.
+fn read_whole(path: &Path) -> Result<Sets, String> {
+    let contents = read(path).map_err(|error| error.to_string())?;
+    match contents.complaint() {
+        Some(complaint) => Err(complaint),
+        None => Ok(contents.sets),
+    }
+}
+
+/// Checks the file of a data directory. Returns how many providers are pinned or blocked.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_standings(data_dir: &Path) -> Result<usize, String> {
+    let path = data_dir.join(STANDING_FILE);
+    let sets = read_whole(&path);
+    let sets = sets.map_err(|why| format!("{} can't be used ({why})", path.display()))?;
+    Ok(sets.pinned.len().saturating_add(sets.blocked.len()))
+}
+
+/// Follows the file for as long as the gateway runs.
+pub(crate) async fn follow(gateway: Arc<Gateway>) {
+    if gateway.standings.file.is_none() {
+        return;
+    }
+    loop {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let gateway = Arc::clone(&gateway);
+        let looked = tokio::task::spawn_blocking(move || gateway.standings.look(false)).await;
+        if looked.is_err() {
+            tracing::error!("a look at the pinned and blocked providers ended early");
+        }
+    }
 }
 
 impl Gateway {
@@ -221,6 +394,11 @@ impl Gateway {
 }
 
 impl Viewer {
+    /// What is wrong with the list of pinned and blocked providers, in words.
+    pub fn problem(&self) -> Option<String> {
+        self.gateway.standings.problem()
+    }
+
     /// How the owner stands to a provider.
     pub fn standing(&self, provider: &PeerId) -> Standing {
         self.gateway.standings.of(provider)
@@ -238,10 +416,18 @@ impl Viewer {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
     use super::*;
 
     fn peer() -> PeerId {
         PeerId::random()
+    }
+
+    fn write(directory: &Path, text: &str) {
+        fs::write(directory.join(STANDING_FILE), text).unwrap();
     }
 
     #[test]
@@ -255,6 +441,7 @@ mod tests {
         let again = Standings::load(Some(directory.path()));
         assert_eq!(again.of(&one), Standing::Pinned);
         assert_eq!(again.of(&other), Standing::Blocked);
+        assert_eq!(check_standings(directory.path()), Ok(2));
         again.set(one, Standing::Usual).unwrap();
         assert_eq!(
             Standings::load(Some(directory.path())).of(&one),
@@ -263,29 +450,98 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_can_not_be_used_holds_nobody_and_there_is_a_limit() {
+    fn a_damaged_entry_costs_no_other_one() {
         let directory = tempfile::tempdir().unwrap();
-        for text in ["", "{", r#"{"pinned": ["x"]}"#, r#"{"other": 1}"#] {
-            fs::write(directory.path().join(STANDING_FILE), text).unwrap();
+        let (pinned, blocked) = (peer().to_string(), peer().to_string());
+        for kept in [
+            json!({"pinned": [pinned, 7], "blocked": [blocked]}),
+            json!({"pinned": [pinned], "blocked": ["x", blocked]}),
+            json!({"pinned": [pinned], "blocked": [blocked], "other": 1}),
+        ] {
+            write(directory.path(), &kept.to_string());
             let standings = Standings::load(Some(directory.path()));
-            assert_eq!(standings.of(&peer()), Standing::Usual);
+            assert_eq!(standings.of(&blocked.parse().unwrap()), Standing::Blocked);
+            assert_eq!(standings.of(&pinned.parse().unwrap()), Standing::Pinned);
+            assert!(!standings.are_unknown() && standings.problem().is_some());
+            assert!(check_standings(directory.path()).is_err());
         }
-        let standings = Standings::load(None);
-        let nowhere = standings.set(peer(), Standing::Blocked);
-        assert!(matches!(nowhere, Err(StandingError::NoPlace)));
+        let kept = json!({"pinned": 7, "blocked": [blocked]});
+        write(directory.path(), &kept.to_string());
+        let standings = Standings::load(Some(directory.path()));
+        assert_eq!(standings.of(&blocked.parse().unwrap()), Standing::Blocked);
+    }
+
+    #[test]
+    fn nothing_is_known_of_a_file_that_can_not_be_read_until_it_is_mended() {
+        let directory = tempfile::tempdir().unwrap();
+        let too_large = format!("{{}}{}", " ".repeat(256 * 1024));
+        let texts = [
+            "",
+            "{",
+            "[]",
+            "null",
+            r#"{"blocked": ["x"]}"#,
+            r#"{"blocked": {}}"#,
+            r#"{"blokced": []}"#,
+            &too_large,
+        ];
+        for text in texts {
+            write(directory.path(), text);
+            let standings = Standings::load(Some(directory.path()));
+            assert!(standings.are_unknown(), "{text:.20}");
+            assert!(standings.problem().unwrap().contains(STANDING_FILE));
+            write(directory.path(), r#"{"blocked": []}"#);
+            standings.look(false);
+            assert!(!standings.are_unknown() && standings.problem().is_none());
+        }
+        write(directory.path(), "{");
+        let standings = Standings::load(Some(directory.path()));
+        fs::remove_file(directory.path().join(STANDING_FILE)).unwrap();
+        standings.look(false);
+        assert!(!standings.are_unknown(), "removed");
+        assert!(!Standings::load(None).are_unknown());
+    }
+
+    #[test]
+    fn who_was_blocked_stays_so_while_the_file_is_damaged() {
+        let directory = tempfile::tempdir().unwrap();
+        let standings = Standings::load(Some(directory.path()));
+        let (one, other) = (peer(), peer());
+        standings.set(one, Standing::Blocked).unwrap();
+        for text in [
+            "{".to_owned(),
+            json!({"blocked": [other.to_string(), "x"]}).to_string(),
+        ] {
+            write(directory.path(), &text);
+            standings.look(false);
+            assert_eq!(standings.of(&one), Standing::Blocked);
+            assert!(!standings.are_unknown() && standings.problem().is_some());
+        }
+        assert_eq!(standings.of(&other), Standing::Blocked);
+        write(
+            directory.path(),
+            &json!({"blocked": [other.to_string()]}).to_string(),
+        );
+        standings.look(false);
+        assert_eq!(standings.of(&one), Standing::Usual, "mended");
+        assert_eq!(standings.problem(), None);
     }
 
     #[test]
     fn a_damaged_file_is_not_written_over() {
         let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join(STANDING_FILE);
-        fs::write(&file, "{ \"blocked\": [").unwrap();
-        let standings = Standings::load(Some(directory.path()));
-        let refused = standings.set(PeerId::random(), Standing::Pinned);
-        assert!(
-            matches!(refused, Err(StandingError::Damaged { .. })),
-            "{refused:?}"
-        );
-        assert_eq!(fs::read_to_string(&file).unwrap(), "{ \"blocked\": [");
+        for text in ["{ \"blocked\": [", r#"{"pinned": ["x"], "blocked": []}"#] {
+            write(directory.path(), text);
+            let standings = Standings::load(Some(directory.path()));
+            let refused = standings.set(PeerId::random(), Standing::Pinned);
+            assert!(
+                matches!(refused, Err(StandingError::Damaged { .. })),
+                "{refused:?}"
+            );
+            let file = directory.path().join(STANDING_FILE);
+            assert_eq!(fs::read_to_string(&file).unwrap(), text);
+        }
+        let nowhere = Standings::load(None).set(peer(), Standing::Blocked);
+        assert!(matches!(nowhere, Err(StandingError::NoPlace)));
     }
 }

@@ -1,6 +1,5 @@
 //! What was seen of an answer: its usage, how much text it had, whether it is complete.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -8,10 +7,9 @@ use tokio::time::Instant;
 
 use super::measure::generated_bytes;
 use super::quality::Sample;
+use super::tokens::Said;
+use crate::choices::Choices;
 use crate::protocol::Usage;
-
-/// Choices whose end is tracked. More than any server makes of one request.
-const MAX_CHOICES: usize = 1024;
 
 /// Counts an answer.
 #[derive(Debug, Default)]
@@ -21,15 +19,28 @@ pub(crate) struct Tally {
     /// There was a chunk with nothing but the usage, which is the last one.
     usage_chunk: bool,
     generated_bytes: u64,
-    /// The choices that there are, and those that have ended.
-    begun: BTreeSet<u64>,
-    finished: BTreeSet<u64>,
+    choices: Choices,
     /// How long the provider was waited for, and since when.
     waited: Duration,
     waiting_since: Option<Instant>,
+    /// The text itself, where a tokenizer is to count it.
+    said: Option<Box<Said>>,
 }
 
 impl Tally {
+    /// One that may keep the text.
+    pub(crate) fn keeping(said: Option<Box<Said>>) -> Self {
+        Self {
+            said,
+            ..Self::default()
+        }
+    }
+
+    /// The text, where it was kept.
+    pub(crate) fn take_said(&mut self) -> Option<Box<Said>> {
+        self.said.take()
+    }
+
     /// Counts a chunk, or a whole answer.
     pub(crate) fn count(&mut self, value: &Value) {
         if let Some(usage) = value.get("usage").filter(|usage| usage.is_object()) {
@@ -40,13 +51,9 @@ impl Tally {
         for choice in choices.into_iter().flatten() {
             let bytes = generated_bytes(choice);
             self.generated_bytes = self.generated_bytes.saturating_add(bytes);
-            let ended = choice.get("finish_reason").is_some_and(|v| !v.is_null());
-            let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
-            if self.begun.len() < MAX_CHOICES {
-                self.begun.insert(index);
-            }
-            if ended && self.finished.len() < MAX_CHOICES {
-                self.finished.insert(index);
+            let index = self.choices.count(choice);
+            if let Some(said) = &mut self.said {
+                said.add(index, choice);
             }
         }
     }
@@ -88,15 +95,15 @@ impl Tally {
     /// Whether what has come can be a whole answer: each of its choices has ended. 0.1 providers
     /// pass on what their backend sends, which may never say so: then text and a usage will do.
     pub(crate) fn ended(&self) -> bool {
-        if self.finished.is_empty() {
+        if !self.choices.give_reasons() {
             return self.generated_bytes > 0 && self.usage.is_some();
         }
-        self.finished.len() >= self.begun.len()
+        self.choices.have_ended()
     }
 
     /// Whether all of a streamed answer that the client reads has come.
     pub(crate) fn complete(&self, answers: u64, include_usage: bool) -> bool {
-        let finished = u64::try_from(self.finished.len()).unwrap_or(u64::MAX) >= answers.max(1);
+        let finished = self.choices.ended() >= answers.max(1);
         self.usage_chunk && self.ended() || finished && (self.usage.is_some() || !include_usage)
     }
 }

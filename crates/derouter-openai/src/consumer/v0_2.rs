@@ -30,6 +30,7 @@ use crate::protocol::v0_2::{
 };
 use crate::sse::longest_event;
 use crate::terms::Endpoint;
+use crate::transcript::Transcript;
 use incoming::Incoming;
 use pass::Passing;
 
@@ -80,6 +81,10 @@ pub(crate) struct Begun {
     whole: bool,
     /// How long the provider was waited for while its answer came.
     waited: Duration,
+    /// The most tokens that had come when the provider was told that another one was quicker.
+    had_come: Option<u64>,
+    /// What passes to the client, where that is to be kept.
+    transcript: Option<Transcript>,
 }
 
 /// What a request begins with.
@@ -98,6 +103,7 @@ pub(crate) fn head(asked: &Asked) -> RequestHead {
 pub(crate) async fn begin(
     stream: JobStream,
     asked: &Asked,
+    (meter, transcript): (Meter, Option<Transcript>),
     lost: CancellationToken,
 ) -> Result<Begun, (Failure, i64)> {
     let mut frames = Incoming::new(stream, lost.clone());
@@ -125,11 +131,13 @@ pub(crate) async fn begin(
         passing: Passing::new(asked, head.is_event_stream()),
         frames,
         head,
-        meter: Meter::default(),
+        meter,
         first: Bytes::new(),
         epilogue: None,
         whole: false,
         waited: Duration::ZERO,
+        had_come: None,
+        transcript,
     };
     let right_form = match asked.stream {
         true => begun.head.is_event_stream(),
@@ -153,7 +161,7 @@ pub(crate) fn lost() -> (Failure, i64) {
 }
 
 /// Whether the endpoint's answers are always JSON or events.
-fn is_structured(endpoint: Endpoint) -> bool {
+pub(super) fn is_structured(endpoint: Endpoint) -> bool {
     matches!(
         endpoint,
         Endpoint::Chat
@@ -166,6 +174,16 @@ fn is_structured(endpoint: Endpoint) -> bool {
 }
 
 impl Begun {
+    /// Another provider was quicker: notes what had come by now.
+    fn is_lost(&mut self, asked: &Asked) {
+        let meter = &self.meter;
+        self.had_come
+            .get_or_insert_with(|| match meter.says_something() {
+                true => bill::most_output(meter, &asked.size),
+                false => 0,
+            });
+    }
+
     async fn first_event(&mut self, asked: &Asked) -> Result<(), (Failure, i64)> {
         let most = longest_event(asked.endpoint).max(MAX_SILENT_BYTES);
         let mut out = BytesMut::new();
@@ -173,6 +191,9 @@ impl Begun {
         loop {
             match self.frames.next().await.map_err(read_failure)? {
                 Frame::Data(data) => {
+                    if self.frames.is_told() {
+                        self.is_lost(asked);
+                    }
                     read = read.saturating_add(data.len());
                     if read > most {
                         return Err(violation("megabytes that say nothing"));

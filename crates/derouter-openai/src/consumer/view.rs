@@ -21,8 +21,11 @@ pub use offers::{
 pub use requests::{ActiveView, RequestView};
 pub use spending::{CountsView, KeyView, LimitView, ProviderView, SpendingView};
 
+use derouter_sdk::{OfferId, PeerId};
+
 use super::gateway::Gateway;
 use super::keys::KeyRecord;
+pub use super::price_history::PastPrice;
 
 /// Who looks: whoever may see all, or the holder of a key, who sees what that key is for.
 #[derive(Clone, Debug)]
@@ -57,6 +60,12 @@ impl Viewer {
     /// The offers that the gateway knows.
     pub fn offers(&self, query: &OffersQuery) -> OffersView {
         offers::offers(&self.gateway, query, &Onlooker::Owner)
+    }
+
+    /// The prices that an offer had, oldest first, those of earlier runs among them.
+    pub fn prices(&self, provider: &PeerId, offer: &OfferId) -> Vec<PastPrice> {
+        self.gateway
+            .with_prices(|prices| prices.of(provider, offer))
     }
 
     /// The models on offer.

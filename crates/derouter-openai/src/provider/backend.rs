@@ -462,6 +462,15 @@ fn is_local(url: &Url) -> bool {
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
+/// Reads what must be JSON.
+pub(super) fn parse(bytes: &[u8]) -> Result<Value, Failure> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        // Only what kind of error and where: the text itself would hold what was answered.
+        let place = format!("column {}: {:?}", error.column(), error.classify());
+        Failure::new("the backend's answer is not JSON", place)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

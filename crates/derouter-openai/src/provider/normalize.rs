@@ -92,6 +92,13 @@ impl Stream {
         self.finished && self.open_choices.is_empty()
     }
 
+    /// Whether the end of the body can be that of the answer. Some servers give no reason for an answer's
+    /// end: then text and a usage will do.
+    pub(super) fn can_be_whole(&self) -> bool {
+        let without_reason = !self.finished && self.said_something;
+        self.is_complete() || without_reason && self.usage.is_some()
+    }
+
     /// Whether any chunk was part of an answer: text, reasoning, a tool call or an end.
     pub(super) fn says_something(&self) -> bool {
         self.said_something

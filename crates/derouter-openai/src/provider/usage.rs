@@ -12,6 +12,7 @@
 use serde_json::{Map, Value};
 
 use super::request::Request;
+use crate::estimate;
 use crate::protocol::Usage;
 
 /// The largest usage object that is signed. Real ones are under 500 bytes; it is kept for good.
@@ -38,10 +39,9 @@ impl Tally {
     /// Completion tokens, by the rules above.
     fn tokens(self) -> u64 {
         if self.chunks == 0 {
-            return self.bytes.div_ceil(4);
+            return estimate::billed(self.bytes);
         }
-        self.chunks
-            .clamp(self.bytes.div_ceil(8), self.bytes.div_ceil(2))
+        estimate::billed_in_parts(self.chunks, self.bytes)
     }
 }
 
@@ -77,7 +77,7 @@ fn settle_within(
     );
     let usage = Usage {
         prompt_tokens: prompt_tokens
-            .unwrap_or(prompt_bytes.div_ceil(4))
+            .unwrap_or(estimate::billed(prompt_bytes))
             .min(most.prompt_tokens),
         completion_tokens: completion_tokens
             .unwrap_or(tally.tokens())

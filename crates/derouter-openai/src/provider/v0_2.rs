@@ -7,8 +7,10 @@
 mod ahead;
 mod ask;
 mod bodies;
+mod end;
 mod offer;
 mod serve;
+mod usage;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -425,3 +425,71 @@ async fn a_client_that_stops_reading_loses_its_answer() {
     let ended = until(&gateway.node.ended, 1).await;
     assert!(matches!(&ended[0].1, Ended::Failed(_)));
 }
+
+/// A stream begins after 50 ms, and says something every 30 ms.
+fn hasty() -> ConsumerConfig {
+    let mut config = ConsumerConfig::default();
+    config.deadlines.begin_stream = Duration::from_millis(50);
+    config.deadlines.keep_alive = Duration::from_millis(30);
+    config
+}
+
+#[tokio::test]
+async fn the_next_provider_is_asked_behind_a_stream_that_has_begun() {
+    let node = FakeNode::new();
+    let gate = Arc::new(Notify::new());
+    let failing = Step::Value(json!({"status": "ServiceError", "message": "no"}));
+    node.provider(POL, Script::of(vec![Step::Gate(gate.clone()), failing]));
+    node.provider(2 * POL, Script::streamed(&["hel", "lo"]));
+    let gateway = Gateway::start_with(node, hasty()).await;
+    let mut response = gateway.chat(&json!({"stream": true})).await;
+    assert!(response.headers().get("x-derouter-provider").is_none());
+    let mut text = String::new();
+    while text.matches(": keep-alive\n\n").count() < 3 {
+        let bytes = timeout(PATIENCE, response.chunk()).await.expect("in time");
+        text.push_str(&String::from_utf8_lossy(&bytes.unwrap().unwrap()));
+    }
+    assert_eq!(gateway.node.asked.borrow().len(), 1);
+    gate.notify_one();
+    let (events, done) = events_of(response).await;
+    assert!(done);
+    assert_eq!(text_of(&events), "hello");
+    assert_eq!(until(&gateway.node.asked, 2).await.len(), 2);
+}
+
+#[tokio::test]
+async fn when_all_have_failed_a_stream_that_has_begun_ends_with_the_error() {
+    let node = FakeNode::new();
+    let gate = Arc::new(Notify::new());
+    let busy = Script {
+        create_gate: Some(gate.clone()),
+        ..Script::refusing(CreateJobError::ProviderBusy)
+    };
+    node.provider(POL, busy);
+    let gateway = Gateway::start_with(node, hasty()).await;
+    let response = gateway.chat(&json!({"stream": true})).await;
+    gate.notify_one();
+    let (events, done) = events_of(response).await;
+    assert!(!done);
+    let [event] = events.as_slice() else {
+        panic!("{events:?}");
+    };
+    assert_eq!(event["error"]["code"], "all_providers_busy");
+}
+
+#[tokio::test]
+async fn whoever_leaves_a_stream_that_waits_for_its_answer_leaves_the_provider() {
+    let node = FakeNode::new();
+    node.provider(
+        POL,
+        Script::of(vec![prologue(), Step::Gate(Arc::default())]),
+    );
+    let gateway = Gateway::start_with(node, hasty()).await;
+    let mut response = gateway.chat(&json!({"stream": true})).await;
+    let said = response.chunk().await.unwrap().unwrap();
+    assert_eq!(&said[..], b": keep-alive\n\n");
+    drop(response);
+    assert_eq!(until(&gateway.node.left, 1).await, [0]);
+    let ended = until(&gateway.node.ended, 1).await;
+    assert!(matches!(&ended[0].1, Ended::Failed(_)));
+}

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use derouter_openai::consumer::{ConsumerConfig, Limits, ModelRule};
+use derouter_openai::consumer::{self, ConsumerConfig, Limits, ModelRule, STANDING_FILE};
+use derouter_openai::protocol::Usage;
 use derouter_sdk::{UnixSeconds, Wei};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -294,5 +295,99 @@ async fn a_model_that_can_not_be_bought_says_why() {
     assert_eq!(
         (status, &error["code"]),
         (400, &json!("context_length_exceeded"))
+    );
+}
+
+#[tokio::test]
+async fn nothing_is_bought_while_it_is_not_known_whom_the_owner_blocked() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join(STANDING_FILE);
+    std::fs::write(&file, "{ \"blocked\": [").unwrap();
+    let node = FakeNode::new();
+    let provider = node.provider(1_000_000, Script::plain("hello"));
+    let blocked = node.peer(provider).to_string();
+    let config = ConsumerConfig {
+        data_dir: Some(directory.path().to_owned()),
+        ..ConsumerConfig::default()
+    };
+    let gateway = Gateway::start_with(node, config).await;
+    let (status, error) = error_of(gateway.chat(&json!({})).await).await;
+    assert_eq!((status, &error["code"]), (503, &json!("blocked_unknown")));
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains(STANDING_FILE), "{message}");
+    assert!(gateway.node.asked.borrow().is_empty());
+    let problem = gateway.running.viewer().problem().unwrap();
+    assert!(problem.contains(file.to_str().unwrap()), "{problem}");
+    // Mended, it is read without a restart, and what it says holds.
+    std::fs::write(&file, json!({"blocked": [blocked, "x"]}).to_string()).unwrap();
+    let refused = async {
+        loop {
+            let (status, error) = error_of(gateway.chat(&json!({})).await).await;
+            if error["code"] != "blocked_unknown" {
+                return (status, error);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let (status, error) = timeout(PATIENCE, refused).await.unwrap();
+    assert_eq!((status, &error["code"]), (404, &json!("model_not_found")));
+    assert!(gateway.node.asked.borrow().is_empty());
+    std::fs::remove_file(&file).unwrap();
+    let answered = async {
+        while gateway.chat(&json!({})).await.status() != 200 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, answered).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_bill_that_the_models_tokenizer_can_not_make_of_the_answer_is_not_signed() {
+    let small = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../testdata/tokenizer/small.json"
+    );
+    let config = || ConsumerConfig {
+        tokenizers: BTreeMap::from([("m*".to_owned(), small.into())]),
+        ..ConsumerConfig::default()
+    };
+    let used = |completion_tokens| Usage {
+        prompt_tokens: 10,
+        completion_tokens,
+    };
+    // Each may be, without the tokenizer: a token a byte, and some that leave no text.
+    for (completion_tokens, signed) in [(4, true), (200, false)] {
+        let usage = used(completion_tokens);
+        let steps = [
+            prologue(),
+            chunk("hello"),
+            finish(),
+            usage_chunk(usage),
+            honest(),
+        ];
+        let script = Script {
+            usage,
+            ..Script::of(steps.into())
+        };
+        let node = FakeNode::new();
+        node.provider(1_000_000, script);
+        let gateway = Gateway::start_with(node, config()).await;
+        let (_, done) = events_of(gateway.chat(&json!({"stream": true})).await).await;
+        assert!(done);
+        let ended = until(&gateway.node.ended, 1).await;
+        assert_eq!(
+            matches!(&ended[0].1, Ended::Completed(_)),
+            signed,
+            "{ended:?}"
+        );
+    }
+    let missing = ConsumerConfig {
+        tokenizers: BTreeMap::from([("m".to_owned(), "/nowhere/tokenizer.json".into())]),
+        ..ConsumerConfig::default()
+    };
+    let error = consumer::start(FakeNode::new(), missing).await.unwrap_err();
+    assert!(
+        error.to_string().contains("/nowhere/tokenizer.json"),
+        "{error}"
     );
 }

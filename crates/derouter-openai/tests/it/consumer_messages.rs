@@ -194,6 +194,16 @@ async fn a_client_that_leaves_in_the_middle_ends_the_job() {
     assert!(matches!(&ended[0].1, Ended::Failed(f) if f.reason == "the client went away"));
 }
 
+/// What comes up to the third ping.
+async fn until_pings(response: &mut reqwest::Response) -> String {
+    let mut text = String::new();
+    while text.matches("event: ping\n").count() < 3 {
+        let bytes = timeout(PATIENCE, response.chunk()).await.expect("in time");
+        text.push_str(&String::from_utf8_lossy(&bytes.unwrap().unwrap()));
+    }
+    text
+}
+
 #[tokio::test]
 async fn a_long_silence_is_filled_with_pings() {
     let node = FakeNode::new();
@@ -205,13 +215,53 @@ async fn a_long_silence_is_filled_with_pings() {
     config.deadlines.keep_alive = Duration::from_millis(20);
     let gateway = Gateway::start_with(node, config).await;
     let mut response = ask(&gateway, &json!({"stream": true})).await;
-    let mut text = String::new();
-    while text.matches("event: ping\n").count() < 3 {
-        let bytes = timeout(PATIENCE, response.chunk()).await.expect("in time");
-        text.push_str(&String::from_utf8_lossy(&bytes.unwrap().unwrap()));
-    }
+    until_pings(&mut response).await;
     gate.notify_one();
     assert_eq!(texts_in(&stream_of(response).await), "lo");
+}
+
+#[tokio::test]
+async fn a_message_that_is_long_in_coming_begins_without_its_text() {
+    let node = FakeNode::new();
+    let gate = Arc::new(Notify::new());
+    let steps = [Step::Gate(gate.clone()), prologue(), chunk("hello")];
+    let end = [finish(), usage_chunk(USAGE), honest()];
+    node.provider(POL, Script::of(steps.into_iter().chain(end).collect()));
+    let mut config = ConsumerConfig::default();
+    config.deadlines.begin_stream = Duration::from_millis(50);
+    config.deadlines.keep_alive = Duration::from_millis(20);
+    let gateway = Gateway::start_with(node, config).await;
+    let mut response = ask(&gateway, &json!({"stream": true})).await;
+    let text = until_pings(&mut response).await;
+    assert!(text.starts_with("event: message_start\n"), "{text}");
+    gate.notify_one();
+    let events = stream_of(response).await;
+    assert_eq!(texts_in(&events), "hello");
+    assert!(!types_of(&events).contains(&"message_start"));
+}
+
+#[tokio::test]
+async fn a_message_that_nobody_answers_ends_with_its_own_error() {
+    let node = FakeNode::new();
+    let gate = Arc::new(Notify::new());
+    node.provider(
+        POL,
+        Script {
+            create_gate: Some(gate.clone()),
+            ..Script::refusing(CreateJobError::ProviderBusy)
+        },
+    );
+    let mut config = ConsumerConfig::default();
+    config.deadlines.begin_stream = Duration::from_millis(50);
+    config.deadlines.keep_alive = Duration::from_millis(20);
+    let gateway = Gateway::start_with(node, config).await;
+    let mut response = ask(&gateway, &json!({"stream": true})).await;
+    until_pings(&mut response).await;
+    gate.notify_one();
+    let events = stream_of(response).await;
+    let last = events.last().unwrap();
+    assert_eq!(last["type"], "error");
+    assert_eq!(last["error"]["type"], "rate_limit_error");
 }
 
 #[tokio::test]

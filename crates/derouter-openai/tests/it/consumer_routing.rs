@@ -1,7 +1,8 @@
 //! Which provider a request goes to, what it may say about that, and what it is told.
 
-use derouter_openai::consumer::ConsumerConfig;
-use derouter_sdk::CreateJobError;
+use derouter_openai::consumer::view::OffersQuery;
+use derouter_openai::consumer::{ConsumerConfig, MEASURED_FILE};
+use derouter_sdk::{CreateJobError, OfferId};
 use serde_json::{Value, json};
 
 use crate::consumer_support::*;
@@ -221,4 +222,72 @@ async fn what_answers_show_of_a_provider_is_measured() {
     assert!((1.0..=400.0).contains(&speed), "{offer}");
     assert!(offer["first_token_seconds"].is_number(), "{offer}");
     assert!(offer["success"].as_f64().unwrap() > 0.95, "{offer}");
+}
+
+#[tokio::test]
+async fn what_was_measured_is_there_after_a_restart_and_who_failed_still_comes_last() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = || ConsumerConfig {
+        data_dir: Some(directory.path().to_owned()),
+        ..ConsumerConfig::default()
+    };
+    let node = FakeNode::new();
+    let failing = node.provider(POL, Script::of(vec![prologue(), Step::Close]));
+    let good = node.provider(2 * POL, Script::streamed(&["hello"]));
+    let gateway = Gateway::start_with(node.clone(), config()).await;
+    let (_, done) = events_of(gateway.chat(&json!({"stream": true})).await).await;
+    assert!(done);
+    until(&node.ended, 2).await;
+    let observed = |gateway: &Gateway, provider: usize| {
+        let peer = node.peer(provider).to_string();
+        let offers = gateway
+            .running
+            .viewer()
+            .offers(&OffersQuery::default())
+            .offers;
+        let offer = offers.into_iter().find(|offer| offer.provider == peer);
+        offer.and_then(|offer| offer.observed)
+    };
+    let seen = observed(&gateway, good).unwrap();
+    assert!(seen.first_token_seconds.is_some());
+    gateway.running.shutdown().await;
+
+    let gateway = Gateway::start_with(node.clone(), config()).await;
+    let viewer = gateway.running.viewer();
+    let first = viewer.offers(&OffersQuery::default()).offers.remove(0);
+    let (provider, offer) = (
+        first.provider.parse().unwrap(),
+        OfferId::new(first.offer).unwrap(),
+    );
+    assert_eq!(
+        viewer.prices(&provider, &offer).len(),
+        1,
+        "noted at the stop"
+    );
+    drop(viewer);
+    let again = observed(&gateway, good).unwrap();
+    assert_eq!(again.first_token_seconds, seen.first_token_seconds);
+    assert!(
+        observed(&gateway, failing)
+            .unwrap()
+            .cooldown_seconds
+            .is_some()
+    );
+    let (_, done) = events_of(gateway.chat(&json!({"stream": true})).await).await;
+    assert!(done);
+    let asked: Vec<usize> = node
+        .asked
+        .borrow()
+        .iter()
+        .map(|(provider, _)| *provider)
+        .collect();
+    assert_eq!(asked, [failing, good, good], "the cheaper one cools");
+    gateway.running.shutdown().await;
+
+    // What can't be read stops nothing.
+    let file = directory.path().join(MEASURED_FILE);
+    std::fs::write(&file, "{").unwrap();
+    let gateway = Gateway::start_with(node.clone(), config()).await;
+    let newcomer = observed(&gateway, good);
+    assert!(newcomer.is_none_or(|it| it.first_token_seconds.is_none()));
 }

@@ -224,7 +224,9 @@ fn facts(app: &App, offer: &MarketOffer) -> Markup {
 }
 
 fn history(app: &App, offer: &MarketOffer) -> Markup {
-    let prices = app.board.prices(offer.provider, &offer.offer_id);
+    let gateway = app.modules.gateway.as_ref();
+    let prices = gateway.map(|it| it.prices(offer.provider, &offer.offer_id));
+    let prices = prices.unwrap_or_default();
     let values: Vec<f64> = prices
         .iter()
         .map(|price| price.output.approximately())
@@ -247,7 +249,7 @@ fn history(app: &App, offer: &MarketOffer) -> Markup {
             @else {
                 p { (chart::spark("Price of the answer over time", &values)) }
                 (ui::table("Prices of this offer", &["Since (UTC)", "#In", "#Out"], &rows))
-                p.dim { "As seen since this node started." }
+                p.dim { "As this node saw it, while it ran." }
             }
         }
     }

@@ -120,6 +120,10 @@ fn warnings(app: &App) -> Markup {
         );
     }
     if let Some(gateway) = &app.modules.gateway {
+        let problem = gateway.problem();
+        all.extend(
+            problem.map(|it| format!("{}. Mend or remove the file.", text::plain(&it, text::LONG))),
+        );
         let full = gateway.limits().into_iter().filter(|limit| {
             matches!((limit.most, limit.spent), (Some(most), Some(spent)) if !most.is_zero() && spent >= most)
         });

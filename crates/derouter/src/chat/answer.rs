@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::failure::Failure;
-use crate::gateway::{Gateway, refused};
+use crate::gateway::{Gateway, failed_in_stream, refused};
 use crate::output;
 use crate::text::{printable, short_amount};
 
@@ -127,12 +127,7 @@ impl Answer {
             return Ok(());
         };
         if let Some(error) = event.get("error") {
-            let message = error.get("message").and_then(Value::as_str);
-            let message = message.unwrap_or("the provider failed");
-            return Err(Failure::of(
-                crate::failure::Kind::RemoteFailure,
-                printable(message),
-            ));
+            return Err(failed_in_stream(error));
         }
         if let Some(usage) = event.get("usage").and_then(Usage::read) {
             self.usage = Some(usage);

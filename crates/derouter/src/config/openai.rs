@@ -472,6 +472,9 @@ pub(super) struct ConsumerSection {
     timeouts: TimeoutsSection,
     /// Keep prompts and answers; without it, as the node does.
     store_payloads: Option<bool>,
+    /// Tokenizers (`tokenizer.json`) by which bills are checked, by model or pattern.
+    #[schemars(extend("default" = {}))]
+    tokenizers: BTreeMap<String, LiteralPath>,
     // The keys of a process of its own.
     /// Where the node is; for a process of its own.
     pub(super) rpc: Option<RpcSection>,
@@ -568,6 +571,8 @@ struct TimeoutsSection {
     between_chunks: Option<Seconds>,
     /// Until a plain answer is there.
     plain_answer: Option<Seconds>,
+    /// Until a streamed response begins without its answer, with comments.
+    begin_stream: Option<Seconds>,
     /// All attempts to begin an answer together.
     all_attempts: Option<Seconds>,
     /// A streamed answer, from its first part to its last.
@@ -587,6 +592,7 @@ impl TimeoutsSection {
         set(&mut deadlines.first_value, self.first_token);
         set(&mut deadlines.next_value, self.between_chunks);
         set(&mut deadlines.plain_answer, self.plain_answer);
+        set(&mut deadlines.begin_stream, self.begin_stream);
         set(&mut deadlines.all_attempts, self.all_attempts);
         set(&mut deadlines.streamed_answer, self.streamed_answer);
         // Providers of 0.1 say that they begin before they do, and no later than their answer.
@@ -815,6 +821,11 @@ impl ConsumerSection {
                 .collect(),
             data_dir: data_dir.map(Path::to_path_buf),
             store_payloads: self.store_payloads.unwrap_or(store_payloads),
+            tokenizers: self
+                .tokenizers
+                .into_iter()
+                .map(|(model, path)| (model, path.0))
+                .collect(),
             deadlines: self.timeouts.check(),
         }
     }

@@ -295,7 +295,7 @@ fn how_long_providers_are_waited_for_is_read() {
     let defaults = derouter_openai::consumer::Deadlines::default();
     assert_eq!(deadlines("{}"), defaults);
     let own = deadlines(
-        "{connect: 1, first_token: 2.5, between_chunks: 3, plain_answer: 4, all_attempts: 5, streamed_answer: 6}",
+        "{connect: 1, first_token: 2.5, between_chunks: 3, plain_answer: 4, all_attempts: 5, streamed_answer: 6, begin_stream: 7}",
     );
     let seconds = Duration::from_secs_f64;
     assert_eq!((own.create, own.open), (seconds(1.0), seconds(1.0)));
@@ -308,6 +308,7 @@ fn how_long_providers_are_waited_for_is_read() {
         (seconds(4.0), seconds(5.0))
     );
     assert_eq!(own.streamed_answer, seconds(6.0));
+    assert_eq!(own.begin_stream, seconds(7.0));
     assert_eq!(own.prologue, seconds(4.0), "no later than the answer");
     assert_eq!(own.keep_alive, defaults.keep_alive);
     for wrong in ["{connect: 0}", "{first_token: 1e9}", "{total: 1}"] {

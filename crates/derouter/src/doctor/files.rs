@@ -1,14 +1,16 @@
 //! The files: the configuration, the data directory and what is in it.
 
+use std::collections::BTreeSet;
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
 use derouter_node::identity;
-use derouter_openai::consumer::KeyStore;
+use derouter_openai::consumer::{KeyStore, check_standings, check_tokenizer};
 use derouter_sdk::tcp::{COOKIE_FILE, SOCKET_FILE};
 use derouter_store::{OpenError, Reader};
 
 use super::{Check, Fix, Patient};
+use crate::config::node::RunConfig;
 use crate::config::schema::{FileKind, schema, secret_keys};
 use crate::config::{self};
 use crate::text;
@@ -32,6 +34,10 @@ pub(super) fn check(patient: &Patient, checks: &mut Vec<Check>) {
     cookie(data_dir, checks);
     socket(data_dir, patient.running, checks);
     endpoint_keys(data_dir, checks);
+    blocked_providers(data_dir, checks);
+    if let Ok(config) = &patient.config {
+        tokenizers(config, checks);
+    }
 }
 
 fn configuration(patient: &Patient, checks: &mut Vec<Check>) {
@@ -332,6 +338,37 @@ fn endpoint_keys(data_dir: &Path, checks: &mut Vec<Check>) {
             ID,
             error.to_string(),
             "restore the file, or move it away and make new keys: derouter token create NAME",
+        ),
+    });
+}
+
+/// Those by which bills are checked.
+fn tokenizers(config: &RunConfig, checks: &mut Vec<Check>) {
+    const ID: &str = "tokenizers";
+    let named = config
+        .openai
+        .consumer
+        .iter()
+        .flat_map(|it| it.tokenizers.values());
+    let files: BTreeSet<&PathBuf> = named.collect();
+    checks.extend(files.into_iter().map(|path| match check_tokenizer(path) {
+        Ok(()) => Check::ok(ID, path.display().to_string()),
+        Err(error) => Check::fail(
+            ID,
+            error.to_string(),
+            "name the `tokenizer.json` of the model's repository, or take it out of `tokenizers`",
+        ),
+    }));
+}
+
+fn blocked_providers(data_dir: &Path, checks: &mut Vec<Check>) {
+    const ID: &str = "blocked-providers";
+    checks.push(match check_standings(data_dir) {
+        Ok(number) => Check::ok(ID, format!("{number} pinned or blocked")),
+        Err(error) => Check::fail(
+            ID,
+            error,
+            "mend or remove the file. Nothing is bought while it can't be read at all",
         ),
     });
 }

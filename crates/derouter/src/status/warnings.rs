@@ -37,6 +37,7 @@ pub(super) fn warnings(status: &Status) -> Vec<Warning> {
         ));
     }
     network(status, &mut all);
+    providers_file(status, &mut all);
     money(status, &mut all);
     sold(status, &mut all);
     if status.gateways.is_empty() && status.providers.is_empty() && status.modules.is_empty() {
@@ -68,6 +69,17 @@ fn network(status: &Status, all: &mut Vec<Warning>) {
             remedy: "`derouter netcheck` tells more".to_owned(),
         });
     }
+}
+
+fn providers_file(status: &Status, all: &mut Vec<Warning>) {
+    let problems = status
+        .gateways
+        .iter()
+        .filter_map(|it| it.problem.as_deref());
+    all.extend(problems.map(|problem| {
+        let remedy = "mend or remove the file; it is read again within seconds";
+        warning("providers_file", printable(problem), remedy)
+    }));
 }
 
 fn money(status: &Status, all: &mut Vec<Warning>) {

@@ -10,9 +10,10 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use derouter_openai::consumer::view::{LimitView, OfferView, OffersQuery, SpreadView, Viewer};
 use derouter_openai::consumer::{self, KeyRules, KeyStore, operator_token, spent_by_key};
-use derouter_sdk::{PeerId, Wei, async_trait};
+use derouter_sdk::{OfferId, PeerId, Wei, async_trait};
 use derouter_web::modules::{
-    Gateway, Key, KeyWish, LeftOut, Limit, MarketOffer, Measured, Quote, QuotedOffer, Standing,
+    Gateway, Key, KeyWish, LeftOut, Limit, MarketOffer, Measured, PastPrice, Quote, QuotedOffer,
+    Standing,
 };
 use serde_json::Value;
 
@@ -220,6 +221,10 @@ impl Gateway for Bridge {
         self.keys().list().map_or(true, |keys| keys.is_some())
     }
 
+    fn problem(&self) -> Option<String> {
+        self.viewer.problem()
+    }
+
     fn offers(&self) -> Vec<MarketOffer> {
         let query = OffersQuery {
             limit: Some(MOST_OFFERS),
@@ -230,6 +235,19 @@ impl Gateway for Bridge {
             .into_iter()
             .filter_map(|it| offer(&self.viewer, it))
             .collect()
+    }
+
+    fn prices(&self, provider: PeerId, offer: &str) -> Vec<PastPrice> {
+        let Ok(offer) = OfferId::new(offer) else {
+            return Vec::new();
+        };
+        let prices = self.viewer.prices(&provider, &offer).into_iter();
+        let shown = prices.map(|price| PastPrice {
+            since: price.since,
+            input: price.input,
+            output: price.output,
+        });
+        shown.collect()
     }
 
     async fn quote(&self, model: &str, input: u64, output: u64) -> Result<Quote, String> {

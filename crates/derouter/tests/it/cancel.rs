@@ -1,22 +1,14 @@
 //! Clients that go away: their backend stops at once, and only what was delivered is owed.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use derouter_openai::provider::{
-    BackendCheck, BackendConfig, BackendOptions, OfferConfig, ProviderConfig, RunningProvider,
-    start,
-};
-use derouter_sdk::Wei;
-use derouter_testkit::ledger::node;
 use derouter_testkit::pair::wait_model;
 use derouter_testkit::{Outcome, Pair, SeenRequest, eventually};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::DEROUTER;
-use crate::old_only::OldOnly;
+use crate::{DEROUTER, old_only};
 
 /// Sold over `openai:0.2`, and over `openai:0.1`.
 const NEW: &str = "test-model";
@@ -30,33 +22,6 @@ const PACE: Duration = Duration::from_millis(5);
 
 /// Words that a client reads before it goes.
 const WORDS: usize = 5;
-
-async fn old_provider(pair: &Pair) -> RunningProvider {
-    let offer = OfferConfig {
-        model_id: OLD.into(),
-        context_size: 131_072,
-        description: None,
-        input_token_price: Wei::from_wei(1_000_000_000_000_000_000),
-        output_token_price: Wei::from_wei(2_000_000_000_000_000_000),
-        max_concurrency: Some(64),
-        backend_model: None,
-        terms: Default::default(),
-    };
-    let config = ProviderConfig {
-        backends: vec![BackendConfig {
-            base_url: pair.backend.url().parse().unwrap(),
-            api_key: None,
-            offers: [(OLD.to_owned(), offer)].into(),
-            options: BackendOptions {
-                check: BackendCheck::Off,
-                ..BackendOptions::default()
-            },
-        }],
-        ..ProviderConfig::default()
-    };
-    let node = Arc::new(OldOnly(node(&pair.provider.ready)));
-    start(node, config).await.unwrap()
-}
 
 /// Sends a request and goes away in the middle of the answer, or while it is awaited. When it went, and how many
 /// words it had read.
@@ -113,7 +78,7 @@ fn words_billed(payload: &str) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_goes_away_ends_the_backends_work_and_owes_what_it_got() {
     let pair = Pair::start(DEROUTER, &[NEW]).await;
-    let _old = old_provider(&pair).await;
+    let _old = old_only::sell(&pair, OLD).await;
     wait_model(pair.url(), OLD).await;
     let mut ledger = pair.ledger().await;
     for (model, stream) in [(NEW, true), (NEW, false), (OLD, true), (OLD, false)] {

@@ -4,6 +4,7 @@
 
 mod access;
 mod libraries;
+mod old;
 mod programs;
 mod wire;
 
@@ -42,6 +43,18 @@ async fn pair(consumer: &Value) -> Pair {
         wait_model(pair.url(), model).await;
     }
     pair
+}
+
+/// Two nodes, of which one can sell and the other buys.
+async fn bare_pair() -> Pair {
+    let buying = NodeConfig::default().consumes();
+    Pair::of_nodes(
+        DEROUTER,
+        Backend::start().await,
+        &NodeConfig::default(),
+        buying,
+    )
+    .await
 }
 
 fn weather() -> Value {

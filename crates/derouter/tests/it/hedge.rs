@@ -1,7 +1,12 @@
 //! A second provider beside a slow one: who begins first answers, and nobody is paid for nothing.
 
+mod loser;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use derouter_openai::protocol::v0_2;
+use derouter_sdk::{Node, OfferId, OfferSpec, ProvideOptions, Provision, Wei};
 use derouter_testkit::home::{openai_consumer, openai_provider};
 use derouter_testkit::ledger::{jobs, node};
 use derouter_testkit::{
@@ -10,6 +15,7 @@ use derouter_testkit::{
 use serde_json::{Value, json};
 
 use crate::DEROUTER;
+use loser::{Loser, PROMPT, TOKEN_WEI};
 
 const MODEL: &str = "test-model";
 
@@ -29,6 +35,7 @@ struct World {
     other: NodeProcess,
     slow_backend: Backend,
     other_backend: Backend,
+    _provision: Option<Provision>,
     _homes: Vec<NodeHome>,
 }
 
@@ -39,15 +46,35 @@ async fn start(name: &str, config: &NodeConfig, homes: &mut Vec<NodeHome>) -> No
     node
 }
 
+/// Sells what this module answers.
+async fn sell(node: &NodeProcess, module: Loser) -> Provision {
+    let token = TOKEN_WEI.to_string();
+    let payload = json!({"models": [MODEL], "endpoints": ["chat/completions"], "context": 131_072,
+        "prices": {"input": token, "output": token}});
+    let offer = OfferSpec {
+        protocol_id: v0_2::protocol_id(),
+        offer_id: OfferId::new("o").unwrap(),
+        protocol_payload: payload.to_string(),
+    };
+    let at = derouter_testkit::ledger::node(&node.ready);
+    let provided = at.provide(vec![offer], ProvideOptions::default(), Arc::new(module));
+    provided.await.unwrap()
+}
+
 impl World {
-    async fn start() -> Self {
+    /// The slow one is this module, or has a backend that can be made slow.
+    async fn start(module: Option<Loser>) -> Self {
         let mut homes = Vec::new();
         let (slow_backend, other_backend) = (Backend::start().await, Backend::start().await);
         let selling = |backend: &Backend| {
             let provider = openai_provider(&backend.url(), &[MODEL]);
             NodeConfig::default().with("openai", json!({"provider": provider}))
         };
-        let slow = start("slow", &selling(&slow_backend), &mut homes).await;
+        let slow = match module {
+            Some(_) => NodeConfig::default(),
+            None => selling(&slow_backend),
+        };
+        let slow = start("slow", &slow, &mut homes).await;
         let other = start("other", &selling(&other_backend), &mut homes).await;
         let mut buying = openai_consumer();
         buying["limits"]["request"] = json!({"$pol": LIMIT});
@@ -57,6 +84,10 @@ impl World {
             .bootstrap(slow.ready.bootstrap())
             .bootstrap(other.ready.bootstrap());
         let consumer = start("consumer", &config, &mut homes).await;
+        let provision = match module {
+            Some(module) => Some(sell(&slow, module).await),
+            None => None,
+        };
         let url = format!("{}/models", consumer.ready.openai_url());
         eventually("both offers", async || {
             let list = http::get(&url).await.ok()?.json();
@@ -69,6 +100,7 @@ impl World {
             other,
             slow_backend,
             other_backend,
+            _provision: provision,
             _homes: homes,
         }
     }
@@ -84,7 +116,11 @@ impl World {
         let answer = http::post_json(&url, &body).await.unwrap();
         let text = answer.text();
         assert_eq!(answer.status, 200, "{text}");
-        assert_eq!(text.matches("word0 ").count(), 1, "one answer: {text}");
+        assert_eq!(
+            text.matches("\"assistant\"").count(),
+            1,
+            "one answer: {text}"
+        );
         assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
         answer
     }
@@ -135,7 +171,7 @@ async fn nothing_runs(backend: &Backend) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_first_token_is_hedged_within_the_limits_and_the_loser_is_not_paid() {
-    let world = World::start().await;
+    let world = World::start(None).await;
     let usual = 10;
     for _ in 0..usual {
         let answer = world.ask(json!(false), FEW).await;
@@ -182,4 +218,37 @@ async fn a_slow_first_token_is_hedged_within_the_limits_and_the_loser_is_not_pai
     assert!(begin.elapsed() >= FIRST_TOKEN, "{:?}", begin.elapsed());
     assert_eq!(world.hedged(), hedged, "not within the limits");
     assert_eq!(world.signed().await, (usual + 10, 2));
+}
+
+/// What is paid to a provider that sends so many words when it hears that another one was quicker.
+async fn paid_to_a_loser(late: u64) -> Option<Wei> {
+    let usual = 8;
+    let world = World::start(Some(Loser::new(usual, late))).await;
+    for _ in 0..usual {
+        world.ask(json!(false), FEW).await;
+    }
+    let begin = Instant::now();
+    // More words than the loser sends: a limit of the client's does not bound its bill.
+    let answer = world.ask(json!(95), 2 * late).await;
+    assert!(World::is_from(&answer, &world.other));
+    assert!(begin.elapsed() < FIRST_TOKEN, "{:?}", begin.elapsed());
+    assert_eq!(world.hedged(), 1);
+    let (signed, with_other) = world.signed().await;
+    assert_eq!(with_other, 1);
+    let bought = jobs(&node(&world.consumer.ready)).await;
+    let slow = bought
+        .iter()
+        .filter(|job| job.provider_peer_id.to_string() == world.slow.ready.peer_id);
+    let last = slow.max_by_key(|job| job.job_rowid).unwrap();
+    let paid = last.signature_confirmed_at_local.is_some();
+    assert_eq!(signed, usual + usize::from(paid));
+    let balance = last.balance_delta.as_deref().filter(|_| paid);
+    balance.map(|balance| balance.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loser_is_paid_what_was_under_way_and_nothing_that_it_sends_because_it_lost() {
+    let cost = |tokens: u64| Wei::from_wei(u128::from(TOKEN_WEI * tokens));
+    assert_eq!(paid_to_a_loser(2).await, Some(cost(PROMPT + 2)));
+    assert_eq!(paid_to_a_loser(1000).await, None);
 }

@@ -204,3 +204,42 @@ async fn the_usage_comes_last_for_those_who_ask() {
     assert!(text.contains("\"choices\":[]"), "{text}");
     assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_sides_keep_what_was_said_where_they_are_told_to() {
+    let backend = Backend::start().await;
+    let storing = || NodeConfig::default().with("store_payloads", true);
+    let selling = storing().provides(&backend.url(), &[MODEL]);
+    let pair = Pair::of_nodes(DEROUTER, backend, &selling, storing().consumes()).await;
+    wait_model(pair.url(), MODEL).await;
+    let mut ledger = pair.ledger().await;
+    let url = format!("{}/chat/completions", pair.url());
+    for stream in [false, true] {
+        let asked = json!({"model": MODEL, "stream": stream,
+            "messages": [{"role": "user", "content": "Say some words"}]});
+        let answer = http::post_json(&url, &asked).await.unwrap();
+        let trade = ledger.one_signed().await;
+        for job in [&trade.consumer, &trade.provider] {
+            let kept: Value = serde_json::from_str(job.private_payload.as_ref().unwrap()).unwrap();
+            assert_eq!(kept["request"]["messages"], asked["messages"], "{kept}");
+            assert_eq!(kept["cut"], false, "{kept}");
+            match stream {
+                false => assert_eq!(kept["response"], answer.json(), "{kept}"),
+                true => assert!(
+                    kept["response"].as_str().unwrap().contains("word7"),
+                    "{kept}"
+                ),
+            }
+        }
+        // What the client read, to the letter but for the last line.
+        if stream {
+            let kept: Value =
+                serde_json::from_str(trade.consumer.private_payload.as_ref().unwrap()).unwrap();
+            let read = answer.text();
+            assert_eq!(
+                kept["response"].as_str(),
+                read.strip_suffix("data: [DONE]\n\n")
+            );
+        }
+    }
+}

@@ -3,17 +3,52 @@
 use std::sync::Arc;
 
 use derouter_openai::protocol;
+use derouter_openai::provider::{
+    BackendCheck, BackendConfig, BackendOptions, OfferConfig, ProviderConfig, RunningProvider,
+    start,
+};
 use derouter_sdk::{
     CompleteJobError, ConsumerCompletion, CreateJobError, FailJobError, FailureReason, JobEvent,
     JobFilter, JobKey, JobQuery, JobRecord, JobStream, Node, NodeError, OfferEvent, OfferFilter,
     OfferSnapshot, OfferSpec, OpenJobError, PeerId, ProvideError, ProvideOptions,
     ProviderCompleteError, ProviderCompletion, ProviderEvent, ProviderRecord, ProviderService,
-    Provision, RemoteJob, RemoteJobError, SnapshotId, TcpNode, UnixSeconds, Watch, async_trait,
+    Provision, RemoteJob, RemoteJobError, SnapshotId, TcpNode, UnixSeconds, Watch, Wei,
+    async_trait,
 };
+use derouter_testkit::Pair;
+use derouter_testkit::ledger::node;
 
 /// A node whose modules offer with `openai:0.1` alone.
 #[derive(Debug)]
 pub(crate) struct OldOnly(pub(crate) TcpNode);
+
+/// Sells a model of the pair's backend by `openai:0.1` alone.
+pub(crate) async fn sell(pair: &Pair, model: &str) -> RunningProvider {
+    let offer = OfferConfig {
+        model_id: model.to_owned(),
+        context_size: 131_072,
+        description: None,
+        input_token_price: Wei::from_wei(1_000_000_000_000_000_000),
+        output_token_price: Wei::from_wei(2_000_000_000_000_000_000),
+        max_concurrency: Some(64),
+        backend_model: None,
+        terms: Default::default(),
+    };
+    let config = ProviderConfig {
+        backends: vec![BackendConfig {
+            base_url: pair.backend.url().parse().unwrap(),
+            api_key: None,
+            offers: [(model.to_owned(), offer)].into(),
+            options: BackendOptions {
+                check: BackendCheck::Off,
+                ..BackendOptions::default()
+            },
+        }],
+        ..ProviderConfig::default()
+    };
+    let node = Arc::new(OldOnly(node(&pair.provider.ready)));
+    start(node, config).await.unwrap()
+}
 
 #[async_trait]
 impl Node for OldOnly {

@@ -25,6 +25,17 @@ pub(crate) fn kind(status: StatusCode) -> (StatusCode, &'static str) {
     }
 }
 
+/// The error type for the code of an error event, as a stream that has begun has no status for it.
+pub(crate) fn kind_of_code(code: Option<&str>) -> &'static str {
+    match code.unwrap_or_default() {
+        "all_providers_busy" | "gateway_full" | "spending_limit_reserved" => "rate_limit_error",
+        "no_provider" | "node_unavailable" => "overloaded_error",
+        "timeout" => "timeout_error",
+        code if code.starts_with("spending_limit") => "billing_error",
+        _ => "api_error",
+    }
+}
+
 fn overloaded() -> StatusCode {
     StatusCode::from_u16(OVERLOADED).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
 }

@@ -196,7 +196,8 @@ impl Relay {
                 return Some(self.say(&events));
             }
             if !self.reader.ended() && self.said_at.elapsed() >= self.patience {
-                return Some(self.say(&[Event::ping()]));
+                let events = self.reader.ping();
+                return Some(self.say(&events));
             }
         }
         None

@@ -37,6 +37,11 @@ impl Reader {
         self.over
     }
 
+    /// The events that tell the client that the answer still comes, before which it must have begun.
+    pub(crate) fn ping(&mut self) -> Vec<Event> {
+        self.translation.ping()
+    }
+
     /// The events for more bytes.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Vec<Event> {
         let mut events = Vec::new();

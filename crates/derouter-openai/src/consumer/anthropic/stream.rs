@@ -45,7 +45,7 @@ impl Event {
     }
 
     /// That the answer still comes.
-    pub(crate) fn ping() -> Self {
+    fn ping() -> Self {
         Self::new("ping", &Value::Null)
     }
 
@@ -116,6 +116,15 @@ impl Translation {
         self.failed
     }
 
+    /// That the answer still comes. The first event of a message is its beginning.
+    pub(crate) fn ping(&mut self) -> Vec<Event> {
+        match self.started {
+            true => self.events.push(Event::ping()),
+            false => self.start(),
+        }
+        std::mem::take(&mut self.events)
+    }
+
     /// The events for a chunk.
     pub(crate) fn chunk(&mut self, chunk: &Value) -> Vec<Event> {
         if self.ended {
@@ -123,7 +132,8 @@ impl Translation {
         }
         if let Some(error) = chunk.get("error").filter(|error| !error.is_null()) {
             let message = openai::non_empty(error, "message");
-            return self.fail(message.unwrap_or("The answer broke off."));
+            let kind = error::kind_of_code(openai::non_empty(error, "code"));
+            return self.fail_with(kind, message.unwrap_or("The answer broke off."));
         }
         self.start();
         if let Some(usage) = chunk.get("usage").filter(|usage| usage.is_object()) {
@@ -161,10 +171,14 @@ impl Translation {
 
     /// The events for an answer that broke.
     pub(crate) fn fail(&mut self, message: &str) -> Vec<Event> {
+        self.fail_with("api_error", message)
+    }
+
+    fn fail_with(&mut self, kind: &str, message: &str) -> Vec<Event> {
         if self.ended {
             return Vec::new();
         }
-        self.emit("error", &error::envelope("api_error", message));
+        self.emit("error", &error::envelope(kind, message));
         self.ended = true;
         self.failed = true;
         self.waiting = VecDeque::new();

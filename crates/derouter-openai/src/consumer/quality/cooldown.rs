@@ -7,6 +7,8 @@ use std::time::Duration;
 use derouter_sdk::PeerId;
 use tokio::time::Instant;
 
+use super::kept::{KeptCooldown, PeerName, seconds};
+
 /// How long a provider that failed is asked after all others: about a heartbeat, in which it may
 /// have come back. It doubles with each further failure in a row.
 const COOLDOWN: Duration = Duration::from_secs(30);
@@ -129,6 +131,39 @@ impl Cooldowns {
         let until = self.failed.get(provider)?.cooling_until;
         let left = until.saturating_duration_since(now);
         (!left.is_zero()).then_some(left)
+    }
+
+    /// What is to be kept.
+    pub(super) fn keep(&self, now: Instant) -> Vec<KeptCooldown> {
+        let keep = |(provider, failed): (&PeerId, &Failed)| KeptCooldown {
+            provider: PeerName(*provider),
+            failures: failed.failures,
+            declines: failed.declines,
+            age: now.saturating_duration_since(failed.at).as_secs_f64(),
+            left: failed
+                .cooling_until
+                .saturating_duration_since(now)
+                .as_secs_f64(),
+        };
+        self.failed.iter().map(keep).collect()
+    }
+
+    /// Takes over what was kept, so long ago.
+    pub(super) fn recall(&mut self, kept: &[KeptCooldown], down: Duration, now: Instant) {
+        for kept in kept.iter().take(MAX_PROVIDERS) {
+            let age = seconds(kept.age).saturating_add(down);
+            let Some(at) = now.checked_sub(age.min(MEMORY)).filter(|_| age < MEMORY) else {
+                continue;
+            };
+            let left = seconds(kept.left).min(LONGEST_COOLDOWN);
+            let failed = Failed {
+                failures: kept.failures.min(MOST_FAILURES),
+                declines: kept.declines,
+                at,
+                cooling_until: now + left.saturating_sub(down),
+            };
+            self.failed.insert(kept.provider.0, failed);
+        }
     }
 
     fn make_room(&mut self, now: Instant) {

@@ -6,6 +6,8 @@ use std::time::Duration;
 use derouter_sdk::{OfferId, PeerId};
 use tokio::time::Instant;
 
+use super::kept::{KeptPresence, PeerName, seconds};
+
 /// Providers that are remembered. One that is gone makes room for one that comes.
 const MAX_PROVIDERS: usize = 20_000;
 
@@ -15,6 +17,9 @@ const MAX_OFFERS: usize = 64;
 /// Time on the market that everybody is given: a newcomer is not yet to be blamed for a minute's
 /// absence.
 const GIVEN: Duration = Duration::from_secs(60 * 60);
+
+/// Who is gone for so long is not kept over a restart.
+const LONG_GONE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// The providers that were seen.
 #[derive(Debug, Default)]
@@ -102,6 +107,49 @@ impl Presences {
         let known = now.saturating_duration_since(presence.first_seen) + GIVEN;
         let there = presence.there(now) + GIVEN;
         (there.as_secs_f64() / known.as_secs_f64()).min(1.0)
+    }
+
+    /// What is to be kept: not who is gone for long.
+    pub(super) fn keep(&self, now: Instant) -> Vec<KeptPresence> {
+        let keep = |(provider, presence): (&PeerId, &Presence)| {
+            let gone = match presence.offers.is_empty() {
+                true => now.saturating_duration_since(presence.since),
+                false => Duration::ZERO,
+            };
+            (gone < LONG_GONE).then(|| KeptPresence {
+                provider: PeerName(*provider),
+                known: now
+                    .saturating_duration_since(presence.first_seen)
+                    .as_secs_f64(),
+                there: presence.there(now).as_secs_f64(),
+                gone: gone.as_secs_f64(),
+            })
+        };
+        self.providers.iter().filter_map(keep).collect()
+    }
+
+    /// Takes over what was kept, so long ago. All of them are gone until they are heard of.
+    pub(super) fn recall(&mut self, kept: &[KeptPresence], down: Duration, now: Instant) {
+        for kept in kept.iter().take(MAX_PROVIDERS) {
+            let gone = seconds(kept.gone).saturating_add(down);
+            let known = seconds(kept.known);
+            let times = (now.checked_sub(known), now.checked_sub(gone));
+            let (Some(first_seen), Some(since)) = times else {
+                continue;
+            };
+            if gone >= LONG_GONE {
+                continue;
+            }
+            let presence = Presence {
+                first_seen,
+                there: seconds(kept.there).min(known),
+                offers: BTreeSet::new(),
+                since,
+            };
+            if self.providers.insert(kept.provider.0, presence).is_none() {
+                self.gone.insert((since, kept.provider.0));
+            }
+        }
     }
 
     fn has_room(&mut self) -> bool {

@@ -76,6 +76,25 @@ impl Recent {
         })
     }
 
+    /// The values that are kept, oldest first.
+    pub(super) fn latest(&self) -> Vec<u32> {
+        let samples = self.samples();
+        let first = self.added.saturating_sub(samples);
+        let places = (first..self.added).map(|place| place % KEPT);
+        places
+            .filter_map(|place| self.values.get(place).copied())
+            .collect()
+    }
+
+    /// Those with these values.
+    pub(super) fn of(values: &[u32]) -> Self {
+        let mut recent = Self::default();
+        values
+            .iter()
+            .for_each(|value| recent.add_thousandths(*value));
+        recent
+    }
+
     fn samples(&self) -> usize {
         self.added.min(KEPT)
     }
@@ -119,6 +138,9 @@ mod tests {
             let latest = of(1..=many);
             assert_eq!(millis(latest, 100.0), Some(u128::from(many)));
             assert_eq!(millis(latest, 0.0), Some(u128::from(many) - 31));
+            let again = Recent::of(&latest.latest());
+            assert_eq!(again.latest(), latest.latest());
+            assert_eq!(again.latest().last().copied().map(u64::from), Some(many));
         }
     }
 

@@ -6,11 +6,16 @@ use derouter_sdk::{UnixSeconds, Wei};
 use sha2::{Digest, Sha256};
 
 use crate::consumer::epilogue::CLOCK_TOLERANCE_SECONDS;
-use crate::consumer::request::{Asked, UNSEEN_TOKENS};
+use crate::consumer::request::{Asked, Size, UNSEEN_TOKENS};
+use crate::consumer::tokens::{Counted, Inflated};
 use crate::estimate;
 use crate::meter::Meter;
 use crate::protocol::v0_2::{Epilogue, PublicPayload};
 use crate::terms::{Metered, Terms};
+
+/// Tokens of an answer that may be under way when its provider is told that another one was quicker: half a
+/// second of a fast one. What it sends beyond that, it sends because it was told.
+const LATE_TOKENS: u64 = 512;
 
 /// What differs. Texts name fields and counts, never contents.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +35,8 @@ pub(crate) enum Violation {
         billed: u64,
         most: u64,
     },
+    #[error(transparent)]
+    Inflated(#[from] Inflated),
     #[error("{billed} wei are billed in place of {right}")]
     Balance { billed: Wei, right: Wei },
     #[error("{billed} wei are billed, more than the {reserved} set aside")]
@@ -47,6 +54,10 @@ pub(crate) struct Expected<'a> {
     pub(crate) events: bool,
     /// This side ended it.
     pub(crate) cancelled: bool,
+    /// The most tokens that had come when another provider was quicker.
+    pub(crate) had_come: Option<u64>,
+    /// What the model's tokenizer allows, where one is named.
+    pub(crate) counted: Counted,
     /// What was set aside; `None` for an own offer, which costs nothing.
     pub(crate) reserved: Option<Wei>,
     pub(crate) now: UnixSeconds,
@@ -115,10 +126,13 @@ impl Expected<'_> {
         at_most("input tokens", used.input, most.input)?;
         at_most("cached input tokens", used.cached_input, used.input)?;
         at_most("output tokens", used.output, most.output)?;
-        let seen = estimate::with_tolerance(self.meter.most_tokens())
-            .saturating_add(UNSEEN_TOKENS.saturating_mul(size.answers))
-            .saturating_add(size.most_hidden(self.meter.reasoning_tokens()));
-        at_most("output tokens", used.output, seen)?;
+        at_most("output tokens", used.output, most_output(self.meter, size))?;
+        let hidden = size.most_hidden(self.meter.reasoning_tokens());
+        self.counted.check(used.input, used.output, hidden)?;
+        if let Some(had_come) = self.had_come {
+            let most = had_come.saturating_add(LATE_TOKENS);
+            at_most("output tokens", used.output, most)?;
+        }
         at_most("images", used.images, self.meter.images().min(most.images))?;
         let seconds = match self.meter.seconds() {
             0 => most.seconds,
@@ -147,6 +161,13 @@ impl Expected<'_> {
     }
 }
 
+/// The most tokens of answers that can have led to what was seen.
+pub(super) fn most_output(meter: &Meter, size: &Size) -> u64 {
+    estimate::with_tolerance(meter.most_tokens())
+        .saturating_add(UNSEEN_TOKENS.saturating_mul(size.answers))
+        .saturating_add(size.most_hidden(meter.reasoning_tokens()))
+}
+
 fn at_most(what: &'static str, billed: u64, most: u64) -> Result<(), Violation> {
     match billed <= most {
         true => Ok(()),
@@ -170,6 +191,8 @@ mod tests {
         terms: Terms,
         meter: Meter,
         cancelled: bool,
+        had_come: Option<u64>,
+        counted: Counted,
         reserved: Option<Wei>,
     }
 
@@ -191,6 +214,8 @@ mod tests {
                 terms: OfferPayload::parse(offer).unwrap().terms(),
                 meter,
                 cancelled: false,
+                had_come: None,
+                counted: Counted::default(),
                 reserved: Some(Wei::MAX),
             }
         }
@@ -224,6 +249,8 @@ mod tests {
                 meter: &self.meter,
                 events: true,
                 cancelled: self.cancelled,
+                had_come: self.had_come,
+                counted: self.counted,
                 reserved: self.reserved,
                 now: NOW,
             };
@@ -345,5 +372,42 @@ mod tests {
             ..honest()
         };
         assert_eq!(case.check(&case.bill(9, 0, 3).1), Err(Violation::NoEnd));
+    }
+    #[test]
+    fn a_provider_that_lost_is_paid_what_can_have_been_under_way() {
+        let text = "many words ".repeat(2000);
+        let reasoned = json!({"prompt_tokens": 9, "completion_tokens": 4_000,
+            "completion_tokens_details": {"reasoning_tokens": 30_000}});
+        let mut case = Case::new(&text, Some(reasoned));
+        case.cancelled = true;
+        assert!(case.check(&case.bill(12, 0, 4_000).1).is_ok());
+        case.had_come = Some(0);
+        assert!(case.check(&case.bill(12, 0, LATE_TOKENS).1).is_ok());
+        assert!(case.check(&case.bill(12, 0, LATE_TOKENS + 1).1).is_err());
+        case.had_come = Some(100);
+        assert!(case.check(&case.bill(12, 0, LATE_TOKENS + 100).1).is_ok());
+    }
+    #[test]
+    fn a_bill_over_the_tokenizers_count_is_inflated_though_it_may_be_possible() {
+        let usage = json!({"prompt_tokens": 12, "completion_tokens": 9});
+        let mut case = Case::new("Fine, thanks. And how are you?", Some(usage));
+        assert!(case.check(&case.bill(12, 0, 9).1).is_ok());
+        case.counted = Counted {
+            input: Some(12),
+            output: Some(8),
+        };
+        assert!(case.check(&case.bill(12, 0, 8).1).is_ok());
+        let inflated = case.check(&case.bill(12, 0, 9).1);
+        assert!(
+            matches!(inflated, Err(Violation::Inflated(_))),
+            "{inflated:?}"
+        );
+        case.counted.input = Some(11);
+        assert!(case.check(&case.bill(12, 0, 8).1).is_err());
+        case.counted = Counted::default();
+        assert!(
+            case.check(&case.bill(12, 0, 9).1).is_ok(),
+            "too long to be counted"
+        );
     }
 }

@@ -28,6 +28,11 @@ impl Incoming {
         self.frames.stream()
     }
 
+    /// Whether the provider was told that no more is wanted.
+    pub(super) fn is_told(&self) -> bool {
+        self.told
+    }
+
     /// The next frame. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<Frame, ReadFrameError> {
         if !self.told {

@@ -134,6 +134,7 @@ enum Waited {
 pub(super) fn body(mut answer: Answer) -> Body {
     if answer.begun.whole {
         let body = std::mem::take(&mut answer.begun.first);
+        answer.keep(&body);
         answer.settle_later(false);
         return Body::from(body);
     }
@@ -154,8 +155,10 @@ pub(super) fn body(mut answer: Answer) -> Body {
 impl Pass {
     /// The next bytes for the client; `None` at the end.
     async fn next(&mut self) -> Option<Result<Bytes, std::io::Error>> {
-        let first = std::mem::take(&mut self.answer.as_mut()?.begun.first);
+        let answer = self.answer.as_mut()?;
+        let first = std::mem::take(&mut answer.begun.first);
         if !first.is_empty() {
+            answer.keep(&first);
             self.said_at = Instant::now();
             return Some(Ok(first));
         }
@@ -178,6 +181,7 @@ impl Pass {
                 Frame::Data(bytes) => match self.take(bytes) {
                     Ok(bytes) if bytes.is_empty() => {}
                     Ok(bytes) => {
+                        self.answer.as_mut()?.keep(&bytes);
                         self.waiting_since = None;
                         self.said_at = Instant::now();
                         return Some(Ok(bytes));
@@ -192,7 +196,7 @@ impl Pass {
                         return Some(broken(why, true));
                     }
                     let end = answer.begun.passing.close();
-                    answer.settle(&epilogue, false);
+                    answer.settle(epilogue, false);
                     return end;
                 }
                 Frame::Failed(_) => {
@@ -279,6 +283,13 @@ fn broken(why: &str, events: bool) -> Result<Bytes, std::io::Error> {
 }
 
 impl Answer {
+    /// Notes what passes to the client, where that is to be kept.
+    fn keep(&mut self, bytes: &[u8]) {
+        if let Some(transcript) = &mut self.begun.transcript {
+            transcript.add(bytes);
+        }
+    }
+
     /// Whether the client has all of a stream that it reads: what comes behind is the bill.
     fn client_has_all(&self) -> bool {
         let begun = &self.begun;

@@ -10,9 +10,11 @@ use super::bill::Expected;
 use crate::consumer::gateway::count;
 use crate::consumer::ledger::unix_now;
 use crate::consumer::quality::{Blame, Sample};
+use crate::consumer::tokens::{Counted, Prompt};
 use crate::protocol::v0_2::Epilogue;
 use crate::protocol::v0_2::frames::Frame;
 use crate::protocol::{REASON_PROTOCOL_VIOLATION, REASON_SERVICE_ERROR};
+use crate::transcript::Transcript;
 
 /// What a provider may have sent before it heard that no more is wanted: as much as is under way at once.
 const MAX_LATE_BYTES: usize = 256 * 1024;
@@ -35,8 +37,9 @@ impl Answer {
         self.settle_later(true);
     }
 
-    /// Another provider was quicker: this one is told to stop, and is paid for what it sent.
-    pub(crate) fn lost(self) {
+    /// Another provider was quicker: this one is told to stop, and is paid for what it had sent.
+    pub(crate) fn lost(mut self) {
+        self.begun.is_lost(&self.asked);
         let whole = self.has_ended() || self.begun.whole;
         self.settle_later(!whole);
     }
@@ -49,7 +52,7 @@ impl Answer {
 
     async fn wait_for_bill(mut self, cancelled: bool) {
         if let Some(epilogue) = self.begun.epilogue.take() {
-            return self.settle(&epilogue, cancelled);
+            return self.settle(epilogue, cancelled);
         }
         let patience = self.gateway.config.deadlines.epilogue;
         let waited = timeout(patience, self.read_bill(cancelled)).await;
@@ -59,7 +62,7 @@ impl Answer {
             _ => self.recorded_bill().await,
         };
         match epilogue {
-            Some(epilogue) => self.settle(&epilogue, cancelled),
+            Some(epilogue) => self.settle(epilogue, cancelled),
             None if cancelled => self
                 .job
                 .fail("the client went away".into(), REASON_SERVICE_ERROR),
@@ -114,14 +117,29 @@ impl Answer {
         })
     }
 
-    /// Checks the bill; signs it if it is right.
-    pub(super) fn settle(self, epilogue: &Epilogue, cancelled: bool) {
+    /// Checks the bill; signs it if it is right. Where a tokenizer counts first, the client does not wait for it.
+    pub(super) fn settle(mut self, epilogue: Epilogue, cancelled: bool) {
+        let tokenizer = self.gateway.tokenizer(&self.asked, &self.offer);
+        let (Some(tokenizer), Some(said)) = (tokenizer, self.begun.meter.take_said()) else {
+            return self.settle_counted(&epilogue, cancelled, Counted::default());
+        };
+        let tasks = self.gateway.tasks.clone();
+        tasks.spawn(async move {
+            let prompt = Prompt::of(&self.asked.fields);
+            let counted = tokenizer.most(prompt, *said, &self.asked.size).await;
+            self.settle_counted(&epilogue, cancelled, counted);
+        });
+    }
+
+    fn settle_counted(self, epilogue: &Epilogue, cancelled: bool, counted: Counted) {
         let expected = Expected {
             asked: &self.asked,
             terms: &self.offer.terms,
             meter: &self.begun.meter,
             events: self.is_event_stream(),
             cancelled,
+            had_come: self.begun.had_come,
+            counted,
             reserved: self.job.reserved(),
             now: unix_now(),
         };
@@ -158,7 +176,7 @@ impl Answer {
         let spent = self.job.reserved().map_or(Wei::ZERO, |_| cost);
         let completion = ConsumerCompletion {
             public_payload: epilogue.public_payload.clone(),
-            private_payload: None,
+            private_payload: self.begun.transcript.as_ref().map(Transcript::payload),
             balance_delta: epilogue.balance_delta,
             completed_at_sync: epilogue.completed_at,
         };

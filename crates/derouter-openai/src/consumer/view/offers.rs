@@ -202,7 +202,7 @@ impl From<Spread> for SpreadView {
     }
 }
 
-/// What this gateway saw of a provider and a model since it started.
+/// What this gateway saw of a provider and a model lately.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ObservedView {
     /// Seconds to the first token.

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::{Answered, Pump, Recorder};
 use crate::frames::{Json, MAX_VALUE_BYTES};
-use crate::provider::backend::{Failure, describe, read_answer};
+use crate::provider::backend::{Failure, describe, parse, read_answer};
 use crate::provider::normalize::{NotAnAnswer, Plain, Stream};
 use crate::provider::usage::settle;
 use crate::sse::{Event, Splitter};
@@ -78,7 +78,7 @@ impl Pump {
                 if let Some(event) = parser.finish() {
                     self.event(&event, &mut stream, &mut recorder).await?;
                 }
-                if !stream.is_complete() {
+                if !stream.can_be_whole() {
                     return Err(Failure::plain("the backend ended its answer early"));
                 }
                 break;
@@ -209,14 +209,6 @@ impl Pump {
             ..failure
         }
     }
-}
-
-fn parse(bytes: &[u8]) -> Result<Value, Failure> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        // Only what kind of error and where: the text itself would hold what was answered.
-        let place = format!("column {}: {:?}", error.column(), error.classify());
-        Failure::new("the backend's answer is not JSON", place)
-    })
 }
 
 /// A value as it travels.

@@ -126,6 +126,11 @@ impl Ask {
         Ok(())
     }
 
+    /// The body for the backend.
+    pub(super) fn body(&self) -> &Bytes {
+        &self.body
+    }
+
     /// The fewest seconds of sound that the request can hold, as far as anybody can tell: at 128 kbit/s.
     pub(super) fn least_seconds(&self) -> u64 {
         match self.endpoint {

@@ -1,13 +1,18 @@
-//! Memory for request bodies that come on pipes: bounded in all, and for each consumer, so that one alone does not
+//! Request bodies that come on pipes, and the memory for them: bounded in all, and for each consumer, so that one alone does not
 //! keep the others out by sending slowly.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use derouter_sdk::PeerId;
+use bytes::{Bytes, BytesMut};
+use derouter_sdk::{JobStream, PeerId};
+use tokio::io::{AsyncReadExt, ReadHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::provider::admission::Consumer;
+use crate::provider::backend::Failure;
 
 /// Over all jobs, in KiB.
 const ALL_KIB: usize = 256 * 1024;
@@ -15,6 +20,9 @@ const ALL_KIB: usize = 256 * 1024;
 /// Of one consumer, in KiB: two of the largest. Those without a name (nodes of 0.1 do not tell it) are not
 /// held to it, as they may be many.
 const CONSUMER_KIB: usize = 64 * 1024;
+
+/// How long it waits for memory.
+const PLACE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The memory. At its limits requests wait.
 #[derive(Debug)]
@@ -89,6 +97,31 @@ impl Drop for Room {
             each.remove(&peer);
         }
     }
+}
+
+/// Reads a body that comes on the pipe.
+pub(super) async fn read_body(
+    reader: &mut ReadHalf<JobStream>,
+    length: u64,
+    (bodies, consumer): (&Arc<Bodies>, Consumer),
+) -> Result<(Bytes, Room), Failure> {
+    let room = bodies.room(consumer, length);
+    let Ok(room) = timeout(PLACE_LIMIT, room).await else {
+        return Err(Failure {
+            // Busy, to its consumer.
+            status: Some(429),
+            ..Failure::plain("there is no room for so large a request now")
+        });
+    };
+    let mut body = BytesMut::new();
+    let mut rest = reader.take(length);
+    while rest.limit() > 0 {
+        match rest.read_buf(&mut body).await {
+            Ok(0) | Err(_) => return Err(Failure::plain("the request ended early")),
+            Ok(_) => {}
+        }
+    }
+    Ok((body.freeze(), room))
 }
 
 #[cfg(test)]

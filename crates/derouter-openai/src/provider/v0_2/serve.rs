@@ -9,31 +9,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use derouter_sdk::{FailureReason, JobKey, JobStream, ProviderCompletion, ProviderDesk, Wei};
+use derouter_sdk::{JobKey, JobStream, ProviderDesk};
 use reqwest::Response;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, WriteHalf};
 use tokio::time::{Instant, timeout};
 
 use super::ahead::ReadAhead;
 use super::ask::Ask;
-use super::bodies::{Bodies, Room};
+use super::bodies::{Bodies, read_body};
+use super::usage::estimated_usage;
 use super::{Requested, Taken};
 use crate::meter::Meter;
 use crate::protocol::v0_2::frames::Frame;
-use crate::protocol::v0_2::{
-    ANSWER_HEADERS, AnswerHead, Epilogue, Failed, MAX_HEADER_BYTES, PublicPayload,
-};
-use crate::protocol::{REASON_SERVICE_ERROR, Usage};
+use crate::protocol::v0_2::{ANSWER_HEADERS, AnswerHead, MAX_HEADER_BYTES};
 use crate::provider::admission::Consumer;
-use crate::provider::backend::{Failure, describe};
+use crate::provider::backend::{Failure, describe, parse};
 use crate::provider::health::Verdict;
 use crate::provider::normalize::error_message;
 use crate::provider::pump::Shared;
-use crate::provider::pump::ending::{after_trial, record_completion, record_failure};
 use crate::sse::{Event, Splitter};
-use crate::terms::Metered;
+use crate::transcript::Transcript;
 
 /// The longest answer in one piece: images in base64 are the largest.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
@@ -49,9 +46,6 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a request may take to come on the pipe: 32 MiB at 5 Mbit/s. It holds a slot meanwhile.
 const UPLOAD_LIMIT: Duration = Duration::from_secs(60);
-
-/// How long it waits for memory.
-const PLACE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Bytes of events that came together and are passed on together, beside one read.
 const MAX_TOGETHER_BYTES: usize = 16 * 1024;
@@ -69,7 +63,7 @@ pub(super) struct Serving {
 }
 
 /// How an answer ended.
-enum Ended {
+pub(super) enum Ended {
     /// It is complete.
     Complete,
     /// The consumer wants no more, or its pipe broke.
@@ -82,13 +76,15 @@ enum Ended {
 
 /// What was sent of an answer.
 #[derive(Default)]
-struct Sent {
-    meter: Meter,
+pub(super) struct Sent {
+    pub(super) meter: Meter,
     bytes: u64,
     /// The head is out.
-    begun: bool,
+    pub(super) begun: bool,
     /// What names the answer in each of its chunks.
     names: Map<String, Value>,
+    /// All of it, where that is to be kept.
+    pub(super) transcript: Option<Transcript>,
 }
 
 impl Serving {
@@ -142,6 +138,9 @@ impl Serving {
                 return job.fail(&mut writer, &Ended::Failed(failure), &sent).await;
             }
         };
+        if shared.store_payloads {
+            sent.transcript = Some(Transcript::of(ask.body()));
+        }
         let ended = {
             let answer = job.answer(&ask, answering, &mut writer, &mut sent);
             tokio::select! {
@@ -204,7 +203,7 @@ enum Answering {
 }
 
 /// Why an answer broke off.
-enum Broken {
+pub(super) enum Broken {
     Backend(Failure),
     Pipe,
 }
@@ -215,31 +214,6 @@ impl From<Failure> for Broken {
     }
 }
 
-/// Reads a body that comes on the pipe.
-async fn read_body(
-    reader: &mut ReadHalf<JobStream>,
-    length: u64,
-    (bodies, consumer): (&Arc<Bodies>, Consumer),
-) -> Result<(Bytes, Room), Failure> {
-    let room = bodies.room(consumer, length);
-    let Ok(room) = timeout(PLACE_LIMIT, room).await else {
-        return Err(Failure {
-            // Busy, to its consumer.
-            status: Some(429),
-            ..Failure::plain("there is no room for so large a request now")
-        });
-    };
-    let mut body = BytesMut::new();
-    let mut rest = reader.take(length);
-    while rest.limit() > 0 {
-        match rest.read_buf(&mut body).await {
-            Ok(0) | Err(_) => return Err(Failure::plain("the request ended early")),
-            Ok(_) => {}
-        }
-    }
-    Ok((body.freeze(), room))
-}
-
 /// Returns when the consumer closes its direction. It has nothing more to say.
 async fn consumer_left(reader: &mut (impl AsyncRead + Unpin)) {
     let mut said = [0; 64];
@@ -248,16 +222,16 @@ async fn consumer_left(reader: &mut (impl AsyncRead + Unpin)) {
 }
 
 /// What ending and answering need.
-struct Job<'a> {
-    shared: &'a Arc<Shared>,
-    sold: &'a super::Sold,
-    desk: &'a dyn ProviderDesk,
-    key: &'a JobKey,
-    consumer: Consumer,
-    begin: Instant,
+pub(super) struct Job<'a> {
+    pub(super) shared: &'a Arc<Shared>,
+    pub(super) sold: &'a super::Sold,
+    pub(super) desk: &'a dyn ProviderDesk,
+    pub(super) key: &'a JobKey,
+    pub(super) consumer: Consumer,
+    pub(super) begin: Instant,
 }
 
-type Writer = WriteHalf<JobStream>;
+pub(super) type Writer = WriteHalf<JobStream>;
 
 impl Job<'_> {
     async fn answer(
@@ -331,7 +305,7 @@ impl Job<'_> {
         head.body_bytes = u64::try_from(body.len()).ok();
         let mut frames = BytesMut::from(&Frame::head(&head)[..]);
         Frame::put_data(&body, &mut frames);
-        sent.note(body.len());
+        sent.note(&body);
         self.write(writer, &frames).await
     }
 
@@ -351,7 +325,7 @@ impl Job<'_> {
             }
             Frame::put_data(&bytes, &mut frames);
             sent.meter.opaque(bytes.len());
-            sent.note(bytes.len());
+            sent.note(&bytes);
             self.write(writer, &frames).await?;
             if sent.bytes > MAX_ANSWER_BYTES {
                 return Err(Failure::plain("the backend's answer is too large").into());
@@ -492,7 +466,7 @@ impl Job<'_> {
             frames.extend_from_slice(&Frame::head(head));
         }
         Frame::put_data(out, &mut frames);
-        sent.note(out.len());
+        sent.note(out);
         out.clear();
         self.write(writer, &frames).await?;
         if sent.bytes > MAX_ANSWER_BYTES {
@@ -520,7 +494,7 @@ impl Job<'_> {
         }
     }
 
-    async fn write(&self, writer: &mut Writer, frames: &[u8]) -> Result<(), Broken> {
+    pub(super) async fn write(&self, writer: &mut Writer, frames: &[u8]) -> Result<(), Broken> {
         let writing = async {
             writer.write_all(frames).await?;
             writer.flush().await
@@ -571,125 +545,15 @@ impl Job<'_> {
             ..failure
         }
     }
-
-    /// Completes the job and sends the bill. Gives the tokens that were used.
-    async fn complete(&self, ask: &Ask, sent: &Sent, cancelled: bool, writer: &mut Writer) -> u64 {
-        let (used, estimated) = settle(&sent.meter, ask);
-        let Some(cost) = self.sold.terms.prices.cost(&used) else {
-            let failure = Failure::plain("the answer's price is too large");
-            self.fail(writer, &Ended::Failed(failure), sent).await;
-            return 0;
-        };
-        // An empty answer costs nothing, the request neither.
-        let cost = match sent.meter.says_something() {
-            true => cost,
-            false => Wei::ZERO,
-        };
-        let (shared, offer) = (self.shared, &self.sold.offer);
-        let cost = after_trial(shared, offer, self.key, self.consumer, cost).await;
-        let public = PublicPayload {
-            path: ask.endpoint.path().to_owned(),
-            model: ask.model.clone(),
-            request_sha256: ask.sha256.clone(),
-            cancelled,
-            usage: used.into(),
-        };
-        let completion = ProviderCompletion {
-            balance_delta: (!cost.is_zero()).then_some(cost),
-            // Plain data, which JSON can always hold.
-            public_payload: serde_json::to_string(&public).unwrap_or_default(),
-            private_payload: None,
-        };
-        match record_completion(self.desk, self.key, &completion).await {
-            Ok(completed_at) => {
-                let epilogue = Epilogue {
-                    public_payload: completion.public_payload,
-                    balance_delta: completion.balance_delta,
-                    completed_at,
-                };
-                let told = self.write(writer, &Frame::epilogue(&epilogue)).await;
-                if told.is_err() {
-                    tracing::debug!(job = %self.key.job_id, "the consumer did not take its bill; it can ask for it");
-                }
-                self.completed(&used, cost, estimated, cancelled);
-            }
-            Err(error) => {
-                self.shared.counters.jobs_failed.increment();
-                tracing::error!(
-                    job = %self.key.job_id, %error,
-                    "an answered job could not be completed, so nothing is owed for it"
-                );
-            }
-        }
-        used.input.saturating_add(used.output)
-    }
-
-    fn completed(&self, used: &Metered, cost: Wei, estimated: bool, cancelled: bool) {
-        let counters = &self.shared.counters;
-        counters.jobs_completed.increment();
-        counters.prompt_tokens.add(used.input);
-        counters.completion_tokens.add(used.output);
-        let tokens = used.input.saturating_add(used.output);
-        self.sold.offer.lane.earned(cost, tokens);
-        if estimated {
-            counters.usage_estimated.increment();
-        }
-        tracing::info!(
-            job = %self.key.job_id,
-            model = %self.sold.terms.model(),
-            input_tokens = used.input,
-            output_tokens = used.output,
-            estimated,
-            cancelled,
-            pol = %cost.to_pol_text(),
-            ms = milliseconds(self.begin),
-            "job completed"
-        );
-    }
-
-    /// Fails the job. The consumer is told first, so that it can go on to the next provider.
-    async fn fail(&self, writer: &mut Writer, ended: &Ended, sent: &Sent) {
-        let (job, ms) = (&self.key.job_id, milliseconds(self.begin));
-        let stopping = Failure::plain("the provider is shutting down");
-        let gone = Failure::plain("the consumer went away");
-        let failure = match ended {
-            Ended::Failed(failure) => {
-                self.shared.counters.jobs_failed.increment();
-                self.sold.offer.lane.failed();
-                tracing::warn!(
-                    %job, ms, begun = sent.begun, backend = %self.sold.offer.backend.shown(),
-                    reason = %failure.message, detail = %failure.detail, "job failed by its backend"
-                );
-                failure
-            }
-            Ended::Stopped => {
-                self.shared.counters.jobs_failed.increment();
-                &stopping
-            }
-            Ended::Complete | Ended::Cancelled => {
-                self.shared.counters.jobs_abandoned.increment();
-                tracing::info!(%job, ms, "job abandoned by its consumer");
-                &gone
-            }
-        };
-        let failed = Failed {
-            message: failure.told().to_owned(),
-            status: failure.status,
-        };
-        // A consumer that is gone needs no word.
-        let _ = self.write(writer, &Frame::failed(&failed)).await;
-        let reason = FailureReason {
-            reason: failure.message.clone(),
-            reason_class: Some(REASON_SERVICE_ERROR),
-        };
-        record_failure(self.desk, self.key, reason).await;
-    }
 }
 
 impl Sent {
-    fn note(&mut self, bytes: usize) {
+    fn note(&mut self, part: &[u8]) {
         self.begun = true;
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        if let Some(transcript) = &mut self.transcript {
+            transcript.add(part);
+        }
+        let bytes = u64::try_from(part.len()).unwrap_or(u64::MAX);
         self.bytes = self.bytes.saturating_add(bytes);
     }
 }
@@ -699,45 +563,6 @@ fn names(chunk: &Value) -> Map<String, Value> {
     let fields = ["id", "object", "created", "model"].into_iter();
     let named = fields.filter_map(|field| Some((field.to_owned(), chunk.get(field)?.clone())));
     named.collect()
-}
-
-/// The usage that a backend does not report.
-fn estimated_usage(meter: &Meter, ask: &Ask) -> Usage {
-    let (used, _) = settle(meter, ask);
-    Usage {
-        prompt_tokens: used.input,
-        completion_tokens: used.output,
-    }
-}
-
-/// What is billed, and whether a count was estimated.
-fn settle(meter: &Meter, ask: &Ask) -> (Metered, bool) {
-    if !meter.says_something() {
-        // An empty answer costs nothing.
-        return (Metered::default(), false);
-    }
-    let reported = meter.reported();
-    let estimated = reported.is_none();
-    let used = reported.unwrap_or_else(|| Metered {
-        input: ask.prompt_bytes.div_ceil(4),
-        cached_input: 0,
-        output: meter.estimated_output(),
-        images: meter.images(),
-        seconds: 0,
-    });
-    let seconds = match used.seconds {
-        // Of most forms of an answer nobody says how long the sound was.
-        0 => ask.least_seconds(),
-        told => told,
-    };
-    let used = Metered {
-        input: used.input.min(ask.most.input),
-        cached_input: used.cached_input.min(ask.most.input),
-        output: used.output.min(ask.most.output),
-        images: meter.images().min(ask.most.images),
-        seconds: seconds.min(ask.most.seconds),
-    };
-    (used, estimated)
 }
 
 fn head(response: &Response) -> AnswerHead {
@@ -759,16 +584,4 @@ fn head(response: &Response) -> AnswerHead {
 
 fn too_long() -> Failure {
     Failure::plain("the backend sent an event that is too long")
-}
-
-fn parse(bytes: &[u8]) -> Result<Value, Failure> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        // Only what kind of error and where: the text itself would hold what was answered.
-        let place = format!("column {}: {:?}", error.column(), error.classify());
-        Failure::new("the backend's answer is not JSON", place)
-    })
-}
-
-fn milliseconds(begin: Instant) -> u64 {
-    u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

@@ -266,6 +266,26 @@ fn faults() -> Vec<Planted> {
             },
         ),
         fault(
+            "blocked-providers",
+            "fail",
+            "openai-providers.json",
+            "mend or remove",
+            |home, _, _| {
+                fs::write(home.data().join("openai-providers.json"), "{").unwrap();
+            },
+        ),
+        fault(
+            "tokenizers",
+            "fail",
+            "tokenizer.json can't be used",
+            "model's repository",
+            |home, config, _| {
+                let path = home.path().join("tokenizer.json");
+                fs::write(&path, "{}").unwrap();
+                config["openai"]["consumer"]["tokenizers"] = json!({"llama*": path});
+            },
+        ),
+        fault(
             "modules",
             "warn",
             "neither sells nor buys",

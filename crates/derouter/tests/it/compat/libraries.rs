@@ -303,13 +303,35 @@ impl Scene {
         self.pair.backend.set_behaviour(Behaviour::default());
     }
 
+    /// The stream has begun when the answer comes, or when none does.
+    async fn long_in_coming(&mut self, library: &Library) {
+        self.pair.backend.set_behaviour(Behaviour {
+            chunks: 2,
+            pace: Duration::from_millis(200),
+            ..Behaviour::default()
+        });
+        let answer = self.good(library, "stream", &json!({})).await;
+        let text = answer::text(Kind::Chat, &json!({}), 2);
+        assert_eq!(answer["text"], text, "{}: {answer}", library.name);
+        self.ledger.one_signed().await;
+        self.pair.backend.set_behaviour(Behaviour {
+            fault: Some(Fault::StallFirst),
+            ..Behaviour::default()
+        });
+        let failed = self.step(library, "stream", &json!({})).await;
+        assert_eq!(failed["ok"], false, "{}: {failed}", library.name);
+        self.ledger.one_failed().await;
+        self.pair.backend.set_behaviour(Behaviour::default());
+    }
+
     /// A provider with one place, which somebody else has.
     async fn busy(&mut self, library: &Library) {
         let url = format!("{}/chat/completions", self.pair.url());
         let slow = json!({"model": NARROW, "stream": true, "messages": [{"role": "user", "content": "Go on"}],
             "derouter_test": {"chunks": 100_000, "pace_ms": 20}});
         let mut holding = http::stream(&url, &slow).await.unwrap();
-        holding.next().await.unwrap().unwrap();
+        // Comments may come first.
+        while !holding.next().await.unwrap().unwrap().contains("word") {}
         let error = self
             .bad(library, 429, &json!({"request": {"model": NARROW}}))
             .await;
@@ -387,7 +409,8 @@ async fn run(language: Language, libraries: &[Library]) {
     if Client::start(language, "http://127.0.0.1:1/v1").is_none() {
         return;
     }
-    let pair = super::pair(&Value::Null).await;
+    let timeouts = json!({"begin_stream": 0.2, "first_token": 4});
+    let pair = super::pair(&json!({"timeouts": timeouts})).await;
     let client = Client::start(language, pair.url()).unwrap();
     let ledger = pair.ledger().await;
     let mut scene = Scene {
@@ -401,6 +424,7 @@ async fn run(language: Language, libraries: &[Library]) {
         scene.tools(library).await;
         scene.embeddings(library).await;
         scene.failures(library).await;
+        scene.long_in_coming(library).await;
         scene.busy(library).await;
         scene.leaving(library).await;
     }

@@ -118,7 +118,7 @@ async fn models_are_listed(pair: &Pair) {
     expect_error(&none, 404, Some("model_not_found"));
 }
 
-async fn each_line_of_data_is_json_and_done_is_last(pair: &Pair) {
+pub(super) async fn each_line_of_data_is_json_and_done_is_last(pair: &Pair) {
     let split = "data: {\"choices\": [{\"index\": 0,\ndata: \"delta\": {\"content\": \"a\"}}]}\n\n";
     let tight = "data:{\"choices\":[{\"index\":0,\"delta\":{\"content\":\"b\"}}]}\r\n\r\n";
     let named = "event: chunk\nid: 1\ndata: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
@@ -131,12 +131,13 @@ async fn each_line_of_data_is_json_and_done_is_last(pair: &Pair) {
         let texts: Vec<&str> = chunks
             .iter()
             .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str())
+            .filter(|text| !text.is_empty())
             .collect();
         assert_eq!(texts, ["a", "b"]);
     }
 }
 
-async fn roles_and_reasons_are_always_there(pair: &Pair) {
+pub(super) async fn roles_and_reasons_are_always_there(pair: &Pair) {
     let bare = json!({"choices": [{"index": 0, "delta": {"content": "a"}}]});
     let twice = choice(&json!({"role": "assistant", "content": "b"}), &Value::Null);
     let end = choice(&json!({}), &json!("length"));
@@ -166,7 +167,7 @@ async fn roles_and_reasons_are_always_there(pair: &Pair) {
     assert_eq!(last["id"], "c", "{chunks:?}");
 }
 
-async fn usage_comes_alone_and_for_those_who_ask(pair: &Pair) {
+pub(super) async fn usage_comes_alone_and_for_those_who_ask(pair: &Pair) {
     let text = choice(&json!({"role": "assistant", "content": "a"}), &Value::Null);
     let mut end = choice(&json!({}), &json!("stop"));
     let alone = json!({"id": "c", "choices": [], "usage": usage()});
@@ -203,7 +204,7 @@ async fn usage_comes_alone_and_for_those_who_ask(pair: &Pair) {
     }
 }
 
-async fn calls_have_whole_indices_with_id_and_name_first(pair: &Pair) {
+pub(super) async fn calls_have_whole_indices_with_id_and_name_first(pair: &Pair) {
     let whole = |id: &str| json!({"id": id, "function": {"name": "f", "arguments": "{}"}});
     let part =
         |text: &str| json!({"index": "0", "id": "a", "function": {"name": "f", "arguments": text}});
@@ -299,7 +300,7 @@ async fn headers_about_the_answer_reach_the_backend_and_no_others(pair: &Pair) {
     assert!(!format!("{seen:?}").contains("consumer-secret"));
 }
 
-async fn errors_in_the_middle_are_events(pair: &Pair) {
+pub(super) async fn errors_in_the_middle_are_events(pair: &Pair) {
     let text = choice(&json!({"role": "assistant", "content": "a"}), &Value::Null);
     let error = json!({"error": {"message": "out of memory", "type": "server_error"}});
     for told in [
@@ -350,4 +351,34 @@ async fn whoever_waits_hears_that_the_answer_still_comes() {
         text += &piece.unwrap_or_else(|| panic!("it ended: {text}"));
     }
     assert!(text.contains("word0 "), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_begins_without_its_answer_when_that_is_long_in_coming() {
+    let timeouts = json!({"begin_stream": 0.3, "first_token": 3});
+    let pair = super::pair(&json!({"timeouts": timeouts})).await;
+    let slow = json!({"stream": true, "derouter_test": {"chunks": 2, "pace_ms": 600}});
+    let answer = post(&pair, &with(chat(), &slow)).await;
+    let text = answer.text();
+    assert_eq!(answer.status, 200, "{text}");
+    assert_eq!(answer.header("x-derouter-provider"), None);
+    assert!(text.starts_with(": keep-alive\n\ndata: "), "{text}");
+    assert!(
+        text.contains("word1 ") && text.ends_with("data: [DONE]\n\n"),
+        "{text}"
+    );
+
+    let stuck = json!({"stream": true, "derouter_test": {"fault": "stall-first"}});
+    let answer = post(&pair, &with(chat(), &stuck)).await;
+    let text = answer.text();
+    assert_eq!(answer.status, 200, "{text}");
+    let error = text.strip_prefix(": keep-alive\n\ndata: ").unwrap();
+    let error: Value = serde_json::from_str(error).unwrap();
+    assert_eq!(error["error"]["code"], "timeout", "{error}");
+
+    // In one piece, it waits for its status.
+    let stuck = json!({"stream": false, "derouter_test": {"chunks": 2, "pace_ms": 500}});
+    let answer = post(&pair, &with(chat(), &stuck)).await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.header("x-derouter-provider").is_some());
 }

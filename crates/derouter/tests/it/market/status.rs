@@ -63,3 +63,21 @@ async fn a_watch_prints_one_object_a_line_and_warnings_name_the_remedy() {
     let exit = run(&pair.provider_home, &["status"]).await;
     expect(&exit, 0, "correct or remove the file");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_list_of_blocked_providers_is_told_and_holds_as_it_was() {
+    let pair = pair().await;
+    let file = pair.consumer_home.data_dir().join("openai-providers.json");
+    std::fs::write(&file, "{").unwrap();
+    let status = derouter_testkit::eventually("the warning", async || {
+        let status = json(&pair.consumer_home, &["status"]).await;
+        let warnings = status["warnings"].as_array()?;
+        let told = warnings.iter().any(|it| it["code"] == "providers_file");
+        told.then_some(status)
+    })
+    .await;
+    let problem = status["gateways"][0]["problem"].as_str().unwrap();
+    assert!(problem.contains(file.to_str().unwrap()), "{problem}");
+    // It was read at the start: nobody was blocked.
+    chat(&pair).await;
+}
