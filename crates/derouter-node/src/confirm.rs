@@ -123,9 +123,8 @@ impl Confirmer {
     fn tell_settled(&mut self, under_way: usize) {
         self.shared.delivering.store(under_way, Ordering::Relaxed);
         let now = self.now();
-        let is_due = self.queue.next_due().is_some_and(|due| due <= now);
         let unread = self.wants_more() && now >= self.next_read;
-        if under_way == 0 && !is_due && !unread {
+        if under_way == 0 && !self.queue.has_due(now) && !unread {
             for done in self.settling.drain(..) {
                 let _gone = done.send(());
             }
@@ -136,12 +135,13 @@ impl Confirmer {
         self.more_in_store && self.queue.len() < MAX_QUEUED / 2
     }
 
-    /// Until the next job is due, or the database is to be read again.
+    /// Until the next delivery begins, or the database is to be read again.
     fn sleep(&self, under_way: usize) -> Duration {
         let next_read = self.wants_more().then_some(self.next_read);
         // With all places taken there is nothing to start; a delivery that ends wakes the loop.
-        let next_due = self.queue.next_due().filter(|_| under_way < MAX_UNDER_WAY);
-        let next = next_due.into_iter().chain(next_read).min();
+        let next_start = self.queue.next_start();
+        let next_start = next_start.filter(|_| under_way < MAX_UNDER_WAY);
+        let next = next_start.into_iter().chain(next_read).min();
         next.map_or(LONGEST_SLEEP, |next| next.saturating_sub(self.now()))
             .min(LONGEST_SLEEP)
     }

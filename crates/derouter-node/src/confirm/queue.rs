@@ -20,6 +20,10 @@ pub(crate) const BATCH: usize = SETTLE_JOBS;
 /// that stalls holds up no other provider.
 const MAX_PER_PEER: usize = 2;
 
+/// The least between the beginnings of two deliveries to one provider. A single job is told at once; of
+/// many short ones, those that end meanwhile share a call, and a sync of each side's disk.
+const GATHER: Duration = Duration::from_millis(25);
+
 /// Jobs of one provider that are told together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Batch {
@@ -42,6 +46,8 @@ struct Provider {
     waiting: BTreeSet<(Duration, JobId)>,
     /// Deliveries under way.
     batches: usize,
+    /// Before this time no other delivery begins.
+    gathers_until: Duration,
 }
 
 /// The queue. Times are since the node's start.
@@ -52,12 +58,20 @@ pub(crate) struct DeliveryQueue {
 }
 
 impl Provider {
-    /// When the next job is due that has a place.
-    fn next_due(&self) -> Option<Duration> {
+    /// When the next delivery begins, if there is a place for it.
+    fn next_start(&self) -> Option<Duration> {
         if self.batches >= MAX_PER_PEER {
             return None;
         }
-        self.waiting.first().map(|(due, _)| *due)
+        let (due, _) = self.waiting.first()?;
+        if self.waiting.len() >= BATCH {
+            return Some(*due);
+        }
+        Some(self.gathers_until.max(*due))
+    }
+
+    fn is_over(&self, now: Duration) -> bool {
+        self.batches == 0 && self.entries.is_empty() && self.gathers_until <= now
     }
 
     fn take(&mut self, now: Duration) -> Vec<JobId> {
@@ -139,10 +153,11 @@ impl DeliveryQueue {
     /// Up to `most` batches of jobs that are due, those that waited longest first; they are under way
     /// from now on.
     pub(crate) fn take_due(&mut self, now: Duration, most: usize) -> Vec<Batch> {
+        self.providers.retain(|_, provider| !provider.is_over(now));
         let mut due: Vec<(Duration, PeerId)> = self
             .providers
             .iter()
-            .filter_map(|(peer, provider)| Some((provider.next_due()?, *peer)))
+            .filter_map(|(peer, provider)| Some((provider.next_start()?, *peer)))
             .filter(|(due, _)| *due <= now)
             .collect();
         due.sort_unstable();
@@ -156,6 +171,7 @@ impl DeliveryQueue {
                 job_id,
             };
             provider.batches += 1;
+            provider.gathers_until = now + GATHER;
             batches.push(Batch {
                 provider: peer,
                 jobs: provider.take(now).into_iter().map(key).collect(),
@@ -174,7 +190,6 @@ impl DeliveryQueue {
         };
         provider.waiting.remove(&(entry.due, job.job_id.clone()));
         self.len -= 1;
-        self.forget_empty(&job.provider);
     }
 
     /// Delivery failed: again later. `jitter` is 0 to 1; it spreads over half of the wait.
@@ -198,14 +213,6 @@ impl DeliveryQueue {
             return;
         };
         provider.batches = provider.batches.saturating_sub(1);
-        self.forget_empty(peer);
-    }
-
-    fn forget_empty(&mut self, peer: &PeerId) {
-        let provider = self.providers.get(peer);
-        if provider.is_some_and(|provider| provider.batches == 0 && provider.entries.is_empty()) {
-            self.providers.remove(peer);
-        }
     }
 
     /// The provider is here: its jobs are due now.
@@ -224,10 +231,18 @@ impl DeliveryQueue {
         }
     }
 
-    /// When the next job is due. Jobs that wait for a place with their provider do not count:
+    /// When the next delivery begins. Jobs that wait for a place with their provider do not count:
     /// they are looked at when a delivery ends.
-    pub(crate) fn next_due(&self) -> Option<Duration> {
-        self.providers.values().filter_map(Provider::next_due).min()
+    pub(crate) fn next_start(&self) -> Option<Duration> {
+        let starts = self.providers.values().filter_map(Provider::next_start);
+        starts.min()
+    }
+
+    /// Whether a job is due whose delivery has not begun.
+    pub(crate) fn has_due(&self, now: Duration) -> bool {
+        let first = |provider: &Provider| provider.waiting.first().map(|(due, _)| *due);
+        let dues = self.providers.values().filter_map(first);
+        dues.min().is_some_and(|due| due <= now)
     }
 }
 
@@ -267,19 +282,49 @@ mod tests {
         );
         assert!(queue.take_due(secs(9), 10).is_empty(), "it is under way");
         fail(&mut queue, &job, secs(10));
-        assert_eq!(queue.next_due(), Some(secs(12)));
+        assert_eq!(queue.next_start(), Some(secs(12)));
         assert!(queue.take_due(secs(11), 10).is_empty());
         assert_eq!(queue.take_due(secs(12), 10).len(), 1);
         fail(&mut queue, &job, secs(12));
-        assert_eq!(queue.next_due(), Some(secs(16)));
+        assert_eq!(queue.next_start(), Some(secs(16)));
         for _ in 0..100 {
             queue.retry(&job, secs(100), 0.5);
         }
-        assert_eq!(queue.next_due(), Some(secs(100 + 3600)));
+        assert_eq!(queue.next_start(), Some(secs(100 + 3600)));
         queue.done(&job);
         queue.returned(&job.provider);
-        assert_eq!((queue.next_due(), queue.len()), (None, 0));
+        assert_eq!((queue.next_start(), queue.len()), (None, 0));
+        assert!(queue.take_due(secs(100), 10).is_empty());
         assert!(queue.providers.is_empty());
+    }
+
+    #[test]
+    fn jobs_that_end_soon_after_one_another_go_together() {
+        let mut queue = DeliveryQueue::default();
+        let provider = PeerId::random();
+        let told = |queue: &mut DeliveryQueue, at: Duration| jobs(queue.take_due(at, 10)).len();
+        let ends = |queue: &mut DeliveryQueue, number: usize| {
+            queue.done(&job(provider, number));
+            queue.returned(&provider);
+        };
+        queue.add(job(provider, 0), 0, secs(1));
+        assert_eq!(told(&mut queue, secs(1)), 1, "the first at once");
+        ends(&mut queue, 0);
+        for number in 1..4 {
+            queue.add(job(provider, number), 0, secs(1));
+        }
+        assert_eq!(told(&mut queue, secs(1)), 0);
+        assert!(queue.has_due(secs(1)), "a stop waits for them");
+        assert_eq!(queue.next_start(), Some(secs(1) + GATHER));
+        assert_eq!(told(&mut queue, secs(1) + GATHER), 3);
+        for number in 4..4 + BATCH {
+            queue.add(job(provider, number), 0, secs(1) + GATHER);
+        }
+        assert_eq!(
+            told(&mut queue, secs(1) + GATHER),
+            BATCH,
+            "a full call waits for nothing"
+        );
     }
 
     #[test]
@@ -312,7 +357,7 @@ mod tests {
         assert_eq!((second.len(), second[0].jobs.len()), (1, BATCH));
         assert!(queue.take_due(secs(2), 16).is_empty());
         assert_eq!(
-            queue.next_due(),
+            queue.next_start(),
             None,
             "the rest waits for a place, not for a time"
         );
