@@ -265,6 +265,12 @@ impl Session {
         true
     }
 
+    /// Whether its module has left, and it is kept only for a consumer that may lack its end.
+    fn is_kept_for_its_end(&self) -> bool {
+        let inner = self.inner();
+        inner.link.is_none() && inner.abandoned
+    }
+
     /// The link is of no use any more.
     fn link_broke<'a>(
         self: &'a Arc<Self>,

@@ -1,5 +1,6 @@
 //! Calls of wire 0.2: jobs are created and joined with one, and settled in batches.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use derouter_market::Role;
@@ -527,13 +528,17 @@ async fn settle(
         .change_jobs(Role::Provider, keys, Durability::Fsync, decide)
         .await?;
     crate::failpoint!("provider::confirmed");
+    let mut signed = HashSet::new();
     let answers = changed.into_iter().map(|(settled, job)| {
         if let Some(job) = job {
             super::paid(shared, &job);
+            signed.insert(job.key);
         }
         settled
     });
-    Ok(answers.collect())
+    let answers = answers.collect();
+    shared.sessions.signed(&signed);
+    Ok(answers)
 }
 
 /// Notes that the consumer gave jobs up.

@@ -14,7 +14,7 @@ use derouter_sdk::{
     CreateJobError, FailureReason, JobKey, JobStream, NodeError, OfferSnapshot, OpenJobError,
     RemoteJob, RemoteJobError,
 };
-use derouter_store::{Durability, InsertJobError, NewJob};
+use derouter_store::{Durability, InsertJobError, NewJob, StoreError};
 use derouter_wire::cbor::Bytes;
 use derouter_wire::job::JobWire;
 use derouter_wire::jobs::{
@@ -43,6 +43,12 @@ const JOIN_AGAIN: [Duration; 4] = [
     Duration::from_millis(1000),
     Duration::from_millis(2000),
 ];
+
+/// The first pause before it is stored again that a job was taken; they double.
+const STORE_AGAIN: Duration = Duration::from_millis(100);
+
+/// The longest of these pauses.
+const LONGEST_STORE_PAUSE: Duration = Duration::from_secs(4);
 
 /// How long a module may take to end a job that failed with its provider, before the node does.
 const LEARN_AFTER: Duration = Duration::from_secs(3);
@@ -240,23 +246,35 @@ async fn accepted(
     Ok(key)
 }
 
+/// Until it is stored, or the job has ended: a job whose acceptance is not there can't be signed.
 async fn store_accepted(shared: Arc<Shared>, key: JobKey, created_at: UnixSeconds) {
+    let side = (Role::Consumer, key.clone());
+    let mut pause = STORE_AGAIN;
     crate::failpoint!("consumer::before-accepted");
-    // Its module may have asked the provider about it meanwhile, which tells as much.
-    let step = move |job: &Job| job.accepted(created_at, true).or_else(|| job.joined());
-    let stored = shared
-        .store
-        .update_job(Role::Consumer, &key, Durability::Wal, step)
-        .await;
-    crate::failpoint!("consumer::accepted");
-    match stored {
-        Ok(Some(job)) => {
-            shared.remember_job(&job);
-            shared.emit_job(&job);
+    loop {
+        // Its module may have asked the provider about it meanwhile, which tells as much.
+        let step = move |job: &Job| job.accepted(created_at, true).or_else(|| job.joined());
+        let stored = shared
+            .store
+            .update_job(Role::Consumer, &key, Durability::Wal, step)
+            .await;
+        crate::failpoint!("consumer::accepted");
+        match stored {
+            Ok(Some(job)) => {
+                shared.remember_job(&job);
+                shared.emit_job(&job);
+                return;
+            }
+            Ok(None) | Err(StoreError::Closed) => return,
+            Err(error) => {
+                tracing::error!(job = %key, %error, "could not store that a job was taken; trying again");
+            }
         }
-        Ok(None) => {}
-        // It can't be signed then. Its deadline ends it, if its module does not.
-        Err(error) => tracing::error!(job = %key, %error, "could not store that a job was taken"),
+        let paused = shared.stop.run_until_cancelled(sleep(pause)).await;
+        if paused.is_none() || !shared.open_jobs().has(&side) {
+            return;
+        }
+        pause = (pause * 2).min(LONGEST_STORE_PAUSE);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The provider's sessions, by their numbers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -81,6 +81,12 @@ impl Sessions {
     pub(crate) fn sweep(&self, now: Duration) {
         self.kept()
             .retain(|_, kept| !kept.session.expire(now, PATIENCE));
+    }
+
+    /// The consumers signed for these jobs, so they lack nothing of what was sent before.
+    pub(crate) fn signed(&self, jobs: &HashSet<JobKey>) {
+        let is_over = |kept: &Kept| jobs.contains(&kept.job) && kept.session.is_kept_for_its_end();
+        self.kept().retain(|_, kept| !is_over(kept));
     }
 
     /// Ends those of a job that failed.

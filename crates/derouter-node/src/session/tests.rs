@@ -236,3 +236,28 @@ async fn a_session_that_is_not_kept_ends_with_its_link() {
     let error = read.expect("nobody will join it again").unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
+
+#[tokio::test]
+async fn an_answer_that_was_signed_for_is_kept_no_longer() {
+    let sessions = registry::Sessions::default();
+    let consumer = derouter_sdk::PeerId::random();
+    let job = |number: u64| derouter_sdk::JobKey {
+        provider: derouter_sdk::PeerId::random(),
+        job_id: derouter_wire::JobId::new(number.to_string()).unwrap(),
+    };
+    let (served, under_way) = (job(1), job(2));
+    let (near, mut far) = duplex(ROOM);
+    let mut pipe = sessions.begin(1, consumer, served.clone(), Box::new(near));
+    pipe.write_all(b"answer").await.unwrap();
+    pipe.shutdown().await.unwrap();
+    drop(pipe);
+    let (near, _far) = duplex(ROOM);
+    let _pipe = sessions.begin(2, consumer, under_way.clone(), Box::new(near));
+    let mut answer = String::new();
+    far.read_to_string(&mut answer).await.unwrap();
+    let kept = |number, job| sessions.find(number, &consumer, job).is_some();
+    assert!(kept(1, &served), "its end may be lacking");
+    sessions.signed(&[served.clone(), under_way.clone()].into());
+    assert!(!kept(1, &served));
+    assert!(kept(2, &under_way), "its module has not left");
+}
