@@ -183,7 +183,8 @@ impl Store {
         }
     }
 
-    /// A page of jobs, ascending by row id; at most [`limits::PAGE_ROWS`].
+    /// A page of jobs in its order. It ends early at [`limits::PAGE_PAYLOAD_BYTES`]: only behind one
+    /// without any are there no more.
     pub async fn jobs_page(&self, page: JobPage) -> Result<Vec<Job>, StoreError> {
         page.check()?;
         self.read(move |connection| page::read(connection, &page))
@@ -191,7 +192,7 @@ impl Store {
     }
 
     /// Jobs of which the provider is to be told something, our signature or that we gave them up,
-    /// ascending by row id; at most [`limits::PAGE_ROWS`].
+    /// ascending by row id, and paged as [`Store::jobs_page`] is.
     pub async fn jobs_with_news(
         &self,
         limit: usize,
@@ -205,7 +206,7 @@ impl Store {
             );
             let after = after.map_or(0, |row| integer(row.0).unwrap_or(i64::MAX));
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            row::read_all(
+            row::read_page(
                 connection,
                 &mut *connection.prepare_cached(&sql)?,
                 [after, limit],
@@ -238,7 +239,7 @@ impl Store {
         .await
     }
 
-    /// The open jobs of a side, ascending by row id; at most [`limits::PAGE_ROWS`].
+    /// The open jobs of a side, ascending by row id, and paged as [`Store::jobs_page`] is.
     pub async fn open_jobs(
         &self,
         role: Role,
@@ -254,7 +255,7 @@ impl Store {
             );
             let after = after.map_or(0, |row| integer(row.0).unwrap_or(i64::MAX));
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            row::read_all(
+            row::read_page(
                 connection,
                 &mut *connection.prepare_cached(&sql)?,
                 params![role_text(role), after, limit],

@@ -39,8 +39,12 @@ pub use vacuum::{Vacuumed, vacuum};
 
 /// What one call may name or return, as constants for those who page through the rows.
 pub mod limits {
-    /// Rows in one page of jobs: the RPC's own limit. Rows with stored payloads may be megabytes.
+    /// Rows in one page of jobs: the RPC's own limit.
     pub const PAGE_ROWS: usize = 100;
+
+    /// Bytes of payloads in one page of jobs: one that has as many ends there, and the next begins
+    /// behind it. One job alone may have more.
+    pub const PAGE_PAYLOAD_BYTES: usize = 4 * 1024 * 1024;
 
     /// Ids in one call, and values in one filter. Matches the RPC's own cap on filters, and keeps
     /// a query of three filters far below SQLite's 32,766 bound parameters.

@@ -53,12 +53,11 @@ pub async fn try_jobs(node: &TcpNode) -> Result<Vec<JobRecord>, NodeError> {
             ..JobQuery::default()
         };
         let page = node.jobs(&query).await?;
-        after = page.last().map(|job| job.job_rowid);
-        let is_last = page.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
-        all.extend(page);
-        if is_last {
+        let Some(last) = page.last() else {
             return Ok(all);
-        }
+        };
+        after = Some(last.job_rowid);
+        all.extend(page);
     }
 }
 

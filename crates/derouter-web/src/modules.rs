@@ -355,19 +355,32 @@ impl OfferTerms {
         fn other<T: PartialEq>(said: Option<T>, was: &Option<T>) -> Option<T> {
             if said == *was { None } else { said }
         }
+        fn other_text(said: Option<String>, was: Option<&String>) -> Option<String> {
+            let is_same = said.as_deref().map(plain) == was.map(|was| plain(was));
+            said.filter(|_| !is_same)
+        }
+        fn other_list(said: Option<Vec<String>>, was: Option<&Vec<String>>) -> Option<Vec<String>> {
+            let plain = |list: &Vec<String>| list.iter().map(|it| plain(it)).collect::<Vec<_>>();
+            let is_same = said.as_ref().map(plain) == was.map(plain);
+            said.filter(|_| !is_same)
+        }
+        /// Forms change nothing else of a text: the space around it, and how its lines end.
+        fn plain(text: &str) -> String {
+            text.trim().replace("\r\n", "\n")
+        }
         Self {
-            backend_model: other(self.backend_model, &was.backend_model),
-            aliases: other(self.aliases, &was.aliases),
-            description: other(self.description, &was.description),
-            schedule: other(self.schedule, &was.schedule),
+            backend_model: other_text(self.backend_model, was.backend_model.as_ref()),
+            aliases: other_list(self.aliases, was.aliases.as_ref()),
+            description: other_text(self.description, was.description.as_ref()),
+            schedule: other_list(self.schedule, was.schedule.as_ref()),
             request_price: other(self.request_price, &was.request_price),
             trial: other(self.trial, &was.trial),
             max_output: other(self.max_output, &was.max_output),
             places_per_consumer: other(self.places_per_consumer, &was.places_per_consumer),
             queue: other(self.queue, &was.queue),
-            features: other(self.features, &was.features),
-            quantization: other(self.quantization, &was.quantization),
-            region: other(self.region, &was.region),
+            features: other_list(self.features, was.features.as_ref()),
+            quantization: other_text(self.quantization, was.quantization.as_ref()),
+            region: other_text(self.region, was.region.as_ref()),
         }
     }
 }

@@ -35,7 +35,7 @@ const MAX_ATTEMPTS_PER_PROVIDER: usize = 2;
 
 /// Why nothing is bought while the list of blocked providers can't be read.
 const BLOCKED_UNKNOWN: &str = "Nothing is bought until it is known whom the owner blocked: openai-providers.json in the \
-                               node's data directory can't be read. Mend or remove it; the node need not be restarted.";
+                               node's data directory, or a name in it, can't be read. Mend or remove it; the node need not be restarted.";
 
 /// A request on its way.
 struct Dispatch {

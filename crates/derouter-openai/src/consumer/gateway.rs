@@ -289,7 +289,7 @@ impl Gateway {
     pub(crate) fn note_prices(&self) {
         let offers = self.with_offers(OfferIndex::all);
         let now = unix_now();
-        self.with_prices(|prices| offers.iter().for_each(|offer| prices.note(offer, now)));
+        self.with_prices(|prices| prices.note(offers.iter().map(|offer| &**offer), now));
     }
 
     /// Looks at the prices that offers had, or changes them.

@@ -22,7 +22,7 @@ pub const MEASURED_FILE: &str = "openai-measured.json";
 /// Where a file that can't be read is put.
 const DAMAGED_FILE: &str = "openai-measured.json.damaged";
 
-/// Bytes of the file: the most that [`Quality`] remembers comes to less.
+/// Bytes of the file: the most that [`Quality`] remembers comes to less. Prices have what is left.
 const FILE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// How often prices are noted.
@@ -94,6 +94,21 @@ pub(super) async fn follow(gateway: Arc<Gateway>) {
     }
 }
 
+/// The file's bytes, within a limit: the longest histories of prices are left out where they do not fit.
+fn written(mut measured: Measured, most: u64) -> io::Result<Vec<u8>> {
+    measured.prices.sort_by_key(KeptPrices::changes);
+    loop {
+        let bytes = serde_json::to_vec(&measured)?;
+        if u64::try_from(bytes.len()).is_ok_and(|len| len <= most) {
+            return Ok(bytes);
+        }
+        if measured.prices.is_empty() {
+            return Err(io::Error::other("it is too large"));
+        }
+        measured.prices.truncate(measured.prices.len() / 2);
+    }
+}
+
 /// Writes it.
 pub(super) async fn save(gateway: &Gateway) {
     let Some(data_dir) = gateway.config.data_dir.clone() else {
@@ -112,7 +127,7 @@ pub(super) async fn save(gateway: &Gateway) {
         prices,
     };
     let writing = tokio::task::spawn_blocking(move || {
-        let bytes = serde_json::to_vec(&measured)?;
+        let bytes = written(measured, FILE_BYTES)?;
         replace(&data_dir.join(MEASURED_FILE), &bytes)
     });
     match writing.await {
@@ -143,6 +158,36 @@ mod tests {
             let aside = fs::read_to_string(directory.path().join(DAMAGED_FILE)).unwrap();
             assert_eq!(aside.len(), text.len());
         }
+    }
+
+    #[test]
+    fn prices_that_do_not_fit_are_left_out_and_the_file_can_be_read() {
+        let mut quality = Quality::default();
+        quality.blame(&PeerId::random(), "m", Blame::Failed, Instant::now());
+        let quality = quality.keep(Instant::now());
+        let measured = |offers: u64| {
+            let prices = (0..offers).map(|offer| KeptPrices::of_changes(offer, offer % 10 + 1));
+            Measured {
+                at: 1,
+                quality: quality.clone(),
+                prices: prices.collect(),
+            }
+        };
+        let all = serde_json::to_vec(&measured(1000)).unwrap();
+        let most = u64::try_from(all.len()).unwrap();
+        assert_eq!(written(measured(1000), most).unwrap().len(), all.len());
+        let fits = written(measured(1000), most - 1).unwrap();
+        let fits: Measured = serde_json::from_slice(&fits).unwrap();
+        assert_eq!(fits.prices.len(), 500);
+        assert!(
+            fits.prices.iter().all(|it| it.changes() <= 5),
+            "the longest go"
+        );
+        assert_eq!(fits.quality, quality);
+        let none = serde_json::to_vec(&measured(0)).unwrap();
+        let least = u64::try_from(none.len()).unwrap();
+        assert_eq!(written(measured(1000), least).unwrap(), none);
+        assert!(written(measured(1000), least - 1).is_err());
     }
 
     #[test]

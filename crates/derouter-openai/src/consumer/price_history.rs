@@ -7,8 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::offers::Offer;
 
-/// Offers whose prices are followed. Those that were not seen for longest make room.
+/// Offers whose prices are followed. Those that are gone make room for newcomers; while none is, newcomers
+/// are not followed.
 const MAX_OFFERS: usize = 5000;
+
+/// An offer that was not seen for so long is gone: longer than many rounds of notes.
+const GONE_SECONDS: u64 = 10 * 60;
 
 /// Changes that are remembered of each.
 const MAX_PRICES: usize = 32;
@@ -37,7 +41,7 @@ pub(crate) struct PriceHistory {
     offers: HashMap<(PeerId, OfferId), Known>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Known {
     seen: UnixSeconds,
     /// Oldest first.
@@ -55,27 +59,39 @@ pub(crate) struct KeptPrices {
 }
 
 impl PriceHistory {
-    /// Notes the price that an offer has now.
-    pub(crate) fn note(&mut self, offer: &Offer, now: UnixSeconds) {
-        let prices = &offer.terms.prices;
-        let price = PastPrice {
-            since: now,
-            input: prices.input.of_million(),
-            output: prices.output.of_million(),
-        };
-        self.note_one((offer.provider, offer.offer_id.clone()), price);
+    /// Notes the prices that all offers have now.
+    pub(crate) fn note<'a>(&mut self, offers: impl Iterator<Item = &'a Offer>, now: UnixSeconds) {
+        let priced = offers.map(|offer| {
+            let prices = &offer.terms.prices;
+            let price = PastPrice {
+                since: now,
+                input: prices.input.of_million(),
+                output: prices.output.of_million(),
+            };
+            ((offer.provider, offer.offer_id.clone()), price)
+        });
+        self.note_all(priced, now);
     }
 
-    fn note_one(&mut self, key: (PeerId, OfferId), price: PastPrice) {
-        if !self.offers.contains_key(&key) && self.offers.len() >= MAX_OFFERS {
-            self.make_room();
+    fn note_all(
+        &mut self,
+        offers: impl Iterator<Item = ((PeerId, OfferId), PastPrice)>,
+        now: UnixSeconds,
+    ) {
+        let mut newcomers = Vec::new();
+        for (key, price) in offers {
+            match self.offers.get_mut(&key) {
+                Some(known) => known.see(price),
+                None if newcomers.len() < MAX_OFFERS => newcomers.push((key, price)),
+                None => {}
+            }
         }
-        let known = self.offers.entry(key).or_insert_with(|| Known {
-            seen: price.since,
-            prices: VecDeque::new(),
-        });
-        known.seen = known.seen.max(price.since);
-        known.add(price);
+        self.make_room(newcomers.len(), now);
+        let free = MAX_OFFERS.saturating_sub(self.offers.len());
+        for (key, price) in newcomers.into_iter().take(free) {
+            let known = self.offers.entry(key).or_default();
+            known.see(price);
+        }
     }
 
     /// The prices that an offer had, oldest first.
@@ -119,15 +135,38 @@ impl PriceHistory {
         history
     }
 
-    fn make_room(&mut self) {
-        let oldest = self.offers.iter().min_by_key(|(_, known)| known.seen);
-        if let Some(key) = oldest.map(|(key, _)| key.clone()) {
+    /// Forgets the offers that are gone for longest, as far as newcomers need their places. In one pass: there
+    /// may be thousands of both.
+    fn make_room(&mut self, newcomers: usize, now: UnixSeconds) {
+        let wanted = self.offers.len().saturating_add(newcomers);
+        let wanted = wanted.saturating_sub(MAX_OFFERS);
+        if wanted == 0 {
+            return;
+        }
+        // A clock that was set back makes none of them stay for ever.
+        let is_gone = |known: &Known| known.seen.0.abs_diff(now.0) > GONE_SECONDS;
+        let gone = self.offers.iter().filter(|(_, known)| is_gone(known));
+        let mut gone: Vec<_> = gone.map(|(key, known)| (known.seen, key.clone())).collect();
+        gone.sort_unstable_by_key(|(seen, _)| *seen);
+        for (_, key) in gone.into_iter().take(wanted) {
             self.offers.remove(&key);
         }
     }
 }
 
+impl KeptPrices {
+    /// How many there are.
+    pub(super) fn changes(&self) -> usize {
+        self.prices.len()
+    }
+}
+
 impl Known {
+    fn see(&mut self, price: PastPrice) {
+        self.seen = price.since;
+        self.add(price);
+    }
+
     fn add(&mut self, price: PastPrice) {
         let last = self.prices.back();
         if last.is_some_and(|last| last.input == price.input && last.output == price.output) {
@@ -137,6 +176,24 @@ impl Known {
             self.prices.pop_front();
         }
         self.prices.push_back(price);
+    }
+}
+
+#[cfg(test)]
+impl KeptPrices {
+    /// Those of an offer whose price changed so often.
+    pub(super) fn of_changes(offer: u64, changes: u64) -> Self {
+        let price = |since| PastPrice {
+            since: UnixSeconds(since),
+            input: Wei::from_wei(since.into()),
+            output: Wei::from_wei(since.into()),
+        };
+        Self {
+            provider: PeerId::random().to_string(),
+            offer: OfferId::new(offer.to_string()).unwrap(),
+            seen: UnixSeconds(changes),
+            prices: (1..=changes).map(price).collect(),
+        }
     }
 }
 
@@ -156,12 +213,21 @@ mod tests {
         (PeerId::random(), OfferId::new(id.to_string()).unwrap())
     }
 
+    fn note<'a>(
+        history: &mut PriceHistory,
+        keys: impl IntoIterator<Item = &'a (PeerId, OfferId)>,
+        price: PastPrice,
+    ) {
+        let priced = keys.into_iter().map(|key| (key.clone(), price));
+        history.note_all(priced, price.since);
+    }
+
     #[test]
     fn changes_are_noted_and_outlast_a_restart() {
         let mut history = PriceHistory::default();
         let key = key(1);
         for (since, wei) in [(1, 5), (2, 5), (3, 7), (4, 5)] {
-            history.note_one(key.clone(), price(since, wei));
+            note(&mut history, [&key], price(since, wei));
         }
         let right = [price(1, 5), price(3, 7), price(4, 5)];
         assert_eq!(history.of(&key.0, &key.1), right);
@@ -175,20 +241,54 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let mut history = PriceHistory::default();
-        let first = key(0);
-        history.note_one(first.clone(), price(0, 1));
-        for n in 1..=MAX_OFFERS {
-            let since = u64::try_from(n).unwrap();
-            history.note_one(key(n), price(since, 1));
-        }
+        let keys: Vec<_> = (0..4 * MAX_OFFERS).map(key).collect();
+        note(&mut history, &keys, price(0, 1));
         assert_eq!(history.offers.len(), MAX_OFFERS);
-        assert!(history.of(&first.0, &first.1).is_empty(), "the oldest goes");
-        let last = key(1);
+        let first = &keys[0];
         for n in 0..100 {
-            history.note_one(last.clone(), price(n, u128::from(n)));
+            note(&mut history, [first], price(n, u128::from(n)));
         }
-        assert_eq!(history.of(&last.0, &last.1).len(), MAX_PRICES);
-        let kept = history.keep(UnixSeconds(MAX_OFFERS.try_into().unwrap()));
+        assert_eq!(history.of(&first.0, &first.1).len(), MAX_PRICES);
+        let kept = history.keep(UnixSeconds(100));
         assert!(kept.iter().all(|kept| kept.prices.len() <= MAX_KEPT));
+    }
+
+    #[test]
+    fn newcomers_take_the_places_of_offers_that_are_gone_alone() {
+        let mut history = PriceHistory::default();
+        let keys: Vec<_> = (0..2 * MAX_OFFERS).map(key).collect();
+        let (known, newcomers) = keys.split_at(MAX_OFFERS);
+        let (first, others) = known.split_at(2);
+        let knows = |history: &PriceHistory, keys: &[(PeerId, OfferId)]| {
+            let keys = keys.iter();
+            let known = keys.filter(|key| !history.of(&key.0, &key.1).is_empty());
+            known.count()
+        };
+        note(&mut history, known, price(0, 1));
+        // However many there are, and whoever is told of first.
+        let all = newcomers.iter().chain(known);
+        note(&mut history, all, price(10, 2));
+        assert_eq!(knows(&history, newcomers), 0);
+        assert_eq!(history.of(&known[0].0, &known[0].1).len(), 2);
+
+        note(&mut history, others, price(10 + GONE_SECONDS, 2));
+        note(&mut history, newcomers, price(10 + GONE_SECONDS, 2));
+        assert_eq!(knows(&history, first), 2, "they may come back");
+        note(&mut history, &newcomers[..1], price(11 + GONE_SECONDS, 2));
+        assert_eq!(
+            knows(&history, first),
+            1,
+            "no more go than there is need for"
+        );
+        note(&mut history, newcomers, price(11 + GONE_SECONDS, 2));
+        assert_eq!(knows(&history, first), 0);
+        assert_eq!(knows(&history, others), others.len());
+        assert_eq!(knows(&history, newcomers), 2);
+
+        // The clock was set back by a day: nobody has a place for ever.
+        let mut history = PriceHistory::default();
+        note(&mut history, known, price(100_000, 1));
+        note(&mut history, newcomers, price(100_000 - 86_400, 1));
+        assert_eq!(knows(&history, newcomers), MAX_OFFERS);
     }
 }

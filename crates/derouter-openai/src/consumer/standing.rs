@@ -93,7 +93,7 @@ struct Held {
     sets: Sets,
     /// What is wrong with the file.
     problem: Option<String>,
-    /// It is not known whom the owner blocked: no file could be read since the start.
+    /// It is not known whom the owner blocked: since the start, the file or one of those in it can't be read.
     unknown: bool,
 }
 
@@ -104,6 +104,8 @@ struct Contents {
     /// Entries that say nothing, and the first of them.
     skipped: usize,
     first_skipped: Option<String>,
+    /// One of them is in `blocked`, and then the first is.
+    skips_blocked: bool,
 }
 
 /// All of them.
@@ -259,16 +261,21 @@ fn judge(path: &Path, read: io::Result<Contents>, before: &Held, at_the_start: b
             };
         }
     };
+    let unknown = contents.skips_blocked && (at_the_start || before.unknown);
     let problem = contents.complaint().map(|complaint| {
         // It may be one of those that can't be read.
         let blocked = &mut contents.sets.blocked;
         blocked.extend(&before.sets.blocked);
-        format!("{shown} is damaged: {complaint}; the other entries hold")
+        let so = match unknown {
+            true => "nothing is bought until it is known whom you blocked",
+            false => "the other entries hold",
+        };
+        format!("{shown} is damaged: {complaint}; {so}")
     });
     Held {
         sets: contents.sets,
         problem,
-        unknown: false,
+        unknown,
     }
 }
 
@@ -326,16 +333,14 @@ fn read(path: &Path) -> io::Result<Contents> {
 
 fn contents(fields: &Map<String, Value>) -> Result<Contents, &'static str> {
     let mut contents = Contents::default();
+    // Before the others, so that what is wrong with it is told first.
+    if let Some(value) = fields.get("blocked") {
+        contents.sets.blocked = contents.list(value).ok_or("`blocked` is no list")?;
+        contents.skips_blocked = contents.skipped > 0;
+    }
     for (name, value) in fields {
         match name.as_str() {
-            "blocked" => {
-                let skipped = contents.skipped;
-                let blocked = contents.list(value).ok_or("`blocked` is no list")?;
-                if blocked.is_empty() && contents.skipped > skipped {
-                    return Err("nothing in `blocked` is a provider");
-                }
-                contents.sets.blocked = blocked;
-            }
+            "blocked" => {}
             "pinned" => match contents.list(value) {
                 Some(pinned) => contents.sets.pinned = pinned,
                 None => contents.skip(name),
@@ -455,7 +460,6 @@ mod tests {
         let (pinned, blocked) = (peer().to_string(), peer().to_string());
         for kept in [
             json!({"pinned": [pinned, 7], "blocked": [blocked]}),
-            json!({"pinned": [pinned], "blocked": ["x", blocked]}),
             json!({"pinned": [pinned], "blocked": [blocked], "other": 1}),
         ] {
             write(directory.path(), &kept.to_string());
@@ -500,6 +504,36 @@ mod tests {
         standings.look(false);
         assert!(!standings.are_unknown(), "removed");
         assert!(!Standings::load(None).are_unknown());
+    }
+
+    #[test]
+    fn a_damaged_name_of_a_blocked_one_may_be_anybody_until_it_is_mended() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, name) = (peer(), "12D3KooWmisspelt");
+        let damaged = json!({"another": 1, "blocked": [one.to_string(), name], "pinned": [7]});
+        write(directory.path(), &damaged.to_string());
+        let standings = Standings::load(Some(directory.path()));
+        assert!(standings.are_unknown());
+        let problem = standings.problem().unwrap();
+        assert!(
+            problem.contains(name) && problem.contains("nothing is bought"),
+            "{problem}"
+        );
+        assert_eq!(standings.of(&one), Standing::Blocked);
+        // Another file that is no better.
+        let no_better = json!({"blocked": [name]}).to_string();
+        write(directory.path(), &no_better);
+        standings.look(false);
+        assert!(standings.are_unknown());
+        let mended = json!({"blocked": [one.to_string()]}).to_string();
+        write(directory.path(), &mended);
+        standings.look(false);
+        assert!(!standings.are_unknown() && standings.problem().is_none());
+        // Whoever could be read before is known.
+        write(directory.path(), &no_better);
+        standings.look(false);
+        assert!(!standings.are_unknown());
+        assert_eq!(standings.of(&one), Standing::Blocked);
     }
 
     #[test]

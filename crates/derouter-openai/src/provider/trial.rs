@@ -19,8 +19,8 @@ use crate::protocol::{OfferPayload, Usage};
 /// Consumers that are remembered, for each offer. Others are read from the records again.
 const MAX_REMEMBERED: usize = 4_096;
 
-/// Jobs of one consumer that are looked through, 100 each page. One that has more is not new.
-const MAX_PAGES: usize = 10;
+/// Jobs of one consumer that are looked through. One that has more is not new.
+const MAX_JOBS: usize = 1000;
 
 /// Jobs of one page.
 const PAGE: u32 = 100;
@@ -103,17 +103,17 @@ async fn recorded(node: &dyn Node, tasting: &Tasting<'_>) -> Result<Wei, NodeErr
         },
         limit: PAGE,
     };
-    let mut had = Wei::ZERO;
-    for _ in 0..MAX_PAGES {
+    let (mut had, mut looked_at) = (Wei::ZERO, 0_usize);
+    while looked_at < MAX_JOBS {
         let page = node.jobs(&query).await?;
+        // One that is not full may have ended early, as its payloads are large.
+        let Some(last) = page.last() else {
+            return Ok(had);
+        };
+        query.after = Some(last.job_rowid);
+        looked_at = looked_at.saturating_add(page.len());
         let free = page.iter().filter(|job| job.offer_id == *tasting.offer_id);
         had = free.filter_map(worth).fold(had, Wei::saturating_add);
-        match page.last() {
-            Some(last) if page.len() >= usize::try_from(PAGE).unwrap_or(usize::MAX) => {
-                query.after = Some(last.job_rowid);
-            }
-            _ => return Ok(had),
-        }
     }
     Ok(Wei::MAX)
 }

@@ -319,7 +319,11 @@ async fn nothing_is_bought_while_it_is_not_known_whom_the_owner_blocked() {
     let problem = gateway.running.viewer().problem().unwrap();
     assert!(problem.contains(file.to_str().unwrap()), "{problem}");
     // Mended, it is read without a restart, and what it says holds.
-    std::fs::write(&file, json!({"blocked": [blocked, "x"]}).to_string()).unwrap();
+    std::fs::write(
+        &file,
+        json!({"blocked": [blocked], "pinned": ["x"]}).to_string(),
+    )
+    .unwrap();
     let refused = async {
         loop {
             let (status, error) = error_of(gateway.chat(&json!({})).await).await;

@@ -4,7 +4,7 @@
 use derouter_market::Job;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::row::{JOB_COLUMNS, read_all};
+use super::row::{JOB_COLUMNS, read_page};
 use crate::column::integer;
 use crate::error::{StoreError, at_most};
 use crate::limits;
@@ -32,8 +32,8 @@ impl Store {
         self.read(history).await
     }
 
-    /// The jobs whose latest change is behind `after`, at most `limit`. A job that changed twice is
-    /// there once, as it is now.
+    /// The jobs whose latest change is behind `after`, at most `limit`, and fewer where payloads are
+    /// large: only without any there are no more. A job that changed twice is there once, as it is now.
     pub async fn job_changes(&self, after: u64, limit: usize) -> Result<JobChanges, StoreError> {
         at_most("rows", limit, limits::PAGE_ROWS)?;
         let after = integer(after)?;
@@ -67,7 +67,7 @@ fn changes(connection: &Connection, after: i64, limit: usize) -> Result<JobChang
         "SELECT {JOB_COLUMNS} FROM job_changes JOIN jobs ON jobs.id = job
          WHERE seq > ?1 ORDER BY seq LIMIT ?2"
     );
-    let jobs = read_all(
+    let jobs = read_page(
         connection,
         &mut *connection.prepare_cached(&sql)?,
         [after, limit],

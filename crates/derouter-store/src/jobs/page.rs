@@ -8,7 +8,7 @@ use derouter_wire::{PeerId, ProtocolId, RowId};
 use rusqlite::types::Value;
 use rusqlite::{Connection, ParamsFromIter, Statement, params_from_iter};
 
-use super::row::{JOB_COLUMNS, read_all};
+use super::row::{JOB_COLUMNS, PayloadBytes, read_all, read_page};
 use crate::column::integer;
 use crate::error::{StoreError, at_most};
 use crate::limits;
@@ -27,7 +27,7 @@ pub struct JobPage {
     pub providers: Option<Vec<PeerId>>,
     /// Only these consumers, at most [`limits::IDS`].
     pub consumers: Option<Vec<PeerId>>,
-    /// Rows at most, up to [`limits::PAGE_ROWS`].
+    /// Rows at most, up to [`limits::PAGE_ROWS`]; fewer come where payloads are large.
     pub limit: usize,
 }
 
@@ -233,7 +233,7 @@ pub(super) fn read(connection: &Connection, page: &JobPage) -> Result<Vec<Job>, 
     };
     let query = PageQuery::new(JOB_COLUMNS, &plan, lookup, page.limit);
     query.run(connection, |statement, values| {
-        read_all(connection, statement, values)
+        read_page(connection, statement, values)
     })
 }
 
@@ -262,9 +262,15 @@ fn read_merged(connection: &Connection, plan: &Plan, limit: usize) -> Result<Vec
     }
     let sql = format!("SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?1");
     let mut statement = connection.prepare_cached(&sql)?;
-    let mut jobs = Vec::with_capacity(rows.len());
+    let (mut jobs, mut bytes) = (Vec::with_capacity(rows.len()), PayloadBytes::default());
     for row in rows {
-        jobs.extend(read_all(connection, &mut statement, [row])?);
+        for job in read_all(connection, &mut statement, [row])? {
+            bytes.add(&job, None);
+            jobs.push(job);
+        }
+        if bytes.are_enough() {
+            break;
+        }
     }
     Ok(jobs)
 }
@@ -371,6 +377,76 @@ mod tests {
         };
         // Not six: with the limits of filters that could be a million.
         assert_eq!(Plan::new(&many).lookups.len(), 2);
+    }
+
+    /// A database of so many jobs of one peer, each with a payload of so many bytes.
+    fn database(jobs: usize, payload: usize) -> (Connection, PeerId) {
+        let connection = Connection::open_in_memory().unwrap();
+        crate::schema::migrate(&connection, Path::new("memory")).unwrap();
+        let peer = PeerId::random();
+        connection
+            .execute(
+                "INSERT INTO offer_snapshots (id, provider, protocol_id, offer_id, payload, payload_sha256)
+                 VALUES (1, ?1, 'p', 'o', '{}', zeroblob(32))",
+                [peer.to_bytes()],
+            )
+            .unwrap();
+        for number in 0..jobs {
+            connection
+                .execute(
+                    "INSERT INTO jobs (wire, role, provider, job_id, consumer, snapshot_id, protocol_id, currency,
+                       created_at_sync, created_at_local, private_payload, job_args, state, news)
+                     VALUES (2, 'consumer', ?1, ?2, ?1, 1, 'p', 0, 1, 1, ?3, '', 'running', 0)",
+                    rusqlite::params![peer.to_bytes(), number.to_string(), "x".repeat(payload)],
+                )
+                .unwrap();
+        }
+        (connection, peer)
+    }
+
+    #[test]
+    fn pages_end_at_the_bytes_of_payloads_and_leave_no_job_out() {
+        let half = limits::PAGE_PAYLOAD_BYTES / 2;
+        for (payload, rows_of_pages) in [
+            (0, vec![5]),
+            (half, vec![2, 2, 1]),
+            (3 * half, vec![1, 1, 1, 1, 1]),
+        ] {
+            let (connection, peer) = database(5, payload);
+            let all = JobPage {
+                limit: 100,
+                ..JobPage::default()
+            };
+            let merged = JobPage {
+                providers: Some(vec![peer, PeerId::random()]),
+                newest_first: true,
+                ..all.clone()
+            };
+            for mut page in [all, merged] {
+                let (mut found, mut lengths) = (Vec::new(), Vec::new());
+                loop {
+                    let jobs = read(&connection, &page).unwrap();
+                    let Some(last) = jobs.last() else { break };
+                    page.after = Some(last.row_id);
+                    lengths.push(jobs.len());
+                    found.extend(jobs.iter().map(|job| job.row_id.0));
+                }
+                if page.newest_first {
+                    found.reverse();
+                }
+                assert_eq!(found, [1, 2, 3, 4, 5]);
+                assert_eq!(lengths, rows_of_pages);
+            }
+            let (mut stored, mut rows) = (super::super::stored::StoredJobs::default(), Vec::new());
+            loop {
+                let page = super::super::stored::read(&connection, &stored).unwrap();
+                rows.push(page.jobs.len());
+                let Some(next) = page.next else { break };
+                stored.after = Some(next);
+            }
+            rows.retain(|rows| *rows > 0);
+            assert_eq!(rows, rows_of_pages, "of an export");
+        }
     }
 
     #[test]

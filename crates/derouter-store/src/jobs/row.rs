@@ -11,6 +11,7 @@ use rusqlite::{Connection, Params, Row, Statement};
 use crate::announcements::{SnapshotCache, snapshot_for};
 use crate::column::{RowName, time};
 use crate::error::StoreError;
+use crate::limits;
 
 /// In the order in which [`JobRow::read`] takes them.
 pub(super) const JOB_COLUMNS: &str = "id, wire, role, provider, job_id, consumer, snapshot_id,
@@ -353,17 +354,63 @@ impl JobRow {
     }
 }
 
-/// All jobs that a query over [`JOB_COLUMNS`] finds.
+/// The bytes of payloads in a page of jobs.
+#[derive(Default)]
+pub(super) struct PayloadBytes(usize);
+
+impl PayloadBytes {
+    pub(super) fn add(&mut self, job: &Job, args: Option<&str>) {
+        let public = match &job.state {
+            JobState::Completed { outcome, .. } => outcome.public_payload.len(),
+            JobState::Open(_) | JobState::Failed(_) => 0,
+        };
+        let own = [job.private_payload.as_deref(), args];
+        let own = own.into_iter().flatten().map(str::len);
+        let all = own.chain([public, job.offer.payload.len()]);
+        self.0 = all.fold(self.0, usize::saturating_add);
+    }
+
+    /// Whether the page ends here.
+    pub(super) fn are_enough(&self) -> bool {
+        self.0 >= limits::PAGE_PAYLOAD_BYTES
+    }
+}
+
+/// The jobs that a query over [`JOB_COLUMNS`] finds, until they have [`limits::PAGE_PAYLOAD_BYTES`]: one
+/// at least, if there is any.
+pub(super) fn read_page(
+    connection: &Connection,
+    statement: &mut Statement<'_>,
+    parameters: impl Params,
+) -> Result<Vec<Job>, StoreError> {
+    let most = limits::PAGE_PAYLOAD_BYTES;
+    read_until(connection, statement, parameters, most)
+}
+
+/// All jobs that a query over [`JOB_COLUMNS`] finds, for few of them.
 pub(super) fn read_all(
     connection: &Connection,
     statement: &mut Statement<'_>,
     parameters: impl Params,
 ) -> Result<Vec<Job>, StoreError> {
+    read_until(connection, statement, parameters, usize::MAX)
+}
+
+fn read_until(
+    connection: &Connection,
+    statement: &mut Statement<'_>,
+    parameters: impl Params,
+    most: usize,
+) -> Result<Vec<Job>, StoreError> {
     let mut cache = SnapshotCache::new();
-    let mut jobs = Vec::new();
+    let (mut jobs, mut bytes) = (Vec::new(), PayloadBytes::default());
     let mut rows = statement.query(parameters)?;
-    while let Some(row) = rows.next()? {
-        jobs.push(JobRow::read(row)?.into_job(connection, &mut cache)?);
+    while bytes.0 < most
+        && let Some(row) = rows.next()?
+    {
+        let job = JobRow::read(row)?.into_job(connection, &mut cache)?;
+        bytes.add(&job, None);
+        jobs.push(job);
     }
     Ok(jobs)
 }

@@ -6,7 +6,7 @@ use rusqlite::types::{ToSqlOutput, Value};
 use rusqlite::{Connection, Row, ToSql, params};
 
 use super::page::Order;
-use super::row::{JOB_COLUMNS, JobRow, role_text};
+use super::row::{JOB_COLUMNS, JobRow, PayloadBytes, role_text};
 use crate::announcements::SnapshotCache;
 use crate::column::{RowName, time};
 use crate::error::StoreError;
@@ -73,7 +73,7 @@ pub(crate) fn read(connection: &Connection, which: &StoredJobs) -> Result<Stored
         Bound(until, i64::MAX),
         i64::try_from(limits::PAGE_ROWS).unwrap_or(i64::MAX),
     ])?;
-    let mut cache = SnapshotCache::new();
+    let (mut cache, mut bytes) = (SnapshotCache::new(), PayloadBytes::default());
     let mut page = StoredPage {
         jobs: Vec::new(),
         next: None,
@@ -83,11 +83,15 @@ pub(crate) fn read(connection: &Connection, which: &StoredJobs) -> Result<Stored
             table: "jobs",
             row: row.get(0)?,
         };
-        page.jobs.push(stored(connection, row, name, &mut cache));
-        page.next = Some(RowId(name.row.unsigned_abs()));
-    }
-    if page.jobs.len() < limits::PAGE_ROWS {
-        page.next = None;
+        let stored = stored(connection, row, name, &mut cache);
+        if let Ok(stored) = &stored {
+            bytes.add(&stored.job, stored.job_args.as_deref());
+        }
+        page.jobs.push(stored);
+        if bytes.are_enough() || page.jobs.len() >= limits::PAGE_ROWS {
+            page.next = Some(RowId(name.row.unsigned_abs()));
+            break;
+        }
     }
     Ok(page)
 }

@@ -80,7 +80,9 @@ async fn find(app: &App, asked: &Asked) -> Result<Found, NodeError> {
             return Ok(Found { jobs, next: None });
         }
         looked_at = looked_at.saturating_add(some.len());
-        for job in some {
+        for mut job in some {
+            // Pages show none of it, and it may be megabytes.
+            job.private_payload = None;
             after = Some(job.job_rowid);
             let facts = app.board.facts(&job);
             if fits(app, &job, &facts, asked) {

@@ -250,7 +250,8 @@ struct TermsForm {
 
 impl TermsForm {
     fn read(self) -> Result<OfferTerms, String> {
-        let text = |text: Option<String>| text.map(|text| text.trim().to_owned());
+        // Browsers send lines of a text area with `\r\n` between them.
+        let text = |text: Option<String>| text.map(|text| text.trim().replace("\r\n", "\n"));
         let list = |text: Option<String>, between: char| {
             let parts = |text: String| {
                 let parts = text.split(between).map(str::trim);
@@ -387,6 +388,31 @@ pub(super) async fn test(State(app): State<App>, Form(form): Form<OfferName>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_touched_is_no_change() {
+        let was = OfferTerms {
+            description: Some(" One line,\nand another.\n".to_owned()),
+            aliases: Some(vec![" a".to_owned()]),
+            schedule: Some(vec!["sat x0.5 ".to_owned(), " sun x0.5".to_owned()]),
+            ..OfferTerms::none()
+        };
+        let form = |description: &str| TermsForm {
+            description: Some(description.to_owned()),
+            aliases: Some(" a".to_owned()),
+            schedule: Some("sat x0.5 \r\n sun x0.5".to_owned()),
+            region: Some(String::new()),
+            ..TermsForm::default()
+        };
+        let untouched = form(" One line,\r\nand another.\r\n").read().unwrap();
+        assert_eq!(untouched.other_than(&was), OfferTerms::default());
+        let changed = form("One line,\r\nand a third.").read().unwrap();
+        let other = OfferTerms {
+            description: Some("One line,\nand a third.".to_owned()),
+            ..OfferTerms::default()
+        };
+        assert_eq!(changed.other_than(&was), other);
+    }
 
     #[test]
     fn what_a_form_does_not_say_stays_and_what_is_empty_is_none() {

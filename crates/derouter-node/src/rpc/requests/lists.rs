@@ -41,11 +41,19 @@ fn page_limit(limit: u64) -> Result<u32, Failure> {
 /// What fits of the rows that were asked for. When all came that may come, there may be more.
 fn page<T: Serialize>(rows: Vec<T>, limit: u32, behind: impl Fn(&T) -> Cursor) -> Listed<T> {
     let found = rows.len();
-    let items = first_that_fit(rows, LIST_BYTES);
     let is_full = u32::try_from(found).is_ok_and(|found| found >= limit);
-    let may_go_on = is_full || items.len() < found;
-    let next = items.last().filter(|_| may_go_on).map(behind);
-    Ok(FilteredReply::Ok(Page { items, next }))
+    let mut page = unended_page(rows, behind);
+    if !is_full && page.items.len() >= found {
+        page.next = None;
+    }
+    Ok(FilteredReply::Ok(page))
+}
+
+/// What fits of rows behind which there may be more, unless there are none.
+fn unended_page<T: Serialize>(rows: Vec<T>, behind: impl Fn(&T) -> Cursor) -> Page<T> {
+    let items = first_that_fit(rows, LIST_BYTES);
+    let next = items.last().map(behind);
+    Page { items, next }
 }
 
 impl Session {
@@ -93,7 +101,9 @@ impl Session {
             limit: page_limit(query.limit)?,
         };
         let rows = self.node.jobs(&query).await?;
-        page(rows, query.limit, |job| Cursor::behind_row(job.job_rowid))
+        // A page of jobs ends early where payloads are large.
+        let page = unended_page(rows, |job| Cursor::behind_row(job.job_rowid));
+        Ok(FilteredReply::Ok(page))
     }
 
     pub(super) async fn list_peers(&self, query: ListPeers) -> Listed<PeerReport> {
@@ -111,5 +121,26 @@ impl Session {
         page(rows, query.limit, |report| {
             Cursor::behind_peer(&report.peer)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use derouter_wire::RowId;
+
+    use super::*;
+
+    #[test]
+    fn a_page_that_ended_early_goes_on_and_one_without_rows_is_the_last() {
+        let behind = |row: &u64| Cursor::behind_row(RowId(*row));
+        let next = |rows: Vec<u64>| unended_page(rows, behind).next;
+        assert_eq!(next(vec![3, 4]), Some(Cursor::behind_row(RowId(4))));
+        assert_eq!(next(Vec::new()), None);
+        let next = |rows: Vec<u64>| match page(rows, 2, behind) {
+            Ok(FilteredReply::Ok(page)) => page.next,
+            _ => panic!("no page"),
+        };
+        assert_eq!(next(vec![3, 4]), Some(Cursor::behind_row(RowId(4))));
+        assert_eq!(next(vec![3]), None);
     }
 }

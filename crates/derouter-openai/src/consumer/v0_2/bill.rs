@@ -43,6 +43,18 @@ pub(crate) enum Violation {
     OverReserved { billed: Wei, reserved: Wei },
     #[error("the job is said to be completed at {0}, which is more than a day off")]
     CompletedAt(UnixSeconds),
+    /// All else is right: its first event may have been that large before it was told.
+    #[error(
+        "{billed} output tokens are billed, and {most} had come when another provider was quicker"
+    )]
+    Late { billed: u64, most: u64 },
+}
+
+impl Violation {
+    /// Whether it shows that the provider is not to be asked again for now.
+    pub(crate) fn is_a_fault(&self) -> bool {
+        !matches!(self, Self::Late { .. })
+    }
 }
 
 /// What a bill is checked against.
@@ -84,7 +96,20 @@ impl Expected<'_> {
         if epilogue.completed_at.0.abs_diff(self.now.0) > CLOCK_TOLERANCE_SECONDS {
             return Err(Violation::CompletedAt(epilogue.completed_at));
         }
+        self.check_late(&used)?;
         Ok((used, cost))
+    }
+
+    /// No more than can have been under way when another provider was quicker. The last of the checks.
+    fn check_late(&self, used: &Metered) -> Result<(), Violation> {
+        let Some(had_come) = self.had_come else {
+            return Ok(());
+        };
+        let (billed, most) = (used.output, had_come.saturating_add(LATE_TOKENS));
+        match billed <= most {
+            true => Ok(()),
+            false => Err(Violation::Late { billed, most }),
+        }
     }
 
     fn check_request(&self, payload: &PublicPayload) -> Result<(), Violation> {
@@ -129,10 +154,6 @@ impl Expected<'_> {
         at_most("output tokens", used.output, most_output(self.meter, size))?;
         let hidden = size.most_hidden(self.meter.reasoning_tokens());
         self.counted.check(used.input, used.output, hidden)?;
-        if let Some(had_come) = self.had_come {
-            let most = had_come.saturating_add(LATE_TOKENS);
-            at_most("output tokens", used.output, most)?;
-        }
         at_most("images", used.images, self.meter.images().min(most.images))?;
         let seconds = match self.meter.seconds() {
             0 => most.seconds,
@@ -383,7 +404,17 @@ mod tests {
         assert!(case.check(&case.bill(12, 0, 4_000).1).is_ok());
         case.had_come = Some(0);
         assert!(case.check(&case.bill(12, 0, LATE_TOKENS).1).is_ok());
-        assert!(case.check(&case.bill(12, 0, LATE_TOKENS + 1).1).is_err());
+        let late = case.check(&case.bill(12, 0, LATE_TOKENS + 1).1);
+        let most = LATE_TOKENS;
+        let billed = LATE_TOKENS + 1;
+        assert_eq!(late, Err(Violation::Late { billed, most }));
+        assert!(!Violation::Late { billed, most }.is_a_fault());
+        // With anything else that is wrong it is a fault.
+        let mut wrong = case.bill(12, 0, LATE_TOKENS + 1).1;
+        wrong.completed_at = UnixSeconds(0);
+        assert!(case.check(&wrong).unwrap_err().is_a_fault());
+        let inflated = case.bill(12, 0, 1_000_000).1;
+        assert!(case.check(&inflated).unwrap_err().is_a_fault());
         case.had_come = Some(100);
         assert!(case.check(&case.bill(12, 0, LATE_TOKENS + 100).1).is_ok());
     }

@@ -157,7 +157,12 @@ impl Answer {
                 );
                 self.sign(epilogue, cost);
             }
-            Err(violation) => self.refuse(&violation.to_string()),
+            Err(violation) => {
+                if violation.is_a_fault() {
+                    self.gateway.blame(&self.offer, Blame::Failed);
+                }
+                self.leave_unsigned(&violation.to_string());
+            }
         }
     }
 
@@ -184,8 +189,12 @@ impl Answer {
     }
 
     fn refuse(self, violation: &str) {
-        count(&self.gateway.counters.violations);
         self.gateway.blame(&self.offer, Blame::Failed);
+        self.leave_unsigned(violation);
+    }
+
+    fn leave_unsigned(self, violation: &str) {
+        count(&self.gateway.counters.violations);
         tracing::warn!(job = %self.job.key, model = self.asked.model, violation, "bill not signed");
         self.job
             .fail(violation.to_owned(), REASON_PROTOCOL_VIOLATION);
