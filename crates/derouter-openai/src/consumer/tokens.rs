@@ -405,6 +405,7 @@ mod tests {
                 .unwrap()
         };
         let plain = most(&json!({}));
+        assert!(plain > 1024, "some templates have long system prompts");
         // A line of text and the word of a role, with two fields.
         let counted = tokenizer
             .count("user\nHello, how are you today?\n")

@@ -338,17 +338,23 @@ mod tests {
     #[test]
     fn a_bill_by_the_rule_for_streams_without_a_usage_fits() {
         let asked = chat(&json!({}));
-        let letters = "word ".repeat(100);
-        let letters: Vec<Value> = letters
+        let text = "The gateway counts the tokens of a prompt and of an answer. ".repeat(50);
+        let letters: Vec<Value> = text
             .chars()
             .map(|letter| delta(&json!({"content": letter.to_string()})))
             .collect();
-        assert!(most(&asked, &letters) >= estimate::billed_in_parts(500, 500));
+        let billed = estimate::billed_in_parts(3000, 3000);
+        assert!(with_tolerance(small().count(&text).unwrap()) + ANSWER_TOKENS < billed);
+        assert_eq!(most(&asked, &letters), billed);
+
         let two = chat(&json!({"n": 2}));
-        let text = " ".repeat(4000);
+        let text = " answer".repeat(500);
         let whole = json!({"choices": [{"index": 0, "message": {"content": text}},
             {"index": 1, "message": {"content": text}}]});
-        assert!(most(&two, &[whole]) >= estimate::billed(8000));
+        let billed = estimate::billed(7000);
+        let counted = with_tolerance(2 * small().count(&text).unwrap());
+        assert!(counted + 2 * ANSWER_TOKENS < billed, "{counted}");
+        assert_eq!(most(&two, &[whole]), billed);
     }
 
     #[test]
