@@ -15,8 +15,8 @@ pub(crate) struct Choices {
 }
 
 impl Choices {
-    /// Counts a choice of a chunk or of a whole answer. Gives its index.
-    pub(crate) fn count(&mut self, choice: &Value) -> u64 {
+    /// Counts a choice of a chunk or of a whole answer.
+    pub(crate) fn count(&mut self, choice: &Value) {
         let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
         if self.begun.len() < MAX_CHOICES {
             self.begun.insert(index);
@@ -25,7 +25,6 @@ impl Choices {
         if has_ended && self.finished.len() < MAX_CHOICES {
             self.finished.insert(index);
         }
-        index
     }
 
     /// How many have ended.

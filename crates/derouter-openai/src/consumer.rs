@@ -84,7 +84,7 @@ use gateway::{Gateway, Tasks};
 use journal::Journal;
 use keys::Keys;
 use operator::Operator;
-use tokens::Tokenizers;
+use tokens::{Counting, Tokenizers};
 
 /// What clients may take: they keep idle connections in pools, for 60 s in common ones, and are to be
 /// the first to close them.
@@ -180,7 +180,9 @@ pub async fn start(
     let allowed =
         security::Allowed::new(local_addr, &config.allowed_hosts, &config.allowed_origins);
     let client_stall = config.deadlines.client_stall;
-    let gateway = Arc::new(Gateway::new(node, config, keys, tokenizers));
+    let stop = Stop::default();
+    let counting = Counting::until(stop.now.clone());
+    let gateway = Arc::new(Gateway::new(node, config, keys, tokenizers, counting));
     if let Some(journal) = journal {
         gateway.ledger.keep(journal);
     }
@@ -193,7 +195,6 @@ pub async fn start(
             ),
         }
     }
-    let stop = Stop::default();
     let routes = api::routes(Arc::clone(&gateway), allowed);
     let bounds = Bounds {
         // A client that stopped reading must not hold a job, its reservation and its place for ever.

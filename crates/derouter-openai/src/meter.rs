@@ -48,6 +48,9 @@ impl Meter {
     /// Counts an event of a stream: what its client reads of it, no more. What it says must be an object.
     pub(crate) fn event(&mut self, endpoint: Endpoint, event: &Value) {
         self.note_usage(event);
+        if let Some(said) = &mut self.said {
+            said.event(event);
+        }
         match endpoint {
             Endpoint::Chat | Endpoint::Completions => self.choices(event),
             _ => {
@@ -67,17 +70,20 @@ impl Meter {
     /// Counts a whole JSON answer.
     pub(crate) fn body(&mut self, endpoint: Endpoint, body: &Value) {
         self.note_usage(body);
+        if let Some(said) = &mut self.said {
+            said.body(body);
+        }
         match endpoint {
             Endpoint::Chat | Endpoint::Completions => self.choices(body),
             Endpoint::Responses => {
                 if let Some(output) = body.get("output") {
-                    self.text(0, output);
+                    self.text(output);
                 }
                 self.is_over = true;
             }
             Endpoint::Transcriptions | Endpoint::Translations => {
                 if let Some(text) = body.get("text") {
-                    self.text(0, text);
+                    self.text(text);
                 }
                 self.note_duration(body);
             }
@@ -203,15 +209,15 @@ impl Meter {
     fn choices(&mut self, value: &Value) {
         let choices = value.get("choices").and_then(Value::as_array);
         for choice in choices.into_iter().flatten() {
-            let index = self.choices.count(choice);
-            self.text(index, choice);
+            self.choices.count(choice);
+            self.text(choice);
         }
     }
 
     /// An event that names its type, as those of `responses` and of audio do.
     fn typed_event(&mut self, kind: &str, event: &Value) {
         if let Some(delta) = event.get("delta") {
-            self.text(0, delta);
+            self.text(delta);
         }
         for field in ["audio", "b64_json"] {
             if let Some(data) = event.get(field).and_then(Value::as_str) {
@@ -231,10 +237,7 @@ impl Meter {
         }
     }
 
-    fn text(&mut self, choice: u64, value: &Value) {
-        if let Some(said) = &mut self.said {
-            said.add(choice, value);
-        }
+    fn text(&mut self, value: &Value) {
         let bytes = generated_bytes(value);
         if bytes > 0 {
             self.text_events = self.text_events.saturating_add(1);

@@ -138,7 +138,8 @@ impl Answer {
         let tasks = self.gateway.tasks.clone();
         tasks.spawn(async move {
             let prompt = Prompt::of(&self.asked.fields);
-            let counted = tokenizer.most(prompt, *said, &self.asked.size).await;
+            let (counting, size) = (&self.gateway.counting, &self.asked.size);
+            let counted = counting.most(&tokenizer, prompt, *said, size).await;
             self.settle_counted(epilogue, counted);
         });
     }

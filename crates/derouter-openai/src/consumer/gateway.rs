@@ -24,7 +24,7 @@ use super::quality::{Blame, Quality, Sample};
 use super::request::Asked;
 use super::router::Path;
 use super::standing::Standings;
-use super::tokens::{Said, Tokenizer, Tokenizers};
+use super::tokens::{Counting, Said, Tokenizer, Tokenizers};
 
 /// Requests that run at once, their bills included. Each holds a buffer of 64 KiB and a job
 /// stream.
@@ -37,6 +37,7 @@ pub(crate) struct Gateway {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) keys: Keys,
     tokenizers: Tokenizers,
+    pub(crate) counting: Counting,
     /// Providers that the owner pinned or blocked.
     pub(crate) standings: Standings,
     pub(crate) counters: Arc<ConsumerCounters>,
@@ -109,10 +110,12 @@ impl Gateway {
         config: ConsumerConfig,
         keys: Keys,
         tokenizers: Tokenizers,
+        counting: Counting,
     ) -> Self {
         let (quality, prices) = memory::recall(config.data_dir.as_deref());
         Self {
             tokenizers,
+            counting,
             standings: Standings::load(config.data_dir.as_deref()),
             keys,
             ledger: Arc::new(Ledger::new(config.limits)),
@@ -196,7 +199,8 @@ impl Gateway {
 
     /// What holds an answer's text until it is counted, if it will be.
     pub(crate) fn listener(&self, asked: &Asked, offer: &Offer) -> Option<Box<Said>> {
-        self.tokenizer(asked, offer).map(|_| Box::default())
+        self.tokenizer(asked, offer)
+            .map(|_| Box::new(Said::of(asked)))
     }
 
     /// A request begins with a provider.

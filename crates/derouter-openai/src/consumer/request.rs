@@ -39,7 +39,7 @@ pub(crate) const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 
 /// Prompt tokens that the client did not write: the chat template, a default system prompt, the
 /// preamble that models are given for tools.
-const TEMPLATE_TOKENS: u64 = 1024;
+pub(super) const TEMPLATE_TOKENS: u64 = 1024;
 
 /// Prompt tokens that an image, a sound or a file may be billed with besides its bytes: what large
 /// ones come to with the costliest models, and what bounds the bill for those given as URLs.

@@ -47,14 +47,14 @@ impl Tally {
             self.usage = Some(usage.clone());
             self.usage_chunk |= is_usage_chunk(value);
         }
+        if let Some(said) = &mut self.said {
+            said.event(value);
+        }
         let choices = value.get("choices").and_then(Value::as_array);
         for choice in choices.into_iter().flatten() {
             let bytes = generated_bytes(choice);
             self.generated_bytes = self.generated_bytes.saturating_add(bytes);
-            let index = self.choices.count(choice);
-            if let Some(said) = &mut self.said {
-                said.add(index, choice);
-            }
+            self.choices.count(choice);
         }
     }
 

@@ -5,19 +5,25 @@
 //! model may spell a text in more tokens than its tokenizer would.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
+use std::time::Duration;
 
 use kitoken::Kitoken;
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::keys::matches;
-use super::measure::{OPAQUE_PARTS, PROMPT_FIELDS, SHOWN_FIELDS, SILENT_FIELDS};
-use super::request::{OPAQUE_PART_TOKENS, Size};
+use super::measure::{OPAQUE_PARTS, PROMPT_FIELDS, SHOWN_FIELDS};
+use super::request::{OPAQUE_PART_TOKENS, Size, TEMPLATE_TOKENS};
 use crate::estimate;
 use crate::files::read_within;
+
+mod said;
+
+pub(crate) use said::Said;
 
 /// The largest file: those of the largest vocabularies have half of it.
 const FILE_BYTES: u64 = 64 * 1024 * 1024;
@@ -31,15 +37,6 @@ const PIECE_BYTES: usize = 16 * 1024;
 /// What a bill may be over the count: a sixteenth.
 const TOLERANCE_DIVISOR: u64 = 16;
 
-/// Tokens of an answer besides its text: its beginning and end, marks around reasoning.
-const ANSWER_TOKENS: u64 = 16;
-
-/// Tokens around a call of a tool.
-const CALL_TOKENS: u64 = 48;
-
-/// Tokens of a chat's template besides its messages: a default system prompt.
-const TEMPLATE_TOKENS: u64 = 128;
-
 /// Tokens around each named field of a message.
 const FIELD_TOKENS: u64 = 8;
 
@@ -47,7 +44,10 @@ const FIELD_TOKENS: u64 = 8;
 const TOOLS_TOKENS: u64 = 512;
 
 /// Counts at a time, over all answers: each takes a processor.
-static COUNTING: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(2));
+const COUNTS_AT_A_TIME: usize = 2;
+
+/// How long a count may take, its wait for a place included. A bill does not wait longer.
+const COUNTING_TIME: Duration = Duration::from_secs(10);
 
 /// Why a tokenizer can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -155,20 +155,6 @@ impl Tokenizer {
         }
     }
 
-    /// The most that may be billed for a prompt and an answer.
-    pub(crate) async fn most(&self, prompt: Prompt, said: Said, size: &Size) -> Counted {
-        let Ok(_place) = COUNTING.acquire().await else {
-            return Counted::default();
-        };
-        let (tokenizer, size) = (self.clone(), *size);
-        let counting = tokio::task::spawn_blocking(move || Counted {
-            input: prompt.most(&tokenizer, &size),
-            output: said.most(&tokenizer, &size),
-        });
-        // A text that it can't count, which the tokenizer says by a panic.
-        counting.await.unwrap_or_default()
-    }
-
     fn count(&self, text: &str) -> Option<u64> {
         let mut tokens = 0_usize;
         let mut rest = text;
@@ -178,6 +164,63 @@ impl Tokenizer {
             rest = behind;
         }
         u64::try_from(tokens).ok()
+    }
+}
+
+/// Where counts are made: off the threads that serve, some at a time, each with a deadline.
+pub(crate) struct Counting {
+    places: Arc<Semaphore>,
+    /// The gateway stops: no bill waits any more.
+    stop: CancellationToken,
+}
+
+impl Counting {
+    /// Counts until the gateway stops.
+    pub(crate) fn until(stop: CancellationToken) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(COUNTS_AT_A_TIME)),
+            stop,
+        }
+    }
+
+    /// The most that may be billed for a prompt and an answer. One is known when the other can't be counted.
+    pub(crate) async fn most(
+        &self,
+        tokenizer: &Tokenizer,
+        prompt: Prompt,
+        said: Said,
+        size: &Size,
+    ) -> Counted {
+        let (size, for_prompt, for_answer) = (*size, tokenizer.clone(), tokenizer.clone());
+        let input = self.count(move || prompt.most(&for_prompt, &size));
+        let output = self.count(move || said.most(&for_answer, &size));
+        let (input, output) = tokio::join!(input, output);
+        Counted { input, output }
+    }
+
+    async fn count<F>(&self, count: F) -> Option<u64>
+    where
+        F: FnOnce() -> Option<u64> + Send + 'static,
+    {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            counted = timeout(COUNTING_TIME, self.in_its_turn(count)) => counted.ok().flatten(),
+        }
+    }
+
+    async fn in_its_turn<F>(&self, count: F) -> Option<u64>
+    where
+        F: FnOnce() -> Option<u64> + Send + 'static,
+    {
+        let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
+        let counting = tokio::task::spawn_blocking(move || {
+            // A count that is no longer waited for keeps its place until it ends.
+            let _place = place;
+            count()
+        });
+        // A text that it can't count, which the tokenizer says by a panic.
+        counting.await.ok().flatten()
     }
 }
 
@@ -261,99 +304,6 @@ impl Prompt {
     }
 }
 
-/// The texts of an answer, each choice by itself.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Said {
-    choices: BTreeMap<u64, Voice>,
-    bytes: usize,
-    calls: u64,
-    /// Parts with text: one for an answer in one piece.
-    parts: u64,
-}
-
-/// A choice's text.
-#[derive(Clone, Debug, Default)]
-struct Voice {
-    text: String,
-    /// Which field the last of it was of.
-    field: u64,
-}
-
-impl Said {
-    /// Adds a part of a choice. Behind too much of it, nothing is kept.
-    pub(crate) fn add(&mut self, choice: u64, part: &Value) {
-        let before = self.bytes;
-        self.read(choice, part, 0);
-        if self.bytes > before {
-            self.parts = self.parts.saturating_add(1);
-        }
-        if self.is_too_long() {
-            self.choices.clear();
-        }
-    }
-
-    fn is_too_long(&self) -> bool {
-        self.bytes > MAX_TEXT_BYTES
-    }
-
-    fn read(&mut self, choice: u64, part: &Value, field: u64) {
-        match part {
-            Value::String(text) => self.say(choice, text, field),
-            Value::Array(items) => items.iter().for_each(|item| self.read(choice, item, field)),
-            Value::Object(object) => {
-                let generated = object
-                    .iter()
-                    .filter(|(name, _)| !SILENT_FIELDS.contains(&name.as_str()));
-                for (name, inner) in generated {
-                    let is_call = name == "name" && inner.as_str().is_some_and(|it| !it.is_empty());
-                    self.calls = self.calls.saturating_add(u64::from(is_call));
-                    self.read(choice, inner, within(field, name));
-                }
-            }
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
-        }
-    }
-
-    fn say(&mut self, choice: u64, text: &str, field: u64) {
-        self.bytes = self.bytes.saturating_add(text.len());
-        if text.is_empty() || self.is_too_long() {
-            return;
-        }
-        let voice = self.choices.entry(choice).or_default();
-        if voice.field != field && !voice.text.is_empty() {
-            // Texts of two fields do not touch.
-            voice.text.push('\n');
-        }
-        voice.field = field;
-        voice.text.push_str(text);
-    }
-
-    fn most(&self, tokenizer: &Tokenizer, size: &Size) -> Option<u64> {
-        if self.is_too_long() {
-            return None;
-        }
-        let mut counted = 0_u64;
-        for voice in self.choices.values() {
-            counted = counted.saturating_add(tokenizer.count(&voice.text)?);
-        }
-        let counted = with_tolerance(counted)
-            .saturating_add(ANSWER_TOKENS.saturating_mul(size.answers))
-            .saturating_add(CALL_TOKENS.saturating_mul(self.calls));
-        let bytes = u64::try_from(self.bytes).unwrap_or(u64::MAX);
-        // What is billed for an answer in one piece where a server reports nothing.
-        Some(match self.parts {
-            0 | 1 => counted.max(estimate::billed(bytes)),
-            _ => counted,
-        })
-    }
-}
-
-fn within(field: u64, name: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (field, name).hash(&mut hasher);
-    hasher.finish()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -367,11 +317,11 @@ mod tests {
         "/../../testdata/tokenizer/small.json"
     );
 
-    fn small() -> Tokenizer {
+    pub(super) fn small() -> Tokenizer {
         Tokenizer::read(Path::new(SMALL)).unwrap()
     }
 
-    fn chat(more: &Value) -> Asked {
+    pub(super) fn chat(more: &Value) -> Asked {
         let mut request = json!({"model": "m", "messages": [{"role": "user", "content": "Hello, how are you today?"}]});
         for (name, value) in more.as_object().unwrap() {
             request[name] = value.clone();
@@ -402,48 +352,47 @@ mod tests {
         assert!((80_000..81_000).contains(&counted), "{counted}");
     }
 
-    #[test]
-    fn an_answer_counts_the_same_however_it_comes() {
-        let tokenizer = small();
-        let text = "Hello, how are you today?";
-        let size = chat(&json!({})).size;
-        let mut streamed = Said::default();
-        for piece in text.split_inclusive(['e', ' ']) {
-            streamed.add(
-                0,
-                &json!({"index": 0, "delta": {"role": "assistant", "content": piece}}),
-            );
-        }
-        let most = 14 + ANSWER_TOKENS;
-        assert_eq!(streamed.most(&tokenizer, &size), Some(most));
-        let mut whole = Said::default();
-        whole.add(
-            0,
-            &json!({"index": 0, "message": {"content": text}, "finish_reason": "stop"}),
+    #[tokio::test]
+    async fn what_can_not_be_counted_leaves_the_rest_counted() {
+        let counting = Counting::until(CancellationToken::new());
+        assert_eq!(
+            counting.count(|| panic!("a text like no other")).await,
+            None
         );
-        assert_eq!(whole.most(&tokenizer, &size), Some(most));
-
-        let mut thought = Said::default();
-        thought.add(0, &json!({"delta": {"reasoning_content": text}}));
-        thought.add(0, &json!({"delta": {"content": text}}));
-        thought.add(
-            0,
-            &json!({"delta": {"tool_calls": [{"id": "call_1", "index": 0, "type": "function",
-            "function": {"name": "Hello", "arguments": ""}}]}}),
-        );
-        let counted = thought.most(&tokenizer, &size).unwrap();
-        let call = tokenizer.count("Hello").unwrap() + CALL_TOKENS;
-        assert!(
-            (28 + call..34 + call + ANSWER_TOKENS).contains(&counted),
-            "{counted}"
-        );
-
-        let mut long = Said::default();
+        let asked = chat(&json!({}));
+        let mut said = Said::of(&asked);
         for _ in 0..3 {
-            long.add(0, &json!({"delta": {"content": "x".repeat(1 << 20)}}));
+            said.event(&json!({"choices": [{"delta": {"content": "x".repeat(1 << 20)}}]}));
         }
-        assert_eq!(long.most(&tokenizer, &size), None);
-        assert!(long.choices.is_empty(), "nothing is kept");
+        let counted = counting
+            .most(&small(), Prompt::of(&asked.fields), said, &asked.size)
+            .await;
+        assert!(counted.input.is_some() && counted.output.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_bill_waits_for_its_count_for_ever() {
+        let stop = CancellationToken::new();
+        let counting = Counting::until(stop.clone());
+        let asked = chat(&json!({}));
+        let most = async || {
+            let (prompt, said) = (Prompt::of(&asked.fields), Said::of(&asked));
+            counting.most(&small(), prompt, said, &asked.size).await
+        };
+        let permits = u32::try_from(COUNTS_AT_A_TIME).unwrap();
+        let others = counting.places.acquire_many(permits).await.unwrap();
+        let began = tokio::time::Instant::now();
+        assert_eq!(most().await, Counted::default());
+        assert_eq!(began.elapsed().as_secs(), COUNTING_TIME.as_secs());
+        stop.cancel();
+        let began = tokio::time::Instant::now();
+        assert_eq!(most().await, Counted::default());
+        assert!(
+            began.elapsed().is_zero(),
+            "none waits once the gateway stops"
+        );
+        drop(others);
+        assert_eq!(most().await, Counted::default());
     }
 
     #[test]
@@ -456,6 +405,7 @@ mod tests {
                 .unwrap()
         };
         let plain = most(&json!({}));
+        assert!(plain > 1024, "some templates have long system prompts");
         // A line of text and the word of a role, with two fields.
         let counted = tokenizer
             .count("user\nHello, how are you today?\n")
@@ -474,7 +424,7 @@ mod tests {
         let long = most(&json!({"messages": [{"role": "user", "content": words}]}));
         let counted = tokenizer.count(&words).unwrap();
         assert!(
-            long <= with_tolerance(counted).max(50_016 / 4) + 200,
+            long <= with_tolerance(counted).max(50_016 / 4) + TEMPLATE_TOKENS + 72,
             "{long}"
         );
         let asked = chat(&json!({"messages": [{"role": "user", "content": "x".repeat(3 << 20)}]}));
