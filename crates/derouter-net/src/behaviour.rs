@@ -233,7 +233,8 @@ fn announcement_gossip(shards: Shards) -> Result<Gossipsub, BuildError> {
         .heartbeat_interval(Duration::from_secs(1))
         .heartbeat_initial_delay(Duration::from_millis(100))
         .flood_publish(false)
-        // Frames hold many ids; messages are held to their size by topic.
+        // Frames hold many ids. Messages are held to their size where they come out: gossipsub copies what it
+        // knows of topics each time that a connection does anything.
         .max_transmit_size(limits::GOSSIP_FRAME_BYTES)
         .max_publish_messages(limits::GOSSIP_FRAME_MESSAGES)
         .duplicate_cache_time(limits::ANNOUNCEMENT_IDS);
@@ -243,9 +244,6 @@ fn announcement_gossip(shards: Shards) -> Result<Gossipsub, BuildError> {
         .collect();
     known.extend(topics.iter().map(IdentTopic::hash));
     known.insert(legacy.hash());
-    for topic in &known {
-        config.max_transmit_size_for_topic(limits::ANNOUNCEMENT_MESSAGE_BYTES, topic.clone());
-    }
     let mut gossip = Gossipsub::new_with_subscription_filter(
         MessageAuthenticity::Anonymous,
         config.build()?,

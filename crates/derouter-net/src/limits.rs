@@ -226,6 +226,13 @@ pub(crate) const MDNS_ADDRESSES: usize = 64;
 
 /// Peers outside the mesh that are told the ids of new messages each second: all of them.
 pub(crate) const GOSSIP_PEERS: usize = 300;
+/// What gossip a connection brings or takes within this goes through the node together: each piece alone
+/// would wake three tasks, which costs more than checking its signature. The first after a pause does not
+/// wait. A hop adds at most two of these.
+pub(crate) const GOSSIP_GATHER: Duration = Duration::from_millis(50);
+/// Frames of gossip that a connection hands on together. Each is held to [`GOSSIP_FRAME_BYTES`], and hundreds
+/// of bytes as a rule.
+pub(crate) const GOSSIP_TOGETHER: usize = 16;
 /// Gossip frames. One heartbeat is capped at 64 KiB by topic; libp2p counts bytes of the next
 /// message that are already read against this limit, so it needs room for both.
 pub(crate) const GOSSIP_FRAME_BYTES: usize = 256 * 1024;

@@ -11,10 +11,11 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{Actor, unix_now};
+use super::{Actor, Offence, unix_now};
 use crate::address::{subnet, without_peer};
 use crate::counters::count;
 use crate::discovery::{DiscoveryPeer, Gossiped, Judged, Order, OwnPlace, Published};
+use crate::limits;
 use crate::varied::most_varied;
 
 /// How far the minute of a beacon may be from ours: anybody can send one, so that old ones and
@@ -40,6 +41,12 @@ impl Actor {
     }
 
     fn on_announcement(&mut self, forwarder: PeerId, id: MessageId, message: Message) {
+        if message.data.len() > limits::ANNOUNCEMENT_MESSAGE_BYTES {
+            count(&self.counters.announcements_invalid);
+            self.report_judged(&id, &forwarder, MessageAcceptance::Reject);
+            self.blame(forwarder, Offence::InvalidMessage);
+            return;
+        }
         let gossiped = Gossiped {
             forwarder,
             id,
