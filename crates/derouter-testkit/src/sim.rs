@@ -2,11 +2,13 @@
 //! as many providers as a large network has.
 
 pub mod cost;
+mod counted;
 pub mod feed;
 pub mod frames;
 pub mod inbound;
 pub mod mesh;
 pub mod options;
+pub mod plain;
 pub mod providers;
 pub mod raw_peer;
 pub mod subject;

@@ -19,8 +19,10 @@ Usage: sim_discovery [OPTION]...
   --window SECONDS    over which bytes and processor time are measured (120)
   --warm-up SECONDS   at most, until all heartbeats are known (240)
   --sharding          announcements of 0.2 on sixteen topics, too
-  --legacy            heartbeats of 0.1, too
-  --only WIRE         0.1, 0.2 or 0.2-sharded alone
+  --legacy            heartbeats of 0.1 among our nodes, with their limits, too
+  --plain             heartbeats of 0.1 among nodes as version 0.1.0 has them, too: plain gossipsub
+                      over TCP, all peers explicit, no limits; without the mesh, which is of our nodes
+  --only WIRE         0.1, 0.1-plain, 0.2 or 0.2-sharded alone
   --no-mesh           without the mesh of real nodes
   --no-feed           without the node that hears of many
   --memory            what a node takes that holds all providers, and nothing else
@@ -57,6 +59,7 @@ fn options() -> Option<Options> {
             "--warm-up" => options.warm_up = number()? as u64,
             "--sharding" => options.wires.push(Wire::Sharded),
             "--legacy" => options.wires.push(Wire::Heartbeats),
+            "--plain" => options.wires.push(Wire::PlainHeartbeats),
             "--only" => options.wires = vec![Wire::named(&arguments.next()?)?],
             "--no-mesh" => options.mesh = false,
             "--no-feed" => options.feed = false,
@@ -80,7 +83,8 @@ fn rates(rates: &Rates) -> String {
 
 async fn run_mesh(options: &Options) {
     let mut lines = Vec::new();
-    for wire in &options.wires {
+    let ours = options.wires.iter();
+    for wire in ours.filter(|wire| **wire != Wire::PlainHeartbeats) {
         let figures = mesh::run(options, *wire).await;
         let [p50, p99, most] = figures.seen.map(|time| time.as_millis());
         lines.push(format!(

@@ -1,5 +1,5 @@
 //! One real node that hears of many providers through a few real nodes, which in turn are given
-//! what the simulated providers send.
+//! what the simulated providers send. All of them may be nodes of version 0.1.0 in place of ours.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::frames::{self, ANNOUNCEMENT_GOSSIP, HEARTBEAT_GOSSIP};
 use super::options::{Options, Wire};
+use super::plain::PlainNode;
 use super::providers::Providers;
 use super::raw_peer::{RawPeer, read_frame, write};
 use super::subject::{Status, Subject};
@@ -55,6 +56,8 @@ pub struct FeedFigures {
 /// Real nodes that pass on.
 struct Relays {
     nodes: Vec<Net>,
+    /// Those of version 0.1.0, in place of ours.
+    plain: Vec<PlainNode>,
     addresses: Vec<Multiaddr>,
     cancel: CancellationToken,
 }
@@ -81,6 +84,9 @@ fn ignore(mut events: NetEvents) {
 impl Relays {
     async fn start(count: usize, wire: Wire) -> Self {
         let cancel = CancellationToken::new();
+        if wire == Wire::PlainHeartbeats {
+            return Self::start_plain(count, cancel).await;
+        }
         let (mut nodes, mut addresses) = (Vec::new(), Vec::new());
         for _ in 0..count {
             let mut config = NetConfig::new(Keypair::generate_ed25519());
@@ -99,6 +105,23 @@ impl Relays {
         }
         Self {
             nodes,
+            plain: Vec::new(),
+            addresses,
+            cancel,
+        }
+    }
+
+    /// Each dials those before it.
+    async fn start_plain(count: usize, cancel: CancellationToken) -> Self {
+        let (mut plain, mut addresses) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let node = PlainNode::start(&addresses).await;
+            addresses.push(node.address.clone());
+            plain.push(node);
+        }
+        Self {
+            nodes: Vec::new(),
+            plain,
             addresses,
             cancel,
         }
@@ -133,7 +156,7 @@ async fn injector(address: &Multiaddr, wire: Wire, providers: &Arc<Providers>) -
     peer.drain(ANNOUNCEMENT_GOSSIP);
     serve_pulls(&mut peer, providers.clone());
     let protocol = match wire {
-        Wire::Heartbeats => HEARTBEAT_GOSSIP,
+        Wire::Heartbeats | Wire::PlainHeartbeats => HEARTBEAT_GOSSIP,
         Wire::Announcements | Wire::Sharded => ANNOUNCEMENT_GOSSIP,
     };
     let gossip = peer.open(protocol).await.expect("a relay speaks it");
@@ -172,18 +195,18 @@ async fn keep_sending(
     cancel: CancellationToken,
 ) {
     let interval = match wire {
-        Wire::Heartbeats => HEARTBEAT_INTERVAL,
+        Wire::Heartbeats | Wire::PlainHeartbeats => HEARTBEAT_INTERVAL,
         Wire::Announcements | Wire::Sharded => ANNOUNCEMENT_INTERVAL,
     };
     let count = providers.count() as u128;
     let begin = Instant::now();
-    let mut sent = 0_usize;
+    let (mut sent, mut due) = (0_usize, 0);
     while !cancel.is_cancelled() {
-        let due = count * begin.elapsed().as_micros() / interval.as_micros();
+        due = count * begin.elapsed().as_micros() / interval.as_micros();
         while (sent as u128) < due {
             let place = sent % providers.count();
             let message = match wire {
-                Wire::Heartbeats => providers.heartbeat(place),
+                Wire::Heartbeats | Wire::PlainHeartbeats => providers.heartbeat(place),
                 Wire::Announcements => providers.announcement_message(place, false),
                 Wire::Sharded => providers.announcement_message(place, true),
             };
@@ -197,6 +220,7 @@ async fn keep_sending(
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    eprintln!("{}: {sent} messages sent, {due} were due", wire.name());
 }
 
 /// Feeds one node and measures it.
@@ -205,6 +229,8 @@ pub async fn run(options: &Options, wire: Wire) -> FeedFigures {
     let relays = Relays::start(options.relays, wire).await;
     let known_by_one = match wire {
         Wire::Heartbeats => NEW_BY_HEARTBEAT,
+        // Any number.
+        Wire::PlainHeartbeats => usize::MAX,
         Wire::Announcements | Wire::Sharded => NEW_BY_ANNOUNCEMENT,
     };
     let each = options.providers.div_ceil(known_by_one).min(MOST_INJECTORS);
@@ -225,6 +251,7 @@ pub async fn run(options: &Options, wire: Wire) -> FeedFigures {
     cancel.cancel();
     let _ = sending.await;
     relays.cancel.cancel();
+    drop(relays.plain);
     figures
 }
 
@@ -273,6 +300,10 @@ async fn fill(
     injectors: &mut [Vec<Injector>],
     providers: &Arc<Providers>,
 ) {
+    if wire == Wire::PlainHeartbeats {
+        // They give nobody what they heard before, and know each other.
+        return;
+    }
     let begin = Instant::now();
     if wire == Wire::Heartbeats {
         // Each relay has a share of what it may learn from each injector.
@@ -311,13 +342,12 @@ async fn measure(options: &Options, wire: Wire, relays: &[String]) -> FeedFigure
     let begin = Instant::now();
     let mut subject = Subject::start(wire, relays);
     let wanted = match wire {
-        Wire::Heartbeats => options.providers,
-        Wire::Announcements => options.providers,
+        Wire::Heartbeats | Wire::PlainHeartbeats | Wire::Announcements => options.providers,
         // A quarter of the shards, less the luck of the draw.
         Wire::Sharded => options.providers / 5,
     };
     let limit = match wire {
-        Wire::Heartbeats => Duration::from_secs(options.warm_up),
+        Wire::Heartbeats | Wire::PlainHeartbeats => Duration::from_secs(options.warm_up),
         Wire::Announcements | Wire::Sharded => FILL_DEADLINE,
     };
     let mut join = None;

@@ -8,8 +8,10 @@ const SHARDS: usize = 4;
 /// How offers are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wire {
-    /// Heartbeats of 0.1, every 30 s, with all offers.
+    /// Heartbeats of 0.1, every 30 s, with all offers, among our nodes.
     Heartbeats,
+    /// The same among nodes as version 0.1.0 has them.
+    PlainHeartbeats,
     /// Announcements of 0.2, every 5 minutes; lists are pulled.
     Announcements,
     /// The same on sixteen topics, of which a node hears four.
@@ -21,6 +23,7 @@ impl Wire {
     pub fn name(self) -> &'static str {
         match self {
             Wire::Heartbeats => "0.1",
+            Wire::PlainHeartbeats => "0.1-plain",
             Wire::Announcements => "0.2",
             Wire::Sharded => "0.2-sharded",
         }
@@ -28,14 +31,19 @@ impl Wire {
 
     /// The wire of that name.
     pub fn named(name: &str) -> Option<Self> {
-        let all = [Wire::Heartbeats, Wire::Announcements, Wire::Sharded];
+        let all = [
+            Wire::Heartbeats,
+            Wire::PlainHeartbeats,
+            Wire::Announcements,
+            Wire::Sharded,
+        ];
         all.into_iter().find(|wire| wire.name() == name)
     }
 
-    /// How a node takes part: on a free port of this machine, alone but for `bootstrap`.
+    /// How one of our nodes takes part: on a free port of this machine, alone but for `bootstrap`.
     pub fn net_options(self, bootstrap: Vec<derouter_net::Multiaddr>) -> NetOptions {
         let mode = match self {
-            Wire::Heartbeats => DiscoveryMode::Heartbeats,
+            Wire::Heartbeats | Wire::PlainHeartbeats => DiscoveryMode::Heartbeats,
             Wire::Announcements | Wire::Sharded => DiscoveryMode::Announce,
         };
         NetOptions {

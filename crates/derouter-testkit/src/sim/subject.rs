@@ -12,6 +12,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 
 use super::options::Wire;
+use super::plain::PlainNode;
 use super::usage::Sample;
 
 /// What the node says of itself.
@@ -35,6 +36,10 @@ pub struct Status {
 pub async fn serve(wire: Wire, directory: &Path, bootstrap: &[String]) {
     let bootstrap = bootstrap.iter();
     let bootstrap = bootstrap.map(|address| address.parse().expect("an address"));
+    if wire == Wire::PlainHeartbeats {
+        let node = PlainNode::start(&bootstrap.collect::<Vec<_>>()).await;
+        return answer(async || node.status()).await;
+    }
     let node = derouter_node::start(NodeConfig {
         keypair_path: directory.join("key"),
         database_path: directory.join("database.sqlite"),
@@ -48,26 +53,34 @@ pub async fn serve(wire: Wire, directory: &Path, bootstrap: &[String]) {
     .await
     .expect("the node starts");
     let handle = node.handle();
-    let mut questions = questions();
-    while questions.recv().await.is_some() {
+    answer(async || {
         let network = handle.network().await.expect("the node answers");
         let providers = handle.active_providers().await.expect("the node answers");
-        let status = Status {
+        Status {
             address: network.listen.into_iter().next(),
             peers: network.peers,
             announcements: network.announcements,
             providers: providers.len(),
             bytes_in: network.bytes_in,
             bytes_out: network.bytes_out,
-        };
+        }
+    })
+    .await;
+    node.shutdown().await;
+}
+
+/// Answers each question with the status, until there are no more.
+async fn answer(mut status: impl AsyncFnMut() -> Status) {
+    let mut questions = questions();
+    while questions.recv().await.is_some() {
+        let status = status().await;
         let mut line = serde_json::to_vec(&status).expect("numbers");
         line.push(b'\n');
         let mut answers = std::io::stdout().lock();
         if answers.write_all(&line).is_err() || answers.flush().is_err() {
-            break;
+            return;
         }
     }
-    node.shutdown().await;
 }
 
 /// The lines of the standard input, read by a thread of their own.

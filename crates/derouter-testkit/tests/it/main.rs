@@ -11,6 +11,7 @@
 mod backend;
 mod lab;
 mod link;
+mod plain;
 mod points;
 mod process;
 mod proxy;
