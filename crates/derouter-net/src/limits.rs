@@ -226,13 +226,6 @@ pub(crate) const MDNS_ADDRESSES: usize = 64;
 
 /// Peers outside the mesh that are told the ids of new messages each second: all of them.
 pub(crate) const GOSSIP_PEERS: usize = 300;
-/// What gossip a connection brings or takes within this goes through the node together: each piece alone
-/// would wake three tasks, which costs more than checking its signature. The first after a pause does not
-/// wait. A hop adds at most two of these.
-pub(crate) const GOSSIP_GATHER: Duration = Duration::from_millis(50);
-/// Frames of gossip that a connection hands on together. Each is held to [`GOSSIP_FRAME_BYTES`], and hundreds
-/// of bytes as a rule.
-pub(crate) const GOSSIP_TOGETHER: usize = 16;
 /// Gossip frames. One heartbeat is capped at 64 KiB by topic; libp2p counts bytes of the next
 /// message that are already read against this limit, so it needs room for both.
 pub(crate) const GOSSIP_FRAME_BYTES: usize = 256 * 1024;
@@ -363,13 +356,17 @@ pub(crate) const SEQUENCE_FLOORS: usize = 120_000;
 pub(crate) const LIST_BYTES_TOTAL: usize = 96 * 1024 * 1024;
 /// Gossiped batches of announcements waiting to be judged: 4 MiB, and half a second's worth of signature
 /// checks when they are full. What does not fit is not spread, and comes back with a reconciliation.
-pub(crate) const ANNOUNCEMENT_QUEUE: usize = 256;
+pub(crate) const ANNOUNCEMENT_QUEUE: usize = 128;
 /// Batches that are judged before others are served.
-pub(crate) const BATCHES_PER_TURN: usize = 4;
+pub(crate) const BATCHES_PER_TURN: usize = 2;
+/// What is to be handed on within this goes together: a message alone wakes three tasks of each neighbour,
+/// which costs ten times what checking a signature does. The first after a pause does not wait, and six hops
+/// of a busy network take a second.
+pub(crate) const HAND_ON_GATHER: Duration = Duration::from_millis(200);
 /// Providers whose announcements wait to be handed on.
 pub(crate) const OUTBOX: usize = 8192;
-/// Of these, those that are handed on together: 5000 a second.
-pub(crate) const OUTBOX_PER_TURN: usize = 256;
+/// Of these, those that are handed on together: 2500 a second.
+pub(crate) const OUTBOX_PER_TURN: usize = 512;
 /// Announcements that wait for their list before they are spread.
 pub(crate) const HELD_ANNOUNCEMENTS: usize = 8192;
 /// Of these, those of one forwarder: changes of a second in a network of 100,000 providers.

@@ -91,7 +91,7 @@ pub const ANNOUNCEMENT_BYTES: usize = 512;
 pub const LASTING_SECS: u32 = 900;
 
 /// Announcements that a node hands on in one message.
-pub const BATCH_ANNOUNCEMENTS: usize = 32;
+pub const BATCH_ANNOUNCEMENTS: usize = 64;
 
 /// Such a message.
 pub const BATCH_BYTES: usize = BATCH_ANNOUNCEMENTS * (ANNOUNCEMENT_BYTES + 3) + 16;

@@ -25,12 +25,12 @@ impl Outbox {
         }
     }
 
-    /// When some are to be taken: at once, or [`limits::GOSSIP_GATHER`] behind the last ones.
+    /// When some are to be taken: at once, or [`limits::HAND_ON_GATHER`] behind the last ones.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         if self.providers.is_empty() {
             return None;
         }
-        Some(self.last.map_or(now, |last| last + limits::GOSSIP_GATHER))
+        Some(self.last.map_or(now, |last| last + limits::HAND_ON_GATHER))
     }
 
     /// Those that are to be handed on now, [`limits::OUTBOX_PER_TURN`] at most.
@@ -66,11 +66,11 @@ mod tests {
         outbox.add(second);
         assert!(outbox.take(now).is_empty());
         let due = outbox.due(now).unwrap();
-        assert_eq!(due, now + limits::GOSSIP_GATHER);
+        assert_eq!(due, now + limits::HAND_ON_GATHER);
         assert_eq!(outbox.take(due), [second, third]);
         assert_eq!(outbox.due(due), None);
         outbox.add(second);
-        let later = due + limits::GOSSIP_GATHER;
+        let later = due + limits::HAND_ON_GATHER;
         assert_eq!(outbox.take(later), [second], "a newer one of the same");
     }
 

@@ -165,6 +165,7 @@ impl Discovery {
             self.hear_own();
             self.start_pulls();
             self.start_reconciliations();
+            self.hand_on(Instant::now()).await;
             let due = tokio::time::Instant::from_std(self.due());
             let telling = !self.news.is_empty() && !offers.is_closed();
             tokio::select! {
@@ -218,7 +219,6 @@ impl Discovery {
         }
         self.announce_own().await;
         self.held.forget_late(now);
-        self.hand_on(now).await;
     }
 
     async fn tick(&mut self, now: Instant) {

@@ -15,8 +15,8 @@ use super::usage::processor_time;
 /// Below what one forwarder may have checked at once (20,000), twice.
 const ANNOUNCEMENTS: usize = 8000;
 /// Gossiped in one batch, and the time between two: as a node hands on what it hears of 100,000 providers.
-const TOGETHER: usize = 17;
-const EVERY: Duration = Duration::from_millis(50);
+const TOGETHER: usize = 64;
+const EVERY: Duration = Duration::from_millis(200);
 /// The node is done when it takes no processor time worth telling for so long.
 const QUIET: Duration = Duration::from_millis(700);
 /// How long it is watched at rest.
