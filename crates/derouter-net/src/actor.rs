@@ -36,7 +36,7 @@ use crate::clock::{boot_time, unix_now};
 use crate::config::{DiscoveryMode, KnownReachability, NetConfig};
 use crate::counters::NetCounters;
 use crate::directory::Whereabouts;
-use crate::discovery::{DiscoveryPeer, Gossiped, Order, OwnPlace, Published, Shards};
+use crate::discovery::{DiscoveryPeer, Gossiped, Order, OwnPlace, Shards};
 use crate::error::DialError;
 use crate::heartbeat::filter::HeartbeatFilter;
 use crate::heartbeat::schedule::HeartbeatSchedule;
@@ -80,8 +80,8 @@ pub(crate) enum Command {
     FindProviders(ProtocolId, oneshot::Sender<Vec<PeerId>>),
     WantProtocols(Vec<ProtocolId>),
     BestPath(PeerId, oneshot::Sender<Option<PathReport>>),
-    /// Announcements for the neighbours, on this topic. Answers how that went.
-    Publish(String, Vec<Vec<u8>>, Option<oneshot::Sender<Published>>),
+    /// Announcements for the neighbours, on this topic. Answers whether any took them.
+    Publish(String, Vec<Vec<u8>>, Option<oneshot::Sender<bool>>),
     OwnPlace(oneshot::Sender<OwnPlace>),
     /// Whether the loop turns.
     Pulse(oneshot::Sender<()>),

@@ -80,17 +80,6 @@ pub(crate) enum Order {
 /// hold it up.
 pub(crate) type Offered = watch::Receiver<Option<Arc<Announcement>>>;
 
-/// How an announcement was handed to the mesh.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Published {
-    /// Some peer takes it, or has it.
-    Taken,
-    /// There is no peer to take it.
-    Nobody,
-    /// The peers had no room for it.
-    Congested,
-}
-
 /// Questions to the directory.
 #[derive(Debug)]
 pub(crate) enum Ask {

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::{Actor, Offence, unix_now};
 use crate::address::{subnet, without_peer};
 use crate::counters::count;
-use crate::discovery::{DiscoveryPeer, Gossiped, Order, OwnPlace, Published};
+use crate::discovery::{DiscoveryPeer, Gossiped, Order, OwnPlace};
 use crate::varied::most_varied;
 
 /// How far the minute of a beacon may be from ours: anybody can send one, so that old ones and
@@ -59,12 +59,13 @@ impl Actor {
         gossip.report_message_validation_result(id, from, acceptance);
     }
 
-    /// Hands announcements to the neighbours: to those in the mesh, or to some where that is small.
+    /// Hands announcements to the neighbours: to those in the mesh, or to some where that is small. Whether
+    /// any took it.
     pub(super) fn publish_announcements(
         &mut self,
         topic: String,
         announcements: Vec<Vec<u8>>,
-    ) -> Published {
+    ) -> bool {
         let topic = IdentTopic::new(topic);
         let batch = AnnouncementBatch {
             salt: rand::random(),
@@ -74,15 +75,12 @@ impl Actor {
         match gossip.publish(topic, batch.encode()) {
             Ok(_) => {
                 count(&self.counters.announcements_sent);
-                Published::Taken
+                true
             }
             // Whoever connects reconciles, and learns of it then.
             Err(error) => {
                 tracing::debug!(%error, "announcements were not spread by gossip");
-                match error {
-                    gossipsub::PublishError::NoPeersSubscribedToTopic => Published::Nobody,
-                    _ => Published::Congested,
-                }
+                false
             }
         }
     }
@@ -189,7 +187,7 @@ impl Actor {
             return false;
         };
         let topic = self.shards.topic_of(&self.swarm.local_peer_id().clone());
-        self.publish_announcements(topic, vec![bytes]) == Published::Taken
+        self.publish_announcements(topic, vec![bytes])
     }
 }
 

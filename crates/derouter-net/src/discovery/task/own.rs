@@ -11,7 +11,7 @@ use libp2p::PeerId;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::super::{Order, Published};
+use super::super::Order;
 use super::Discovery;
 use crate::actor::Command;
 use crate::announcing::Moment;
@@ -78,14 +78,10 @@ impl Discovery {
         self.command(Command::Publish(topic, vec![bytes.to_vec()], Some(reply)))
             .await;
         let published = timeout(limits::COMMAND_DEADLINE, published).await;
-        let congested = match published {
-            Ok(Ok(Published::Taken)) => return,
-            Ok(Ok(Published::Nobody)) => false,
-            // Late or closed: the network is overloaded, or stops.
-            Ok(Ok(Published::Congested) | Err(_)) | Err(_) => true,
-        };
-        self.own
-            .unpublished(congested, Instant::now(), rand::random());
+        // Late or closed: the network is overloaded, or stops.
+        if !matches!(published, Ok(Ok(true))) {
+            self.own.unpublished(Instant::now(), rand::random());
+        }
     }
 
     fn sign(&mut self, body: AnnouncementBody, now: Instant) -> Option<Arc<[u8]>> {
