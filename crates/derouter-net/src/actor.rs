@@ -36,7 +36,7 @@ use crate::clock::{boot_time, unix_now};
 use crate::config::{DiscoveryMode, KnownReachability, NetConfig};
 use crate::counters::NetCounters;
 use crate::directory::Whereabouts;
-use crate::discovery::{DiscoveryPeer, Gossiped, Judged, Order, OwnPlace, Published, Shards};
+use crate::discovery::{DiscoveryPeer, Gossiped, Order, OwnPlace, Shards};
 use crate::error::DialError;
 use crate::heartbeat::filter::HeartbeatFilter;
 use crate::heartbeat::schedule::HeartbeatSchedule;
@@ -80,10 +80,8 @@ pub(crate) enum Command {
     FindProviders(ProtocolId, oneshot::Sender<Vec<PeerId>>),
     WantProtocols(Vec<ProtocolId>),
     BestPath(PeerId, oneshot::Sender<Option<PathReport>>),
-    /// What gossipsub is told of announcements.
-    Judged(Vec<Judged>),
-    /// An announcement, for this topic. Answers how that went.
-    Publish(String, Vec<u8>, Option<oneshot::Sender<Published>>),
+    /// Announcements for the neighbours, on this topic. Answers whether any took them.
+    Publish(String, Vec<Vec<u8>>, Option<oneshot::Sender<bool>>),
     OwnPlace(oneshot::Sender<OwnPlace>),
     /// Whether the loop turns.
     Pulse(oneshot::Sender<()>),
@@ -327,9 +325,8 @@ impl Actor {
             Command::BestPath(peer, reply) => {
                 let _ = reply.send(self.best_path(&peer));
             }
-            Command::Judged(judged) => self.on_judged(judged),
-            Command::Publish(topic, data, reply) => {
-                let published = self.publish_announcement(topic, data);
+            Command::Publish(topic, announcements, reply) => {
+                let published = self.publish_announcements(topic, announcements);
                 if let Some(reply) = reply {
                     let _ = reply.send(published);
                 }

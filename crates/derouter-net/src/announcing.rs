@@ -109,15 +109,9 @@ impl OwnAnnouncements {
         }
     }
 
-    /// No peer took the last one. Where some were there but had no room (`congested`) the mesh
-    /// remembers it as sent, and a new one is made. `jitter` is from 0 to 1.
-    pub(crate) fn unpublished(&mut self, congested: bool, now: Instant, jitter: f64) {
-        let pause = RETRY.mul_f64(1.0 + 4.0 * jitter);
-        if congested {
-            self.due_within(now, pause);
-        } else {
-            self.again = Some(now + pause);
-        }
+    /// No peer took the last one: there was none, or none had room. `jitter` is from 0 to 1.
+    pub(crate) fn unpublished(&mut self, now: Instant, jitter: f64) {
+        self.again = Some(now + RETRY.mul_f64(1.0 + 4.0 * jitter));
     }
 
     /// Whether to hand out the last one once more now.
@@ -287,16 +281,12 @@ mod tests {
         own.take(moment(first)).unwrap();
         assert!(!own.take_again(first + REFRESH), "it was taken");
         for jitter in [0.0, 1.0] {
-            own.unpublished(false, first, jitter);
+            own.unpublished(first, jitter);
             let again = own.due().unwrap();
             assert!(again >= first + RETRY && again <= first + RETRY * 5);
             assert_eq!(own.take(moment(again)), None, "it is the same");
             assert!(!own.take_again(first) && own.take_again(again));
         }
-        own.unpublished(true, first, 0.5);
-        let due = own.due().unwrap();
-        assert!(due <= first + RETRY * 5 && !own.take_again(due));
-        assert!(own.take(moment(due)).is_some(), "a new one");
     }
 
     #[test]
@@ -309,7 +299,7 @@ mod tests {
         let first = start + DEBOUNCE;
         let body = own.take(moment(first)).unwrap();
         assert_eq!(body.addresses, direct);
-        own.unpublished(false, first, 0.0);
+        own.unpublished(first, 0.0);
         // Nobody was there to take it, and meanwhile relays are.
         let again = own.due().unwrap();
         own.reached_at(relayed.clone(), again);

@@ -210,8 +210,10 @@ fn gossipsub_behaviour(keypair: Keypair) -> Result<Gossipsub, BuildError> {
     Ok(gossipsub)
 }
 
-/// Gossip of announcements (0.2). Messages are anonymous, so that a duplicate costs no signature
-/// check; what they carry is signed. gossipsub's ids are hashes of the data.
+/// Gossip of announcements (0.2): the mesh of neighbours to whom batches are handed. Messages are
+/// anonymous; what they carry is signed. gossipsub's ids are hashes of the data. Nothing is offered by id:
+/// batches of several peers have the same announcements in them. What the mesh misses, reconciliation
+/// brings.
 fn announcement_gossip(shards: Shards) -> Result<Gossipsub, BuildError> {
     let topics: Vec<IdentTopic> = shards.topics().into_iter().map(IdentTopic::new).collect();
     let legacy = IdentTopic::new(LEGACY_TOPIC);
@@ -225,18 +227,16 @@ fn announcement_gossip(shards: Shards) -> Result<Gossipsub, BuildError> {
         .mesh_n_low(4)
         .mesh_n_high(12)
         .mesh_outbound_min(2)
-        // An id costs a tenth of its message, to everyone outside the mesh each second: told to a
-        // few, twice. What that misses, reconciliation brings.
-        .gossip_lazy(6)
-        .gossip_factor(0.1)
-        .history_gossip(2)
+        .gossip_lazy(0)
+        .gossip_factor(0.0)
+        .history_gossip(0)
+        // The beacon is small and rare: in a star, the centre tells it to all.
+        .mesh_n_high_for_topic(limits::GOSSIP_PEERS, legacy.hash())
         .heartbeat_interval(Duration::from_secs(1))
         .heartbeat_initial_delay(Duration::from_millis(100))
         .flood_publish(false)
-        // Frames hold many ids. Messages are held to their size where they come out: gossipsub copies what it
-        // knows of topics each time that a connection does anything.
-        .max_transmit_size(limits::GOSSIP_FRAME_BYTES)
-        .max_publish_messages(limits::GOSSIP_FRAME_MESSAGES)
+        .max_transmit_size(limits::ANNOUNCEMENT_FRAME_BYTES)
+        .max_publish_messages(1)
         .duplicate_cache_time(limits::ANNOUNCEMENT_IDS);
     // All shards: a provider publishes on its own, whether it subscribes to it or not.
     let mut known: HashSet<_> = (0..SHARDS)

@@ -39,9 +39,9 @@ pub struct NetCounters {
     pub announcements_invalid: AtomicU64,
     /// Announcements whose signature was wrong.
     pub announcements_forged: AtomicU64,
-    /// Gossiped announcements for whom the queue was full; reconciliation brings them.
+    /// Batches of gossiped announcements for which the queue was full; reconciliation brings them.
     pub announcements_dropped: AtomicU64,
-    /// Announcements published here: our own, and those that gossip had missed.
+    /// Batches of announcements that were handed to neighbours.
     pub announcements_sent: AtomicU64,
     /// Announcements that hold now. This one falls, too.
     pub announcements_known: AtomicU64,

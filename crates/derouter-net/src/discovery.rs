@@ -1,10 +1,11 @@
 //! The task that owns the directory: it judges announcements, pulls their lists, reconciles with
-//! peers, announces what this node offers, and tells the node. The swarm task passes gossip in and
-//! takes verdicts back, and never waits for it.
+//! peers, announces what this node offers, and tells the node. The swarm task passes gossip in and takes
+//! out what is to be gossiped, and never waits for it.
 
 mod exchange;
 mod held;
 mod news;
+mod outbox;
 mod pulls;
 mod reconcile;
 mod serve;
@@ -17,25 +18,22 @@ use std::time::Duration;
 use derouter_wire::announce::{ANNOUNCE_TOPIC, SHARDS, shard_of, shard_topic};
 use derouter_wire::discovery::{Carried, DISCOVERY_PROTOCOL, Want};
 use derouter_wire::gossip::Announcement;
-use libp2p::gossipsub::MessageId;
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::address::Subnet;
 
-pub(crate) use held::Judged;
 pub(crate) use serve::DiscoveryServer;
 pub(crate) use task::{Discovery, DiscoveryParts};
 
 /// The discovery protocol.
 pub(crate) const DISCOVERY: StreamProtocol = StreamProtocol::new(DISCOVERY_PROTOCOL);
 
-/// An announcement that gossipsub holds until it is judged.
+/// A batch of announcements that a neighbour handed on.
 #[derive(Debug)]
 pub(crate) struct Gossiped {
     pub(crate) forwarder: PeerId,
-    pub(crate) id: MessageId,
     pub(crate) data: Vec<u8>,
 }
 
@@ -81,17 +79,6 @@ pub(crate) enum Order {
 /// What this node offers: the latest counts. By a way of its own, so that no peer's questions can
 /// hold it up.
 pub(crate) type Offered = watch::Receiver<Option<Arc<Announcement>>>;
-
-/// How an announcement was handed to the mesh.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Published {
-    /// Some peer takes it, or has it.
-    Taken,
-    /// There is no peer to take it.
-    Nobody,
-    /// The peers had no room for it.
-    Congested,
-}
 
 /// Questions to the directory.
 #[derive(Debug)]

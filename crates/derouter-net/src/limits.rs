@@ -226,23 +226,17 @@ pub(crate) const MDNS_ADDRESSES: usize = 64;
 
 /// Peers outside the mesh that are told the ids of new messages each second: all of them.
 pub(crate) const GOSSIP_PEERS: usize = 300;
-/// What gossip a connection brings or takes within this goes through the node together: each piece alone
-/// would wake three tasks, which costs more than checking its signature. The first after a pause does not
-/// wait. A hop adds at most two of these.
-pub(crate) const GOSSIP_GATHER: Duration = Duration::from_millis(50);
-/// Frames of gossip that a connection hands on together. Each is held to [`GOSSIP_FRAME_BYTES`], and hundreds
-/// of bytes as a rule.
-pub(crate) const GOSSIP_TOGETHER: usize = 16;
 /// Gossip frames. One heartbeat is capped at 64 KiB by topic; libp2p counts bytes of the next
 /// message that are already read against this limit, so it needs room for both.
 pub(crate) const GOSSIP_FRAME_BYTES: usize = 256 * 1024;
 /// Gossip messages in one frame. Nodes send one; the rest is room for others' ways.
 pub(crate) const GOSSIP_FRAME_MESSAGES: usize = 4;
-/// Frames of announcements from one network. 100,000 providers refresh 330 times a second in all, and
-/// one peer may bring them all; a burst is three seconds of that.
+/// Frames of announcements from one network, each with a batch of them. 100,000 providers refresh 330 times
+/// a second in all, and one peer may bring them all, on four of sixteen topics one by one; a burst is
+/// three seconds of that.
 pub(crate) const ANNOUNCEMENT_FRAMES: Rate = Rate {
-    every: Duration::from_millis(2),
-    burst: 1000,
+    every: Duration::from_millis(5),
+    burst: 600,
 };
 /// Frames of heartbeats from one network. 3000 providers send 100 a second; each costs a signature
 /// check (60 us), whoever made it. The burst is all of them once.
@@ -252,9 +246,11 @@ pub(crate) const HEARTBEAT_FRAMES: Rate = Rate {
 };
 /// Networks whose pace of gossip is remembered: several times those connected.
 pub(crate) const PACED_NETWORKS: usize = 1024;
-/// How long ids of gossiped announcements are remembered. Whoever repeats one later is told apart by
-/// its sequence number, so this only saves work, and bounds what many different ones take.
+/// How long ids of messages with announcements are remembered. Each goes one hop and has an id of its own,
+/// so this is for the beacon, which is a new one each minute.
 pub(crate) const ANNOUNCEMENT_IDS: Duration = Duration::from_secs(20);
+/// Frames of the announcements' gossip: a batch, and what is read already of the next one.
+pub(crate) const ANNOUNCEMENT_FRAME_BYTES: usize = 64 * 1024;
 /// A gossip message on the heartbeat topic, as 0.1 has it.
 pub(crate) const GOSSIP_MESSAGE_BYTES: usize = 64 * 1024;
 
@@ -358,17 +354,25 @@ pub(crate) const ANNOUNCEMENTS: usize = 120_000;
 pub(crate) const SEQUENCE_FLOORS: usize = 120_000;
 /// Bytes of offer lists that are kept for others and for the node. When it is full, whoever brought most makes room.
 pub(crate) const LIST_BYTES_TOTAL: usize = 96 * 1024 * 1024;
-/// Gossiped announcements waiting to be judged: two seconds' worth of signature checks on a slow
-/// machine. What does not fit is not spread, and comes back with a reconciliation.
-pub(crate) const ANNOUNCEMENT_QUEUE: usize = 4096;
-/// Announcements that are judged before others are served.
-pub(crate) const ANNOUNCEMENTS_PER_TURN: usize = 64;
+/// Gossiped batches of announcements waiting to be judged: 4 MiB, and half a second's worth of signature
+/// checks when they are full. What does not fit is not spread, and comes back with a reconciliation.
+pub(crate) const ANNOUNCEMENT_QUEUE: usize = 128;
+/// Batches that are judged before others are served.
+pub(crate) const BATCHES_PER_TURN: usize = 2;
+/// What is to be handed on within this goes together: a message alone wakes three tasks of each neighbour,
+/// which costs ten times what checking a signature does. The first after a pause does not wait, and six hops
+/// of a busy network take a second.
+pub(crate) const HAND_ON_GATHER: Duration = Duration::from_millis(200);
+/// Providers whose announcements wait to be handed on.
+pub(crate) const OUTBOX: usize = 8192;
+/// Of these, those that are handed on together: 2500 a second.
+pub(crate) const OUTBOX_PER_TURN: usize = 512;
 /// Announcements that wait for their list before they are spread.
 pub(crate) const HELD_ANNOUNCEMENTS: usize = 8192;
 /// Of these, those of one forwarder: changes of a second in a network of 100,000 providers.
 pub(crate) const HELD_PER_FORWARDER: usize = 512;
 /// How long an announcement waits for its list. It is not spread without: nobody passes on what it
-/// can't give. gossipsub forgets the message after 5 s.
+/// can't give.
 pub(crate) const HOLD: Duration = Duration::from_secs(4);
 /// Requests to the task that owns the directory; those who ask wait.
 pub(crate) const DISCOVERY_QUEUE: usize = 64;
@@ -410,5 +414,3 @@ pub(crate) const DISCOVERY_DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) const DISCOVERY_PER_PEER: usize = 8;
 /// Requests of over 16 KiB that are held in memory at the same time.
 pub(crate) const LARGE_DISCOVERY: usize = 32;
-/// A gossip message of announcements: one announcement, and room for a later version.
-pub(crate) const ANNOUNCEMENT_MESSAGE_BYTES: usize = 1024;

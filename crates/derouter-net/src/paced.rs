@@ -5,9 +5,6 @@
 //! reads, and remembers the id of each message for a while, before anybody can refuse it. So the pace
 //! is kept before it reads. Peers of one network share a pace, because peer ids cost nothing, and
 //! take turns, so that one of them does not silence the others.
-//!
-//! And what comes soon after something else waits for [`limits::GOSSIP_GATHER`], so that it goes through
-//! the node in one go with what comes meanwhile.
 
 mod handler;
 mod pace;
@@ -25,8 +22,6 @@ use libp2p::{Multiaddr, PeerId};
 
 use crate::address::subnet;
 use crate::heartbeat::bucket::Rate;
-#[cfg(doc)]
-use crate::limits;
 use handler::Handler;
 use pace::Paces;
 
@@ -121,12 +116,10 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Paced<B> {
         &mut self,
         peer: PeerId,
         connection: ConnectionId,
-        events: THandlerOutEvent<Self>,
+        event: THandlerOutEvent<Self>,
     ) {
-        for event in events {
-            self.inner
-                .on_connection_handler_event(peer, connection, event);
-        }
+        self.inner
+            .on_connection_handler_event(peer, connection, event);
     }
 
     fn poll(

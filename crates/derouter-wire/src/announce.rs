@@ -4,6 +4,7 @@
 //! An announcement is the CBOR array `[body, signature]` of two byte strings. The signature covers
 //! [`SIGNATURE_DOMAIN`] and the body, whose CBOR is an array too ([`AnnouncementBody`]).
 
+mod batch;
 mod list;
 
 use libp2p_identity::Keypair;
@@ -15,9 +16,10 @@ use crate::id::ed25519_key;
 use crate::limits::{ANNOUNCEMENT_ADDRESSES, ANNOUNCEMENT_BYTES, ANNOUNCEMENT_TAGS, LASTING_SECS};
 use crate::{PeerId, ProtocolId, UnixSeconds};
 
+pub use batch::AnnouncementBatch;
 pub use list::{FittedList, OfferList, OfferListHash, fit_offer_list};
 
-/// The gossipsub topic while announcements are not sharded.
+/// The gossipsub topic while announcements are not sharded. Its payload is an [`AnnouncementBatch`].
 pub const ANNOUNCE_TOPIC: &str = "derouter/announce/0.2";
 
 /// The gossipsub topic on which nodes that see a peer of version 0.1 say so, each minute: the

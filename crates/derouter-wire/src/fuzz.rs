@@ -5,12 +5,16 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::announce::{ListSummary, OfferList, OfferListHash, SignedAnnouncement};
+use crate::announce::{
+    AnnouncementBatch, ListSummary, OfferList, OfferListHash, SignedAnnouncement,
+};
 use crate::cbor;
 use crate::discovery::{DiscoveryRequest, Fetched, PulledList, Reconciled};
 use crate::gossip::{Heartbeat, heartbeat_message_id};
 use crate::jobs::{JobAnswer, JobCall};
-use crate::limits::{ANNOUNCEMENT_BYTES, DISCOVERY_REQUEST_BYTES, OFFER_LIST_BYTES};
+use crate::limits::{
+    ANNOUNCEMENT_BYTES, BATCH_ANNOUNCEMENTS, DISCOVERY_REQUEST_BYTES, OFFER_LIST_BYTES,
+};
 use crate::reqres::{Request, Response};
 use crate::rpc::event::*;
 use crate::rpc::hello::Hello;
@@ -54,8 +58,13 @@ pub fn heartbeat(data: &[u8]) {
     assert!(!heartbeat_message_id(data).is_empty());
 }
 
-/// Gossip of 0.2.
+/// Gossip of 0.2: an announcement, and a batch of them.
 pub fn announcement(data: &[u8]) {
+    if let Ok(batch) = AnnouncementBatch::decode(data) {
+        assert!(batch.announcements.len() <= BATCH_ANNOUNCEMENTS);
+        let again = AnnouncementBatch::decode(&batch.clone().encode());
+        assert_eq!(again, Ok(batch));
+    }
     let Ok(read) = SignedAnnouncement::decode(data) else {
         return;
     };

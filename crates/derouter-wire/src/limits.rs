@@ -90,6 +90,12 @@ pub const ANNOUNCEMENT_BYTES: usize = 512;
 /// The longest that one announcement holds, in seconds: three refreshes.
 pub const LASTING_SECS: u32 = 900;
 
+/// Announcements that a node hands on in one message.
+pub const BATCH_ANNOUNCEMENTS: usize = 64;
+
+/// Such a message.
+pub const BATCH_BYTES: usize = BATCH_ANNOUNCEMENTS * (ANNOUNCEMENT_BYTES + 3) + 16;
+
 /// Protocol tags in an announcement.
 pub const ANNOUNCEMENT_TAGS: usize = 16;
 

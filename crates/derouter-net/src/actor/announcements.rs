@@ -1,10 +1,10 @@
-//! The gossip of announcements (wire 0.2): messages go to the task that judges them, its verdicts
-//! and our own announcements come back. And the beacon of those who see peers of version 0.1.
+//! The gossip of announcements (wire 0.2): batches go to the task that judges them, and those that are to
+//! be handed on come back. And the beacon of those who see peers of version 0.1.
 
 use std::time::{Duration, Instant};
 
-use derouter_wire::announce::{LEGACY_TOPIC, beacon_minute};
-use derouter_wire::limits::ANNOUNCEMENT_ADDRESSES;
+use derouter_wire::announce::{AnnouncementBatch, LEGACY_TOPIC, beacon_minute};
+use derouter_wire::limits::{ANNOUNCEMENT_ADDRESSES, BATCH_BYTES};
 use libp2p::gossipsub::{self, IdentTopic, Message, MessageAcceptance, MessageId};
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
@@ -14,8 +14,7 @@ use tokio::time::timeout;
 use super::{Actor, Offence, unix_now};
 use crate::address::{subnet, without_peer};
 use crate::counters::count;
-use crate::discovery::{DiscoveryPeer, Gossiped, Judged, Order, OwnPlace, Published};
-use crate::limits;
+use crate::discovery::{DiscoveryPeer, Gossiped, Order, OwnPlace};
 use crate::varied::most_varied;
 
 /// How far the minute of a beacon may be from ours: anybody can send one, so that old ones and
@@ -35,27 +34,23 @@ impl Actor {
             if message.topic == legacy_topic().hash() {
                 self.on_beacon(propagation_source, &message_id, &message);
             } else {
-                self.on_announcement(propagation_source, message_id, message);
+                self.on_announcements(propagation_source, &message_id, message);
             }
         }
     }
 
-    fn on_announcement(&mut self, forwarder: PeerId, id: MessageId, message: Message) {
-        if message.data.len() > limits::ANNOUNCEMENT_MESSAGE_BYTES {
+    /// A batch goes one hop: what is new in it is handed on in other batches.
+    fn on_announcements(&mut self, forwarder: PeerId, id: &MessageId, message: Message) {
+        self.report_judged(id, &forwarder, MessageAcceptance::Ignore);
+        if message.data.len() > BATCH_BYTES {
             count(&self.counters.announcements_invalid);
-            self.report_judged(&id, &forwarder, MessageAcceptance::Reject);
             self.blame(forwarder, Offence::InvalidMessage);
             return;
         }
-        let gossiped = Gossiped {
-            forwarder,
-            id,
-            data: message.data,
-        };
-        if let Err(refused) = self.announcements.try_send(gossiped) {
+        let data = message.data;
+        let gossiped = Gossiped { forwarder, data };
+        if self.announcements.try_send(gossiped).is_err() {
             count(&self.counters.announcements_dropped);
-            let id = refused.into_inner().id;
-            self.report_judged(&id, &forwarder, MessageAcceptance::Ignore);
         }
     }
 
@@ -64,28 +59,28 @@ impl Actor {
         gossip.report_message_validation_result(id, from, acceptance);
     }
 
-    pub(super) fn on_judged(&mut self, judged: Vec<Judged>) {
-        for (id, forwarder, acceptance) in judged {
-            self.report_judged(&id, &forwarder, acceptance);
-        }
-    }
-
-    pub(super) fn publish_announcement(&mut self, topic: String, data: Vec<u8>) -> Published {
+    /// Hands announcements to the neighbours: to those in the mesh, or to some where that is small. Whether
+    /// any took it.
+    pub(super) fn publish_announcements(
+        &mut self,
+        topic: String,
+        announcements: Vec<Vec<u8>>,
+    ) -> bool {
         let topic = IdentTopic::new(topic);
+        let batch = AnnouncementBatch {
+            salt: rand::random(),
+            announcements,
+        };
         let gossip = &mut self.swarm.behaviour_mut().announcements;
-        match gossip.publish(topic, data) {
+        match gossip.publish(topic, batch.encode()) {
             Ok(_) => {
                 count(&self.counters.announcements_sent);
-                Published::Taken
+                true
             }
-            Err(gossipsub::PublishError::Duplicate) => Published::Taken,
             // Whoever connects reconciles, and learns of it then.
             Err(error) => {
-                tracing::debug!(%error, "an announcement was not spread by gossip");
-                match error {
-                    gossipsub::PublishError::NoPeersSubscribedToTopic => Published::Nobody,
-                    _ => Published::Congested,
-                }
+                tracing::debug!(%error, "announcements were not spread by gossip");
+                false
             }
         }
     }
@@ -192,7 +187,7 @@ impl Actor {
             return false;
         };
         let topic = self.shards.topic_of(&self.swarm.local_peer_id().clone());
-        self.publish_announcement(topic, bytes) == Published::Taken
+        self.publish_announcements(topic, vec![bytes])
     }
 }
 

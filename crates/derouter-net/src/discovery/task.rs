@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use super::exchange::Commands;
 use super::held::Held;
 use super::news::News;
+use super::outbox::Outbox;
 use super::pulls::Pulled;
 use super::reconcile::Ended;
 use super::snapshots::Snapshots;
@@ -87,10 +88,11 @@ pub(crate) struct Discovery {
     /// See [`OwnPlace::outside_mesh`].
     outside_mesh: bool,
     held: Held,
+    outbox: Outbox,
     news: News,
     tasks: JoinSet<Done>,
     reconciling: HashSet<PeerId>,
-    /// Providers found by a reconciliation, to be gossiped on once their list is here.
+    /// Providers found by a reconciliation, to be handed on once their list is here.
     found: HashSet<PeerId>,
     connected: Vec<PeerId>,
     /// Peers that were just connected to.
@@ -135,6 +137,7 @@ impl Discovery {
             own: OwnAnnouncements::new(local, parts.floor),
             outside_mesh: false,
             held: Held::default(),
+            outbox: Outbox::default(),
             news: News::default(),
             tasks: JoinSet::new(),
             reconciling: HashSet::new(),
@@ -156,16 +159,17 @@ impl Discovery {
 
     /// Runs until the swarm task is gone.
     pub(crate) async fn run(mut self) {
-        let mut gossip = Vec::with_capacity(limits::ANNOUNCEMENTS_PER_TURN);
+        let mut gossip = Vec::with_capacity(limits::BATCHES_PER_TURN);
         let offers = self.offers.clone();
         loop {
             self.hear_own();
             self.start_pulls();
             self.start_reconciliations();
+            self.hand_on(Instant::now()).await;
             let due = tokio::time::Instant::from_std(self.due());
             let telling = !self.news.is_empty() && !offers.is_closed();
             tokio::select! {
-                taken = self.gossip.recv_many(&mut gossip, limits::ANNOUNCEMENTS_PER_TURN) => {
+                taken = self.gossip.recv_many(&mut gossip, limits::BATCHES_PER_TURN) => {
                     if taken == 0 {
                         return;
                     }
@@ -190,7 +194,8 @@ impl Discovery {
 
     fn due(&self) -> Instant {
         let pull = self.directory.next_pull(Instant::now());
-        let times = [self.own.due(), self.held.due(), pull];
+        let outbox = self.outbox.due(Instant::now());
+        let times = [self.own.due(), self.held.due(), outbox, pull];
         let times = times.into_iter().flatten();
         times.fold(self.next_tick, Instant::min)
     }
@@ -213,8 +218,7 @@ impl Discovery {
             self.tick(now).await;
         }
         self.announce_own().await;
-        let late = self.held.late(now);
-        self.tell_judged(late).await;
+        self.held.forget_late(now);
     }
 
     async fn tick(&mut self, now: Instant) {

@@ -1,7 +1,8 @@
 //! Announcements (0.2) among our nodes.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use derouter_net::{DiscoveryMode, OfferNews, PeerId};
 use derouter_wire::gossip::{AnnouncedOffer, Announcement};
@@ -168,6 +169,33 @@ async fn a_crowd_around_one_node_all_learn_of_a_change() {
     for consumer in &mut crowd {
         sees(consumer, provider.id(), Some("second")).await;
     }
+}
+
+#[tokio::test]
+async fn what_comes_together_is_handed_on_together() {
+    let hub = node(TCP).await;
+    let mut consumer = node(TCP).await;
+    consumer.dial(&hub).await;
+    let mut providers = Vec::new();
+    for _ in 0..16 {
+        let provider = node(TCP).await;
+        provider.dial(&hub).await;
+        providers.push(provider);
+    }
+    let start = Instant::now();
+    let mut missing = HashSet::new();
+    for provider in &providers {
+        provider.net.announce(Some(announcement("first", 1))).await;
+        missing.insert(provider.id());
+    }
+    while !missing.is_empty() {
+        let news = soon(consumer.events.offers.recv()).await.unwrap();
+        missing.remove(&news.source);
+    }
+    // The first at once, and then one in 200 ms.
+    let most = 2 + start.elapsed().as_millis() / 200;
+    let sent = hub.net.counters().announcements_sent.load(Relaxed);
+    assert!(sent > 0 && u128::from(sent) <= most, "{sent} of {most}");
 }
 
 #[tokio::test]

@@ -147,8 +147,8 @@ async fn run_cost() {
         ("new, given in an exchange", figures.given),
         ("given again", figures.given_again),
         ("new, by gossip", figures.gossiped),
-        ("the same message again", figures.gossiped_again),
-        ("an older one in a new message", figures.repeated),
+        ("the same in another batch", figures.gossiped_again),
+        ("an older one, by gossip", figures.older),
     ];
     for (name, time) in lines {
         let seconds = time.as_secs_f64();

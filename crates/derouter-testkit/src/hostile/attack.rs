@@ -5,16 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use derouter_net::Multiaddr;
-use derouter_wire::announce::OfferListHash;
+use derouter_wire::announce::{ANNOUNCE_TOPIC, OfferListHash};
 use derouter_wire::cbor::Bytes;
 use derouter_wire::discovery::{DISCOVERY_PROTOCOL, DiscoveryRequest, PulledList, Want};
+use derouter_wire::limits::BATCH_ANNOUNCEMENTS;
 use derouter_wire::reqres::REQRES_PROTOCOL;
 use derouter_wire::stream::STREAM_PROTOCOL;
 use futures::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 use super::Attack;
-use super::messages::{self, BATCH};
+use super::messages::{self, FRAME_HEARTBEATS};
 use crate::sim::frames::{self, ANNOUNCEMENT_GOSSIP, HEARTBEAT_GOSSIP};
 use crate::sim::raw_peer::{RawPeer, read_frame, write};
 
@@ -169,7 +170,11 @@ impl Armed {
         number: usize,
         protocol: &'static str,
     ) -> Result<(), String> {
-        let rate = (FLOOD_RATE, BATCH);
+        let each = match protocol {
+            ANNOUNCEMENT_GOSSIP => BATCH_ANNOUNCEMENTS,
+            _ => FRAME_HEARTBEATS,
+        };
+        let rate = (FLOOD_RATE, each);
         self.send(peer, (number, protocol), rate).await
     }
 
@@ -215,7 +220,9 @@ impl Armed {
         let mut gossip = peer.open(ANNOUNCEMENT_GOSSIP).await?;
         for number in 0.. {
             let offers = if number % 2 == 0 { 100_000 } else { 1000 };
-            let frame = frames::frame(&[messages::announcement(number, offers)]);
+            let announcement = messages::announcement(number, offers);
+            let message = frames::announcements_message(ANNOUNCE_TOPIC, vec![announcement]);
+            let frame = frames::frame(&[message]);
             write(&mut gossip, &frame).await?;
             self.count(1);
             tokio::time::sleep(Duration::from_millis(5)).await;

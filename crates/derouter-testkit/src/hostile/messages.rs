@@ -8,12 +8,13 @@ use derouter_wire::announce::{
     ANNOUNCE_TOPIC, AnnouncementBody, ListSummary, OfferListHash, SignedAnnouncement,
 };
 use derouter_wire::gossip::{HEARTBEAT_TOPIC, Heartbeat};
+use derouter_wire::limits::BATCH_ANNOUNCEMENTS;
 
 use crate::sim::frames;
 use crate::sim::providers::offer_list;
 
-/// Messages in one frame: as many as a node takes.
-pub(super) const BATCH: usize = 4;
+/// Heartbeats in one frame: as many as a node takes.
+pub(super) const FRAME_HEARTBEATS: usize = 4;
 /// Different messages of a flood: gossipsub knows those of the last minute, and a copy of one costs
 /// a node less.
 const DIFFERENT: u64 = 60_000;
@@ -52,8 +53,7 @@ fn signed(keypair: &Keypair, sequence: u64, offers: u32) -> SignedAnnouncement {
 pub(super) fn announcement(number: u64, offers: u32) -> Vec<u8> {
     let keypair = Keypair::generate_ed25519();
     let sequence = unix_seconds() * 1000 + number;
-    let bytes = signed(&keypair, sequence, offers).encode();
-    frames::anonymous_message(ANNOUNCE_TOPIC, &bytes)
+    signed(&keypair, sequence, offers).encode()
 }
 
 /// Puts a number into the end of a signature.
@@ -77,33 +77,22 @@ pub(super) fn forged() -> Vec<Vec<u8>> {
         let place = usize::try_from(number % AUTHORS).expect("small");
         let mut bytes = authors[place].clone();
         spoil(&mut bytes, number);
-        frames::anonymous_message(ANNOUNCE_TOPIC, &bytes)
+        bytes
     };
-    in_frames((0..DIFFERENT).map(forge))
+    in_batches((0..DIFFERENT).map(forge), BATCH_ANNOUNCEMENTS)
 }
 
 /// Frames of one provider's announcements, the newest first.
 pub(super) fn replayed() -> Vec<Vec<u8>> {
     let keypair = Keypair::generate_ed25519();
     let newest = unix_seconds() * 1000;
-    let old = |number: u64| {
-        let bytes = signed(&keypair, newest - number, 5).encode();
-        frames::anonymous_message(ANNOUNCE_TOPIC, &bytes)
-    };
-    in_frames((0..DIFFERENT).map(old))
+    let old = |number: u64| signed(&keypair, newest - number, 5).encode();
+    in_batches((0..DIFFERENT).map(old), BATCH_ANNOUNCEMENTS)
 }
 
 /// Frames of new providers' announcements, so many in each.
 pub(super) fn newcomers(each: usize) -> Vec<Vec<u8>> {
-    let numbers: Vec<u64> = (0..NEWCOMERS).collect();
-    let frame = |numbers: &[u64]| {
-        let messages: Vec<_> = numbers
-            .iter()
-            .map(|number| announcement(*number, 5))
-            .collect();
-        frames::frame(&messages)
-    };
-    numbers.chunks(each).map(frame).collect()
+    in_batches((0..NEWCOMERS).map(|number| announcement(number, 5)), each)
 }
 
 /// Frames of heartbeats whose signatures are wrong.
@@ -155,7 +144,20 @@ pub(super) fn endless_heartbeat() -> Vec<u8> {
     frames::frame(&[message])
 }
 
+/// Frames with so many announcements each.
+fn in_batches(announcements: impl Iterator<Item = Vec<u8>>, each: usize) -> Vec<Vec<u8>> {
+    let announcements: Vec<_> = announcements.collect();
+    let batch = |some: &[Vec<u8>]| {
+        let message = frames::announcements_message(ANNOUNCE_TOPIC, some.to_vec());
+        frames::frame(&[message])
+    };
+    announcements.chunks(each).map(batch).collect()
+}
+
 fn in_frames(messages: impl Iterator<Item = Vec<u8>>) -> Vec<Vec<u8>> {
     let messages: Vec<_> = messages.collect();
-    messages.chunks(BATCH).map(frames::frame).collect()
+    messages
+        .chunks(FRAME_HEARTBEATS)
+        .map(frames::frame)
+        .collect()
 }

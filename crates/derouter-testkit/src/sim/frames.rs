@@ -1,6 +1,7 @@
 //! Gossipsub frames made by hand, in the name of any provider.
 
 use derouter_net::Keypair;
+use derouter_wire::announce::AnnouncementBatch;
 
 /// A gossipsub protocol of wire 0.1.
 pub const HEARTBEAT_GOSSIP: &str = "/meshsub/1.1.0";
@@ -42,7 +43,17 @@ pub fn signed_message(author: &Keypair, number: u64, topic: &str, data: &[u8]) -
     message
 }
 
-/// A message without an author, as announcements are.
+/// A message with a batch of announcements, as a node hands them on.
+pub fn announcements_message(topic: &str, announcements: Vec<Vec<u8>>) -> Vec<u8> {
+    let salt = rand::random();
+    let batch = AnnouncementBatch {
+        salt,
+        announcements,
+    };
+    anonymous_message(topic, &batch.encode())
+}
+
+/// A message without an author.
 pub fn anonymous_message(topic: &str, data: &[u8]) -> Vec<u8> {
     let mut message = Vec::with_capacity(data.len() + 64);
     field(2, data, &mut message);

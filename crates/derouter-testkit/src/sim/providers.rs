@@ -168,7 +168,7 @@ impl Providers {
         SignedAnnouncement::sign(body, &self.keys[place]).expect("it fits")
     }
 
-    /// The announcement of a provider as a gossipsub message.
+    /// The announcement of a provider as a gossipsub message of its own.
     pub fn announcement_message(&self, place: usize, sharded: bool) -> Vec<u8> {
         let announcement = self.announcement(place);
         let topic = if sharded {
@@ -176,7 +176,7 @@ impl Providers {
         } else {
             ANNOUNCE_TOPIC.to_owned()
         };
-        frames::anonymous_message(&topic, &announcement.encode())
+        frames::announcements_message(&topic, vec![announcement.encode()])
     }
 
     /// The list of that hash, if it is the provider's newest.

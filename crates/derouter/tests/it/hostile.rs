@@ -150,7 +150,7 @@ async fn garbage_on_any_port_harms_nobody() {
     ledger.one_signed().await;
 }
 
-/// Nodes put one message into a frame, and read up to four.
+/// Nodes put one message into a frame, and read up to four, or one with announcements.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gossip_frame_of_many_messages_is_not_read_and_harms_nobody() {
     let pair = Pair::start(DEROUTER, &[MODEL]).await;

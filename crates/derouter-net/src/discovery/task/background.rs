@@ -72,16 +72,14 @@ impl Discovery {
         let here = self
             .directory
             .pull_ended(end, outcomes, now, rand::random());
-        let mut judged = Vec::new();
         for provider in here {
             count(&self.counters.lists_pulled);
             self.news.add(provider);
-            judged.extend(self.held.release(&provider));
-            if self.found.remove(&provider) {
-                self.spread(provider).await;
+            let found = self.found.remove(&provider);
+            if self.held.release(&provider) || found {
+                self.outbox.add(provider);
             }
         }
-        self.tell_judged(judged).await;
     }
 
     async fn on_reconciled(&mut self, ended: Ended) {

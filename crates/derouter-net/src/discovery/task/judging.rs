@@ -3,13 +3,11 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use derouter_wire::announce::SignedAnnouncement;
+use derouter_wire::announce::{AnnouncementBatch, SignedAnnouncement};
 use libp2p::PeerId;
-use libp2p::gossipsub::MessageAcceptance;
 use tokio::sync::oneshot;
 
 use super::super::Gossiped;
-use super::super::held::Judged;
 use super::Discovery;
 use crate::actor::{Command, Offence};
 use crate::clock::unix_now;
@@ -39,31 +37,36 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(600);
 
 impl Discovery {
     pub(super) async fn judge_gossip(&mut self, gossip: &mut Vec<Gossiped>) {
-        let mut judged = Vec::with_capacity(gossip.len());
-        for message in gossip.drain(..) {
-            let Gossiped {
-                forwarder,
-                id,
-                data,
-            } = message;
-            let verdict = self.judge(forwarder, &data, None).await;
-            match verdict {
-                Verdict::New {
-                    provider,
-                    list: Listed::Coming,
-                } => {
-                    let now = Instant::now();
-                    judged.extend(self.held.hold(provider, id, forwarder, now));
+        for Gossiped { forwarder, data } in gossip.drain(..) {
+            let Ok(batch) = AnnouncementBatch::decode(&data) else {
+                count(&self.counters.announcements_invalid);
+                self.blame(forwarder, Offence::InvalidMessage).await;
+                continue;
+            };
+            for announcement in &batch.announcements {
+                let verdict = self.judge(forwarder, announcement, None).await;
+                if matches!(verdict, Verdict::Invalid | Verdict::Forged) {
+                    break;
                 }
-                _ => judged.push((id, forwarder, acceptance(verdict))),
+                self.pass_on(forwarder, verdict);
             }
         }
-        self.tell_judged(judged).await;
     }
 
-    pub(super) async fn tell_judged(&self, judged: Vec<Judged>) {
-        if !judged.is_empty() {
-            self.command(Command::Judged(judged)).await;
+    /// What came by gossip goes on to others. Nobody passes on what it can't give.
+    fn pass_on(&mut self, forwarder: PeerId, verdict: Verdict) {
+        match verdict {
+            Verdict::New { provider, list } => match list {
+                Listed::Here => self.outbox.add(provider),
+                Listed::Coming => self.held.hold(provider, forwarder, Instant::now()),
+                Listed::Absent => {}
+            },
+            Verdict::Again {
+                provider,
+                spread: true,
+                ..
+            } => self.outbox.add(provider),
+            _ => {}
         }
     }
 
@@ -154,23 +157,5 @@ impl Discovery {
                 "announcements that are off by over four hours are ignored; check the clock of this machine"
             );
         }
-    }
-}
-
-/// What gossipsub is told.
-fn acceptance(verdict: Verdict) -> MessageAcceptance {
-    match verdict {
-        Verdict::New {
-            list: Listed::Here, ..
-        }
-        | Verdict::Again { spread: true, .. } => MessageAcceptance::Accept,
-        Verdict::Invalid | Verdict::Forged => MessageAcceptance::Reject,
-        // Nobody passes on what it can't give.
-        Verdict::New { .. }
-        | Verdict::Again { spread: false, .. }
-        | Verdict::Old
-        | Verdict::OffClock(_)
-        | Verdict::TooMany
-        | Verdict::Full => MessageAcceptance::Ignore,
     }
 }

@@ -1,15 +1,17 @@
 //! What this node announces itself.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use derouter_wire::UnixSeconds;
 use derouter_wire::announce::{AnnouncementBody, SignedAnnouncement};
+use derouter_wire::limits::BATCH_ANNOUNCEMENTS;
 use libp2p::PeerId;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::super::{Order, Published};
+use super::super::Order;
 use super::Discovery;
 use crate::actor::Command;
 use crate::announcing::Moment;
@@ -73,17 +75,13 @@ impl Discovery {
     async fn publish_own(&mut self, bytes: &[u8]) {
         let (reply, published) = oneshot::channel();
         let topic = self.shards.topic_of(&self.local());
-        self.command(Command::Publish(topic, bytes.to_vec(), Some(reply)))
+        self.command(Command::Publish(topic, vec![bytes.to_vec()], Some(reply)))
             .await;
         let published = timeout(limits::COMMAND_DEADLINE, published).await;
-        let congested = match published {
-            Ok(Ok(Published::Taken)) => return,
-            Ok(Ok(Published::Nobody)) => false,
-            // Late or closed: the network is overloaded, or stops.
-            Ok(Ok(Published::Congested) | Err(_)) | Err(_) => true,
-        };
-        self.own
-            .unpublished(congested, Instant::now(), rand::random());
+        // Late or closed: the network is overloaded, or stops.
+        if !matches!(published, Ok(Ok(true))) {
+            self.own.unpublished(Instant::now(), rand::random());
+        }
     }
 
     fn sign(&mut self, body: AnnouncementBody, now: Instant) -> Option<Arc<[u8]>> {
@@ -102,11 +100,22 @@ impl Discovery {
         Some(self.directory.insert_own(&signed?, list, now))
     }
 
-    /// Hands an announcement of another provider to the mesh. That there is nobody yet does not
+    /// Hands on the announcements of others that wait for it. That there is nobody yet does not
     /// matter: who connects reconciles.
-    pub(super) async fn publish(&self, provider: PeerId, data: Vec<u8>) {
-        let topic = self.shards.topic_of(&provider);
-        self.command(Command::Publish(topic, data, None)).await;
+    pub(super) async fn hand_on(&mut self, now: Instant) {
+        let mut by_topic: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
+        for provider in self.outbox.take(now) {
+            if let Some(bytes) = self.directory.fresh_announcement(&provider, now) {
+                let topic = self.shards.topic_of(&provider);
+                by_topic.entry(topic).or_default().push(bytes.to_vec());
+            }
+        }
+        for (topic, announcements) in by_topic {
+            for batch in announcements.chunks(BATCH_ANNOUNCEMENTS) {
+                let publish = Command::Publish(topic.clone(), batch.to_vec(), None);
+                self.command(publish).await;
+            }
+        }
     }
 }
 

@@ -163,17 +163,9 @@ impl Discovery {
             if self.found.len() < FOUND && self.directory.is_coming(&provider) {
                 self.found.insert(provider);
             } else {
-                self.spread(provider).await;
+                self.outbox.add(provider);
             }
         }
         count
-    }
-
-    /// Gossips what a reconciliation has found, if it can be passed on.
-    pub(super) async fn spread(&mut self, provider: PeerId) {
-        let bytes = self.directory.fresh_announcement(&provider, Instant::now());
-        if let Some(bytes) = bytes {
-            self.publish(provider, bytes.to_vec()).await;
-        }
     }
 }
