@@ -32,6 +32,7 @@ use crate::offers::OfferNews;
 use crate::peer::{PeerEvent, PeerInfo};
 use crate::peer_book::{self, KnownPeer, PeerBook};
 use crate::ping::{self, PING};
+use crate::relay_server::RelayPlaces;
 use crate::reqres::{InboundRequest, LargePlaces, RequestServer, UNSUPPORTED};
 use crate::streams::{JOB_CALLS, JOBS, OpenError, OpenRequest, REQUESTS, Substream};
 use crate::transport::{Meters, NodeMeter, Traffic};
@@ -127,6 +128,7 @@ pub async fn start(
     let rules = AccessRules::new(&options.allow, &options.block, &options.bootstrap);
     let blocked = rules.blocked_peers().copied().collect();
     let book = PeerBook::restore(std::mem::take(&mut config.known_peers), unix_now());
+    let relay_places = RelayPlaces::default();
     let swarm = transport::build_swarm(BehaviourParts {
         keypair: config.keypair.clone(),
         peers: peer_book::Behaviour::new(book, rules),
@@ -134,6 +136,7 @@ pub async fn start(
         port_mapping: config.options.port_mapping,
         tested_scope: config.options.tested_scope(),
         relay_server: config.options.relay_server,
+        relay_places: relay_places.clone(),
         kademlia: config.options.kademlia,
         inbound: inbound_sender,
         counters: counters.clone(),
@@ -165,6 +168,7 @@ pub async fn start(
         sent: sent_sender,
         known_peers: known_sender,
         counters: counters.clone(),
+        relay_places,
         shards,
         announcements: gossip_sender,
         orders: order_sender,
