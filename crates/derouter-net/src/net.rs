@@ -376,6 +376,9 @@ impl Net {
         address: Option<Multiaddr>,
     ) -> Result<PingReport, DialError> {
         let unreachable = |reason: String| DialError::Unreachable(reason);
+        if peer == self.local_peer_id() {
+            return Err(unreachable("this is the node itself".to_owned()));
+        }
         if let Some(address) = address
             && self.best_path(peer).await?.is_none()
         {
@@ -388,7 +391,7 @@ impl Net {
             Unopened::Open(error) => unreachable(open_error_text(error)),
             Unopened::Stopped => DialError::Stopped,
         })?;
-        let lost = |error: std::io::Error| unreachable(format!("no answer to a ping: {error}"));
+        let lost = |error: std::io::Error| unreachable(lost_text(&error));
         let rtt = ping::round_trip(stream).await.map_err(lost)?;
         let gone = || unreachable("the connection closed".to_owned());
         let path = self.best_path(peer).await?.ok_or_else(gone)?;
@@ -636,6 +639,18 @@ fn is_unreachable(opened: &Result<Substream, Unopened>) -> bool {
 
 fn unreachable(reason: &str) -> Unopened {
     Unopened::Open(OpenError::Unreachable(reason.to_owned()))
+}
+
+/// Why a ping that was sent has no answer.
+fn lost_text(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionReset
+        | std::io::ErrorKind::BrokenPipe
+        | std::io::ErrorKind::UnexpectedEof => {
+            "it closed the connection at once: it is full, or refuses this node".to_owned()
+        }
+        _ => format!("no answer to a ping: {error}"),
+    }
 }
 
 fn open_error_text(error: OpenError) -> String {
