@@ -95,7 +95,10 @@ impl Behaviour {
         let peer = public_key.to_peer_id();
         let identify = identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), public_key)
             .with_agent_version(AGENT.to_owned())
-            .with_push_listen_addr_updates(true);
+            .with_push_listen_addr_updates(true)
+            // The peer book remembers addresses. This cache would have any peer make this node dial
+            // what the operator blocks, and addresses of this machine and its network.
+            .with_cache_size(0);
         let ping = ping::Config::new()
             .with_interval(limits::PING_INTERVAL)
             .with_timeout(limits::PING_TIMEOUT);
