@@ -112,8 +112,9 @@ impl Ready {
             tracing::warn!(
                 listen = ?self.listen,
                 "others can't dial any address of this machine, and a relay behind a NAT (of a \
-                 cloud, of Docker) does not find out its public one: give --external-address \
-                 /ip4/PUBLIC_IP/tcp/PORT, or set `private_network` where all nodes are in this network"
+                 cloud, of Docker) finds out its public one only from relays that --bootstrap \
+                 names: give --external-address /ip4/PUBLIC_IP/tcp/PORT, or set `private_network` \
+                 where all nodes are in this network"
             );
         }
         for address in self

@@ -18,8 +18,8 @@ pub(crate) struct RelayArgs {
     #[arg(long, value_name = "MULTIADDR")]
     pub(crate) listen: Vec<Multiaddr>,
     /// An address under which others reach this relay; may be repeated. Needed behind a NAT, also that of
-    /// a cloud or of Docker, as a relay does not find out its address there [default: the addresses
-    /// of this machine]
+    /// a cloud or of Docker, where a relay finds out its address only from those that --bootstrap
+    /// names [default: the addresses of this machine]
     #[arg(long = "external-address", value_name = "MULTIADDR")]
     pub(crate) external_addresses: Vec<Multiaddr>,
     /// Another relay or node to stay connected to; may be repeated
