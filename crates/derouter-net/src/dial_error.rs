@@ -119,12 +119,23 @@ fn cause_text(error: &(dyn Error + 'static)) -> String {
         return text.to_owned();
     }
     let texts: Vec<String> = chain.iter().map(ToString::to_string).collect();
-    let meaning = |(said, _): &&(&str, &str)| texts.iter().any(|text| text.contains(*said));
-    if let Some((_, meant)) = MEANINGS.iter().find(meaning) {
-        return (*meant).to_owned();
+    if let Some(meant) = meaning(&texts) {
+        return meant.to_owned();
     }
     let last = texts.last().map_or("unknown", String::as_str);
     format!("handshake failed: {last}")
+}
+
+/// What one of these texts means, if it is known.
+fn meaning(texts: &[String]) -> Option<&'static str> {
+    let said = |(said, _): &&(&str, &str)| texts.iter().any(|text| text.contains(*said));
+    MEANINGS.iter().find(said).map(|(_, meant)| *meant)
+}
+
+/// Why a reservation ended or was not made.
+pub(crate) fn reservation_error_text(error: &io::Error) -> String {
+    let texts: Vec<String> = chain(error).iter().map(ToString::to_string).collect();
+    meaning(&texts).map_or_else(|| innermost(error), str::to_owned)
 }
 
 fn kind_text(kind: io::ErrorKind) -> Option<&'static str> {
@@ -219,6 +230,15 @@ mod tests {
             let text = text(io::Error::other(said));
             assert!(text.contains(words), "{said}: {text}");
         }
+    }
+
+    #[test]
+    fn why_a_relay_did_not_take_this_node_in_is_told_in_our_words() {
+        let full = io::Error::other("Remote reported resource limit exceeded.");
+        let text = reservation_error_text(&full);
+        assert!(text.starts_with("the relay is at its limit"), "{text}");
+        let other = reservation_error_text(&io::Error::other("Bad frame 7"));
+        assert_eq!(other, "Bad frame 7");
     }
 
     #[test]

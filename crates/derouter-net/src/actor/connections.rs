@@ -21,7 +21,7 @@ use crate::peer_book::Source;
 use crate::reachability::place;
 use crate::reachability::punched::Told;
 use crate::streams::{MESH, REQUESTS};
-use crate::transport::{dial_error_text, innermost};
+use crate::transport::{dial_error_text, reservation_error_text};
 
 /// What a peer calls itself is kept up to this many characters.
 const AGENT_CHARS: usize = 128;
@@ -179,7 +179,7 @@ impl Actor {
                 addresses,
                 reason,
             } => {
-                let error = reason.as_ref().err().map(|error| innermost(error));
+                let error = reason.as_ref().err().map(reservation_error_text);
                 if !self.on_reservation_closed(listener_id, error) {
                     tracing::warn!(?addresses, ?reason, "no longer listening");
                 }
