@@ -47,7 +47,7 @@ use crate::peer::{PeerEvent, PeerInfo};
 use crate::peer_book::KnownPeer;
 use crate::reachability::ReachabilityState;
 use crate::reachability::clock_watch::OffClock;
-use crate::relay_server::RelayTally;
+use crate::relay_server::{RelayPlaces, RelayTally};
 use crate::streams::{Flooded, OpenRequest};
 pub(crate) use conduct::Offence;
 use connections::PeerState;
@@ -102,6 +102,7 @@ pub(crate) struct ActorParts {
     pub(crate) sent: Arc<watch::Sender<SentHeartbeat>>,
     pub(crate) known_peers: mpsc::Sender<Vec<KnownPeer>>,
     pub(crate) counters: Arc<NetCounters>,
+    pub(crate) relay_places: RelayPlaces,
     pub(crate) shards: Shards,
     pub(crate) announcements: mpsc::Sender<Gossiped>,
     pub(crate) orders: mpsc::Sender<Order>,
@@ -151,7 +152,7 @@ impl Actor {
     pub(crate) fn new(parts: ActorParts) -> Self {
         let floor = *parts.sent.borrow();
         let reach = ReachabilityState::new(&parts.config.options, Instant::now(), boot_time());
-        let relay_tally = RelayTally::new(Arc::clone(&parts.counters.relay));
+        let relay_tally = RelayTally::new(Arc::clone(&parts.counters.relay), parts.relay_places);
         let mut actor = Self {
             swarm: parts.swarm,
             cancel: parts.cancel,

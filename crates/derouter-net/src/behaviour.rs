@@ -14,13 +14,14 @@ use libp2p::gossipsub::{
 use libp2p::identity::Keypair;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{StreamProtocol, dcutr, identify, mdns, ping, relay, upnp};
+use libp2p::{Multiaddr, StreamProtocol, dcutr, identify, mdns, ping, relay, upnp};
 
 use crate::address::Scope;
 use crate::config::RelayLimits;
 use crate::counters::NetCounters;
 use crate::discovery::Shards;
 use crate::paced::Paced;
+use crate::relay_server::RelayPlaces;
 use crate::streams::InboundQueue;
 use crate::transport::Meters;
 use crate::{kademlia, limits, peer_book, streams, subnets};
@@ -54,6 +55,7 @@ pub(crate) struct BehaviourParts {
     /// How far an address reaches at least that is tested for others.
     pub(crate) tested_scope: Scope,
     pub(crate) relay_server: Option<RelayLimits>,
+    pub(crate) relay_places: RelayPlaces,
     pub(crate) kademlia: bool,
     pub(crate) inbound: InboundQueue,
     pub(crate) counters: Arc<NetCounters>,
@@ -93,13 +95,16 @@ impl Behaviour {
         let peer = public_key.to_peer_id();
         let identify = identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), public_key)
             .with_agent_version(AGENT.to_owned())
-            .with_push_listen_addr_updates(true);
+            .with_push_listen_addr_updates(true)
+            // The peer book remembers addresses. This cache would have any peer make this node dial
+            // what the operator blocks, and addresses of this machine and its network.
+            .with_cache_size(0);
         let ping = ping::Config::new()
             .with_interval(limits::PING_INTERVAL)
             .with_timeout(limits::PING_TIMEOUT);
         let relay_server = parts
             .relay_server
-            .map(|limits| relay::Behaviour::new(peer, relay_config(limits)));
+            .map(|limits| relay::Behaviour::new(peer, relay_config(limits, parts.relay_places)));
         Ok(Self {
             limits: connection_limits::Behaviour::new(connection_limits(parts.relay_server)),
             subnets: subnets::Behaviour::default(),
@@ -161,13 +166,15 @@ fn mdns_behaviour(wanted: bool, peer: libp2p::PeerId) -> Option<mdns::tokio::Beh
 
 /// libp2p's default limits (128 KiB, 2 minutes a circuit) would cut every job stream, and its
 /// rates (after a burst of 30, one circuit of a peer every 2 minutes) shut out for minutes who met
-/// a bad minute, and with it all who share its address.
-fn relay_config(given: RelayLimits) -> relay::Config {
-    relay::Config {
-        max_reservations: given.reservations,
+/// a bad minute, and with it all who share its address. Its limit of reservations refuses renewals
+/// too, so that a full relay would lose those whom it serves: `places` is in place of it.
+fn relay_config(given: RelayLimits, places: RelayPlaces) -> relay::Config {
+    let mut config = relay::Config {
+        max_reservations: usize::MAX,
         max_reservations_per_peer: 4,
         max_circuits: given.circuits,
-        max_circuits_per_peer: given.circuits_per_peer,
+        // libp2p refuses who has more than this, not who has as many.
+        max_circuits_per_peer: given.circuits_per_peer.saturating_sub(1),
         max_circuit_duration: given.circuit_duration,
         max_circuit_bytes: given.circuit_bytes,
         reservation_rate_limiters: Vec::new(),
@@ -180,7 +187,11 @@ fn relay_config(given: RelayLimits) -> relay::Config {
     )
     .reservation_rate_per_ip(limits::RESERVATIONS_OF_IP.0, limits::RESERVATIONS_OF_IP.1)
     .circuit_src_per_peer(limits::CIRCUITS_OF_PEER.0, limits::CIRCUITS_OF_PEER.1)
-    .circuit_src_per_ip(limits::CIRCUITS_OF_IP.0, limits::CIRCUITS_OF_IP.1)
+    .circuit_src_per_ip(limits::CIRCUITS_OF_IP.0, limits::CIRCUITS_OF_IP.1);
+    // The last to be asked: whom it lets in is granted a reservation.
+    let admits = move |peer, _: &Multiaddr, _| places.take(peer, given.reservations);
+    config.reservation_rate_limiters.push(Box::new(admits));
+    config
 }
 
 fn gossipsub_behaviour(keypair: Keypair) -> Result<Gossipsub, BuildError> {

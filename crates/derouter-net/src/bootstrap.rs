@@ -101,6 +101,11 @@ impl Bootstrap {
         }
     }
 
+    /// The configured address.
+    pub(crate) fn address(&self, index: usize) -> Option<&Multiaddr> {
+        self.nodes.get(index).map(|node| &node.address)
+    }
+
     /// There is a connection with `peer`, from the dial of `index` or from elsewhere. True when
     /// that ends a failure that was logged.
     pub(crate) fn connected(&mut self, peer: PeerId, index: Option<usize>) -> bool {

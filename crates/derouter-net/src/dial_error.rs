@@ -3,10 +3,11 @@
 use std::error::Error;
 use std::io;
 
-use libp2p::TransportError;
 use libp2p::swarm::DialError;
+use libp2p::{Multiaddr, TransportError};
 
 use crate::limits;
+use crate::reachability::place::bare;
 
 /// Errors that libp2p wraps in each other; a chain without end would be a bug of theirs.
 const CHAIN: usize = 32;
@@ -49,31 +50,52 @@ const MEANINGS: &[(&str, &str)] = &[
     ("Unexpected peer ID", "another peer answers there"),
     ("no record found", "its name is not known to the DNS"),
     ("Connection refused", REFUSED),
+    ("No route to host", NO_ROUTE),
+    ("Network is unreachable", NO_ROUTE),
 ];
 
 const NO_ANSWER: &str =
     "no answer in time: it is offline, or a NAT or firewall drops what is sent there";
+const NO_ROUTE: &str = "no route: this machine's network does not lead there";
 const REFUSED: &str = "connection refused: nothing listens there, or a firewall rejects it";
 
 /// A dial error in words.
 pub(crate) fn dial_error_text(error: &DialError) -> String {
     match error {
         DialError::NoAddresses => "no address of this peer is known".to_owned(),
-        DialError::LocalPeerId { address } => format!("{address} is this node itself"),
+        DialError::LocalPeerId { address } => {
+            format!("{} is this node itself", bare(address))
+        }
         DialError::WrongPeerId { obtained, address } => {
-            format!("{address} answers as another peer, {obtained}")
+            let address = bare(address);
+            format!("another peer answers at {address}: {obtained}")
         }
         DialError::Transport(errors) => {
-            let shown = errors
-                .iter()
-                .take(limits::BOOK_ADDRESSES)
-                .map(|(address, error)| format!("{address}: {}", address_error_text(error)));
-            shown.collect::<Vec<_>>().join("; ")
+            let shown = errors.iter().take(limits::BOOK_ADDRESSES);
+            by_reason(shown.map(|(address, error)| (address, address_error_text(error))))
         }
         DialError::Denied { cause } => format!("not dialled: {}", innermost(cause)),
         DialError::Aborted => "the dial was cut short".to_owned(),
         other => other.to_string(),
     }
+}
+
+/// Each reason once, with the addresses that failed for it behind it: they mostly fail for the same.
+/// Whose they are is known to whoever reads it.
+fn by_reason<'a>(failed: impl Iterator<Item = (&'a Multiaddr, String)>) -> String {
+    let mut reasons: Vec<(String, Vec<String>)> = Vec::new();
+    for (address, reason) in failed {
+        let address = bare(address).to_string();
+        match reasons.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, addresses)) if addresses.contains(&address) => {}
+            Some((_, addresses)) => addresses.push(address),
+            None => reasons.push((reason, vec![address])),
+        }
+    }
+    let told = reasons
+        .iter()
+        .map(|(reason, addresses)| format!("{reason} ({})", addresses.join(", ")));
+    told.collect::<Vec<_>>().join("; ")
 }
 
 /// Why one address failed.
@@ -97,12 +119,23 @@ fn cause_text(error: &(dyn Error + 'static)) -> String {
         return text.to_owned();
     }
     let texts: Vec<String> = chain.iter().map(ToString::to_string).collect();
-    let meaning = |(said, _): &&(&str, &str)| texts.iter().any(|text| text.contains(*said));
-    if let Some((_, meant)) = MEANINGS.iter().find(meaning) {
-        return (*meant).to_owned();
+    if let Some(meant) = meaning(&texts) {
+        return meant.to_owned();
     }
     let last = texts.last().map_or("unknown", String::as_str);
     format!("handshake failed: {last}")
+}
+
+/// What one of these texts means, if it is known.
+fn meaning(texts: &[String]) -> Option<&'static str> {
+    let said = |(said, _): &&(&str, &str)| texts.iter().any(|text| text.contains(*said));
+    MEANINGS.iter().find(said).map(|(_, meant)| *meant)
+}
+
+/// Why a reservation ended or was not made.
+pub(crate) fn reservation_error_text(error: &io::Error) -> String {
+    let texts: Vec<String> = chain(error).iter().map(ToString::to_string).collect();
+    meaning(&texts).map_or_else(|| innermost(error), str::to_owned)
 }
 
 fn kind_text(kind: io::ErrorKind) -> Option<&'static str> {
@@ -111,7 +144,7 @@ fn kind_text(kind: io::ErrorKind) -> Option<&'static str> {
         io::ErrorKind::TimedOut => NO_ANSWER,
         io::ErrorKind::NetworkUnreachable
         | io::ErrorKind::HostUnreachable
-        | io::ErrorKind::NetworkDown => "no route: this machine's network does not lead there",
+        | io::ErrorKind::NetworkDown => NO_ROUTE,
         io::ErrorKind::AddrNotAvailable => "no route: this machine has no such kind of address",
         io::ErrorKind::PermissionDenied => "this machine's firewall forbids it",
         io::ErrorKind::ConnectionReset
@@ -197,6 +230,43 @@ mod tests {
             let text = text(io::Error::other(said));
             assert!(text.contains(words), "{said}: {text}");
         }
+    }
+
+    #[test]
+    fn why_a_relay_did_not_take_this_node_in_is_told_in_our_words() {
+        let full = io::Error::other("Remote reported resource limit exceeded.");
+        let text = reservation_error_text(&full);
+        assert!(text.starts_with("the relay is at its limit"), "{text}");
+        let other = reservation_error_text(&io::Error::other("Bad frame 7"));
+        assert_eq!(other, "Bad frame 7");
+    }
+
+    #[test]
+    fn a_reason_is_told_once_with_the_addresses_that_failed_for_it() {
+        let peer = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";
+        let refused = |address: String| {
+            let error = io::Error::from(io::ErrorKind::ConnectionRefused);
+            (address.parse().unwrap(), TransportError::Other(error))
+        };
+        let silent = io::Error::from(io::ErrorKind::TimedOut);
+        let error = DialError::Transport(vec![
+            refused("/ip4/192.0.2.1/tcp/1".to_owned()),
+            refused(format!("/ip4/192.0.2.1/tcp/1/p2p/{peer}")),
+            (
+                format!("/ip4/192.0.2.1/udp/1/quic-v1/p2p/{peer}")
+                    .parse()
+                    .unwrap(),
+                TransportError::Other(silent),
+            ),
+            refused(format!("/ip4/192.0.2.2/tcp/1/p2p/{peer}")),
+        ]);
+        assert_eq!(
+            dial_error_text(&error),
+            format!(
+                "{REFUSED} (/ip4/192.0.2.1/tcp/1, /ip4/192.0.2.2/tcp/1); {NO_ANSWER} \
+                 (/ip4/192.0.2.1/udp/1/quic-v1)"
+            )
+        );
     }
 
     #[test]

@@ -32,6 +32,7 @@ use crate::offers::OfferNews;
 use crate::peer::{PeerEvent, PeerInfo};
 use crate::peer_book::{self, KnownPeer, PeerBook};
 use crate::ping::{self, PING};
+use crate::relay_server::RelayPlaces;
 use crate::reqres::{InboundRequest, LargePlaces, RequestServer, UNSUPPORTED};
 use crate::streams::{JOB_CALLS, JOBS, OpenError, OpenRequest, REQUESTS, Substream};
 use crate::transport::{Meters, NodeMeter, Traffic};
@@ -127,6 +128,7 @@ pub async fn start(
     let rules = AccessRules::new(&options.allow, &options.block, &options.bootstrap);
     let blocked = rules.blocked_peers().copied().collect();
     let book = PeerBook::restore(std::mem::take(&mut config.known_peers), unix_now());
+    let relay_places = RelayPlaces::default();
     let swarm = transport::build_swarm(BehaviourParts {
         keypair: config.keypair.clone(),
         peers: peer_book::Behaviour::new(book, rules),
@@ -134,6 +136,7 @@ pub async fn start(
         port_mapping: config.options.port_mapping,
         tested_scope: config.options.tested_scope(),
         relay_server: config.options.relay_server,
+        relay_places: relay_places.clone(),
         kademlia: config.options.kademlia,
         inbound: inbound_sender,
         counters: counters.clone(),
@@ -165,6 +168,7 @@ pub async fn start(
         sent: sent_sender,
         known_peers: known_sender,
         counters: counters.clone(),
+        relay_places,
         shards,
         announcements: gossip_sender,
         orders: order_sender,
@@ -372,6 +376,9 @@ impl Net {
         address: Option<Multiaddr>,
     ) -> Result<PingReport, DialError> {
         let unreachable = |reason: String| DialError::Unreachable(reason);
+        if peer == self.local_peer_id() {
+            return Err(unreachable("this is the node itself".to_owned()));
+        }
         if let Some(address) = address
             && self.best_path(peer).await?.is_none()
         {
@@ -384,7 +391,7 @@ impl Net {
             Unopened::Open(error) => unreachable(open_error_text(error)),
             Unopened::Stopped => DialError::Stopped,
         })?;
-        let lost = |error: std::io::Error| unreachable(format!("no answer to a ping: {error}"));
+        let lost = |error: std::io::Error| unreachable(lost_text(&error));
         let rtt = ping::round_trip(stream).await.map_err(lost)?;
         let gone = || unreachable("the connection closed".to_owned());
         let path = self.best_path(peer).await?.ok_or_else(gone)?;
@@ -632,6 +639,18 @@ fn is_unreachable(opened: &Result<Substream, Unopened>) -> bool {
 
 fn unreachable(reason: &str) -> Unopened {
     Unopened::Open(OpenError::Unreachable(reason.to_owned()))
+}
+
+/// Why a ping that was sent has no answer.
+fn lost_text(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionReset
+        | std::io::ErrorKind::BrokenPipe
+        | std::io::ErrorKind::UnexpectedEof => {
+            "it closed the connection at once: it is full, or refuses this node".to_owned()
+        }
+        _ => format!("no answer to a ping: {error}"),
+    }
 }
 
 fn open_error_text(error: OpenError) -> String {

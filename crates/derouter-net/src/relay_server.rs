@@ -1,8 +1,8 @@
 //! What this node gives as a relay, counted. Pure but for the counters.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use libp2p::PeerId;
 use libp2p::relay::{Event, StatusCode};
@@ -38,19 +38,41 @@ pub struct RelayCounters {
     pub circuits_broken: AtomicU64,
 }
 
-/// Keeps [`RelayCounters`] true.
+/// The peers that are reached through this node, or are about to be. As many as may be at the most.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RelayPlaces(Arc<Mutex<HashSet<PeerId>>>);
+
+impl RelayPlaces {
+    /// Whether the peer has one of so many places, or gets one now.
+    pub(crate) fn take(&self, peer: PeerId, places: usize) -> bool {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.contains(&peer) {
+            return true;
+        }
+        held.len() < places && held.insert(peer)
+    }
+
+    fn give_back(&self, peer: &PeerId) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.remove(peer);
+    }
+}
+
+/// Keeps [`RelayCounters`] true, and gives places back.
 #[derive(Debug, Default)]
 pub(crate) struct RelayTally {
     counters: Arc<RelayCounters>,
+    places: RelayPlaces,
     /// Connected peers only, so no more than there are connections.
     reserved: HashSet<PeerId>,
     circuits: u64,
 }
 
 impl RelayTally {
-    pub(crate) fn new(counters: Arc<RelayCounters>) -> Self {
+    pub(crate) fn new(counters: Arc<RelayCounters>, places: RelayPlaces) -> Self {
         Self {
             counters,
+            places,
             ..Self::default()
         }
     }
@@ -74,9 +96,11 @@ impl RelayTally {
             Event::ReservationTimedOut { src_peer_id } => {
                 count(&counters.reservations_expired);
                 self.reserved.remove(src_peer_id);
+                self.places.give_back(src_peer_id);
             }
             Event::ReservationClosed { src_peer_id } if !is_connected(src_peer_id) => {
                 self.reserved.remove(src_peer_id);
+                self.places.give_back(src_peer_id);
             }
             Event::CircuitReqAccepted { .. } => {
                 count(&counters.circuits_accepted);
@@ -106,7 +130,7 @@ mod tests {
     use super::*;
 
     fn tally() -> RelayTally {
-        RelayTally::new(Arc::default())
+        RelayTally::new(Arc::default(), RelayPlaces::default())
     }
 
     fn now(counter: &AtomicU64) -> u64 {
@@ -133,6 +157,24 @@ mod tests {
         assert_eq!(now(&tally.counters.reserved_peers), 0);
         assert_eq!(now(&tally.counters.reservations_accepted), 1);
         assert_eq!(now(&tally.counters.reservations_renewed), 1);
+    }
+
+    #[test]
+    fn a_place_is_kept_by_who_has_it_and_free_when_it_is_gone() {
+        let mut tally = tally();
+        let places = tally.places.clone();
+        let (one, other) = (PeerId::random(), PeerId::random());
+        assert!(places.take(one, 1));
+        assert!(places.take(one, 1), "a renewal");
+        assert!(!places.take(other, 1));
+        let closed = Event::ReservationClosed { src_peer_id: one };
+        tally.on_event(&closed, |_| true);
+        assert!(!places.take(other, 1), "another connection holds it");
+        tally.on_event(&closed, |_| false);
+        assert!(places.take(other, 1));
+        let late = Event::ReservationTimedOut { src_peer_id: other };
+        tally.on_event(&late, |_| true);
+        assert!(places.take(one, 1));
     }
 
     #[test]

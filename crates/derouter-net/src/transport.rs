@@ -29,7 +29,7 @@ use metered::Metered;
 use mux::Yamux;
 use routed::Routed;
 
-pub(crate) use crate::dial_error::{dial_error_text, innermost};
+pub(crate) use crate::dial_error::{dial_error_text, innermost, reservation_error_text};
 
 /// Addresses of one peer that are dialled at the same time.
 const CONCURRENT_ADDRESSES: NonZeroU8 = NonZeroU8::MAX;

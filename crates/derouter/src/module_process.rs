@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{ModuleArgs, OutputArgs};
 use crate::config::module::{self, ModuleConfig, RpcAddress};
+use crate::config::place;
 use crate::failure::Failure;
 use crate::modules::{start_consumer, start_provider};
 use crate::output::Output;
@@ -144,7 +145,7 @@ async fn connect(rpc: &RpcAddress) -> Result<(Arc<dyn Node>, PeerId), Failure> {
 fn node_at(rpc: &RpcAddress, address: &str) -> TcpNode {
     let mut options = TcpOptions::default();
     options.module_name = "derouter openai".to_owned();
-    options.cookie = std::env::var_os("DEROUTER_RPC_COOKIE").map(PathBuf::from);
+    options.cookie = place::variable(place::RPC_COOKIE).map(PathBuf::from);
     match &rpc.data_dir {
         Some(data_dir) => TcpNode::find(data_dir, address, options),
         None => TcpNode::connect(address, options),

@@ -112,8 +112,20 @@ impl Ready {
             tracing::warn!(
                 listen = ?self.listen,
                 "others can't dial any address of this machine, and a relay behind a NAT (of a \
-                 cloud, of Docker) does not find out its public one: give --external-address \
-                 /ip4/PUBLIC_IP/tcp/PORT, or set `private_network` where all nodes are in this network"
+                 cloud, of Docker) finds out its public one only from relays that --bootstrap \
+                 names: give --external-address /ip4/PUBLIC_IP/tcp/PORT, or set `private_network` \
+                 where all nodes are in this network"
+            );
+        }
+        for address in self
+            .external
+            .iter()
+            .filter(|address| !private_network && is_private(address))
+        {
+            tracing::warn!(
+                address,
+                "this external address is of a private network: nobody outside can dial it. Give the \
+                 public one, or set `private_network` where all nodes are in that network"
             );
         }
         for address in &addresses {
@@ -155,6 +167,12 @@ fn is_of_a_network(address: &str) -> bool {
 fn is_global(address: &str) -> bool {
     let address: Result<Multiaddr, _> = address.parse();
     address.is_ok_and(|address| derouter_net::is_global(&address))
+}
+
+/// Whether it names an IP address that not any machine could dial.
+fn is_private(address: &str) -> bool {
+    let is_ip = address.starts_with("/ip4/") || address.starts_with("/ip6/");
+    is_ip && !is_global(address)
 }
 
 /// The base URL of an OpenAI endpoint that listens there.
@@ -220,6 +238,15 @@ mod tests {
         let ready = Ready::new(peer).listen(&own);
         let handed = ready.relay_addresses(false);
         assert_eq!(handed, [&format!("/ip4/1.1.1.1/tcp/1/p2p/{peer}")]);
+    }
+
+    #[test]
+    fn only_ip_addresses_tell_that_they_are_private() {
+        let ip = ["/ip4/10.0.0.1/tcp/1", "/ip4/127.0.0.1/tcp/1"];
+        assert!(ip.iter().all(|address| is_private(address)));
+        for address in ["/ip4/1.1.1.1/tcp/1", "/dns4/relay.example.org/tcp/1"] {
+            assert!(!is_private(address), "{address}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::relay::RelayArgs;
+use crate::config::network::of_this_node;
 use crate::config::relay::RelayConfig;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -33,6 +34,7 @@ pub(crate) async fn relay(args: RelayArgs, output: Output) -> Result<(), Failure
     let listener = http::bind(config.http).await?;
     check_ports(&config.net.listen)?;
     let external = config.net.external_addresses.clone();
+    of_this_node(&external, keypair.public().to_peer_id()).map_err(Failure::environment)?;
     let private_network = config.net.private_network;
     let net_config = NetConfig {
         options: config.net,
@@ -89,7 +91,9 @@ impl Supervised for RelayLife {
 #[allow(clippy::needless_pass_by_value)] // For `map_err`.
 fn not_started(error: StartError) -> Failure {
     let remedy = match error {
-        StartError::Listen { .. } => ". Check `listen`",
+        StartError::Listen { .. } => {
+            ". Check `listen`: it looks like /ip4/0.0.0.0/tcp/4001 or /ip4/0.0.0.0/udp/4001/quic-v1"
+        }
         _ => "",
     };
     Failure::environment(format_args!("{error}{remedy}"))

@@ -1,5 +1,6 @@
 //! The running node, for commands that ask it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use derouter_sdk::tcp::{COOKIE_FILE, SOCKET_FILE, TcpOptions};
@@ -116,7 +117,8 @@ fn connect(args: &NodeArgs) -> Result<RpcNode, Failure> {
     let mut options = TcpOptions::default();
     options.connect_wait = CONNECT_WAIT;
     options.module_name = "derouter command".to_owned();
-    options.cookie.clone_from(&args.rpc_cookie);
+    let cookie = args.rpc_cookie.clone();
+    options.cookie = cookie.or_else(|| place::variable(place::RPC_COOKIE).map(PathBuf::from));
     if let Some(address) = rpc {
         let of_directory = data_dir.map(|directory| directory.join(COOKIE_FILE));
         options.cookie = options.cookie.or(of_directory);

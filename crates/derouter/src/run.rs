@@ -1,7 +1,7 @@
 //! `derouter run`: a node with the modules that its configuration has.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use derouter_node::rpc::BindError;
@@ -214,10 +214,12 @@ pub(crate) async fn start_node(config: NodeConfig) -> Result<RunningNode, Failur
 /// nodes can have the same port, and each gets connections that are meant for the other.
 pub(crate) fn check_ports(listen: &[Multiaddr]) -> Result<(), Failure> {
     for address in listen {
-        let Some(socket) = tcp_address(address) else {
-            continue;
+        let bound = match socket_address(address) {
+            Some(("tcp", socket)) => TcpListener::bind(socket).map(drop),
+            Some((_, socket)) => UdpSocket::bind(socket).map(drop),
+            None => continue,
         };
-        match TcpListener::bind(socket) {
+        match bound {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 return Err(Failure::environment(format_args!(
                     "can't listen on {address}: the port is in use. Stop the program that uses it \
@@ -231,8 +233,8 @@ pub(crate) fn check_ports(listen: &[Multiaddr]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The socket address of `/ip4/../tcp/..` with a port that is given.
-fn tcp_address(address: &Multiaddr) -> Option<SocketAddr> {
+/// The transport and socket address of `/ip4/../tcp/..` or `/ip4/../udp/..` with a port that is given.
+fn socket_address(address: &Multiaddr) -> Option<(&'static str, SocketAddr)> {
     let text = address.to_string();
     // The port of a relay is one of another program.
     if text.contains("/p2p-circuit") {
@@ -241,8 +243,13 @@ fn tcp_address(address: &Multiaddr) -> Option<SocketAddr> {
     let mut parts = text.split('/').skip(1);
     let (kind, ip, transport) = (parts.next()?, parts.next()?, parts.next()?);
     let port: u16 = parts.next()?.parse().ok()?;
-    let tcp = matches!(kind, "ip4" | "ip6") && transport == "tcp" && port != 0;
-    tcp.then(|| ip.parse().ok().map(|ip| SocketAddr::new(ip, port)))?
+    let transport = ["tcp", "udp"]
+        .into_iter()
+        .find(|known| *known == transport)?;
+    if !matches!(kind, "ip4" | "ip6") || port == 0 {
+        return None;
+    }
+    Some((transport, SocketAddr::new(ip.parse().ok()?, port)))
 }
 
 #[cfg(test)]
@@ -250,16 +257,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_tcp_addresses_with_a_port_are_looked_at() {
-        let socket = |text: &str| tcp_address(&text.parse().unwrap());
+    fn only_addresses_with_a_port_are_looked_at() {
+        let socket = |text: &str| socket_address(&text.parse().unwrap());
+        let at = |transport, text: &str| Some((transport, text.parse().unwrap()));
         assert_eq!(
             socket("/ip4/127.0.0.1/tcp/4001"),
-            "127.0.0.1:4001".parse().ok()
+            at("tcp", "127.0.0.1:4001")
         );
-        assert_eq!(socket("/ip6/::1/tcp/4001"), "[::1]:4001".parse().ok());
+        assert_eq!(socket("/ip6/::1/tcp/4001"), at("tcp", "[::1]:4001"));
+        assert_eq!(
+            socket("/ip4/0.0.0.0/udp/4001/quic-v1"),
+            at("udp", "0.0.0.0:4001")
+        );
         for other in [
             "/ip4/127.0.0.1/tcp/0",
-            "/ip4/0.0.0.0/udp/4001/quic-v1",
+            "/ip4/0.0.0.0/udp/0/quic-v1",
             "/dns4/a/tcp/1",
             "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp/p2p-circuit",
         ] {
@@ -274,6 +286,14 @@ mod tests {
         let address: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap();
         let failure = check_ports(std::slice::from_ref(&address)).unwrap_err();
         assert!(format!("{failure:?}").contains(&address.to_string()));
+        drop(other);
+        check_ports(&[address]).unwrap();
+        let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = other.local_addr().unwrap().port();
+        let address: Multiaddr = format!("/ip4/127.0.0.1/udp/{port}/quic-v1")
+            .parse()
+            .unwrap();
+        check_ports(std::slice::from_ref(&address)).unwrap_err();
         drop(other);
         check_ports(&[address]).unwrap();
     }

@@ -18,9 +18,10 @@ use crate::kademlia::scope::Admitted;
 use crate::limits;
 use crate::peer::{PeerConnection, PeerEvent, PeerInfo};
 use crate::peer_book::Source;
+use crate::reachability::place;
 use crate::reachability::punched::Told;
 use crate::streams::{MESH, REQUESTS};
-use crate::transport::{dial_error_text, innermost};
+use crate::transport::{dial_error_text, reservation_error_text};
 
 /// What a peer calls itself is kept up to this many characters.
 const AGENT_CHARS: usize = 128;
@@ -178,7 +179,7 @@ impl Actor {
                 addresses,
                 reason,
             } => {
-                let error = reason.as_ref().err().map(|error| innermost(error));
+                let error = reason.as_ref().err().map(reservation_error_text);
                 if !self.on_reservation_closed(listener_id, error) {
                     tracing::warn!(?addresses, ?reason, "no longer listening");
                 }
@@ -254,10 +255,11 @@ impl Actor {
 
     fn on_bootstrap_error(&mut self, index: usize, error: &swarm::DialError) {
         let reason = dial_error_text(error);
-        if let swarm::DialError::LocalPeerId { address } = error {
-            self.bootstrap.is_ourselves(index);
+        if let Some(address) = self.bootstrap.address(index)
+            && leads_here(address, error)
+        {
             tracing::info!(%address, "a configured bootstrap address is this node itself");
-            return;
+            return self.bootstrap.is_ourselves(index);
         }
         let chance = rand::random();
         let told = self
@@ -410,15 +412,28 @@ impl Actor {
     }
 }
 
-/// To the peer that the address names, if it names one, at its other known addresses too.
-fn dial_opts(address: Multiaddr, condition: PeerCondition) -> DialOpts {
-    match peer_of(&address) {
-        Some(peer) => DialOpts::peer_id(peer)
-            .condition(condition)
-            .addresses(vec![address])
-            .extend_addresses_through_behaviour()
-            .build(),
-        None => DialOpts::unknown_peer_id().address(address).build(),
+/// To the peer that the address names, if it names one, at its other known addresses too. Those are
+/// known without their peer: one that had it would be dialled twice.
+fn dial_opts(mut address: Multiaddr, condition: PeerCondition) -> DialOpts {
+    let Some(peer) = peer_of(&address) else {
+        return DialOpts::unknown_peer_id().address(address).build();
+    };
+    address.pop();
+    let given = (!address.is_empty()).then_some(address);
+    DialOpts::peer_id(peer)
+        .condition(condition)
+        .addresses(given.into_iter().collect())
+        .extend_addresses_through_behaviour()
+        .build()
+}
+
+/// Whether a dial of this address ended at this node itself. Of the addresses of a dial, the swarm
+/// takes out those that this node listens on.
+fn leads_here(address: &Multiaddr, error: &swarm::DialError) -> bool {
+    match error {
+        swarm::DialError::LocalPeerId { .. } => true,
+        swarm::DialError::NoAddresses => !place::bare(address).is_empty(),
+        _ => false,
     }
 }
 

@@ -24,7 +24,7 @@ use crate::dial_error::{address_error_text, dial_error_text};
 /// Why a peer is refused.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
-    #[error("this node's configuration does not let it in")]
+    #[error("`peers` in this node's configuration does not let it in")]
     Rule,
     #[error("it is banned for misbehaviour until {0} (Unix time)")]
     Banned(u64),

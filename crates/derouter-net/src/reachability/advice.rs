@@ -53,7 +53,7 @@ fn company(report: &NetworkReport, all: &mut Vec<Advice>) {
             continue;
         };
         let text = format!(
-            "The bootstrap node {} is not reached: {error}. Check that it runs, that its address and port are right, and that a firewall lets this machine dial it.",
+            "The bootstrap node {} is not reached: {error}. Check that it runs, that its address, port and peer id are right, and that a firewall lets this machine dial it.",
             node.address
         );
         say(all, "bootstrap_unreachable", text);

@@ -191,6 +191,31 @@ async fn a_blocked_network_is_refused_before_any_handshake() {
 }
 
 #[tokio::test]
+async fn an_address_that_a_peer_tells_of_itself_is_not_dialled_where_the_operator_blocks_it() {
+    let mut told = config(TCP);
+    let listen = ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.2/tcp/0"];
+    told.options.listen = listen.map(|address| address.parse().unwrap()).to_vec();
+    let told = node_with(told).await;
+    let mut strict = config(TCP);
+    strict.options.block = vec!["127.0.0.2".parse().unwrap()];
+    let strict = node_with(strict).await;
+    let addresses = told.net.listen_addresses().await;
+    let open = addresses
+        .iter()
+        .find(|address| address.to_string().contains("127.0.0.1"));
+    let open = open.unwrap().clone().with_p2p(told.id()).unwrap();
+    strict.net.dial(open).await.unwrap();
+    // From now on it is known where the peer says that it is.
+    until(async || strict.net.peers().await[0].agent.is_some()).await;
+    let peer = told.id();
+    soon(told.net.shutdown()).await;
+    until(async || strict.net.peers().await.is_empty()).await;
+    let error = strict.net.ping(peer, None).await.unwrap_err().to_string();
+    assert!(error.contains("127.0.0.1"), "{error}");
+    assert!(!error.contains("127.0.0.2"), "{error}");
+}
+
+#[tokio::test]
 async fn with_an_allow_list_only_its_peers_and_bootstrap_nodes_connect() {
     let (friend, hub, stranger) = (node(TCP).await, node(TCP).await, node(TCP).await);
     let mut closed = config(TCP);
@@ -215,6 +240,8 @@ async fn a_ping_dials_measures_and_tells_its_path() {
     let (one, other) = (node(TCP).await, node(QUIC).await);
     let unknown = one.net.ping(other.id(), None).await.unwrap_err();
     assert!(unknown.to_string().contains("no address"), "{unknown}");
+    let itself = one.net.ping(one.id(), None).await.unwrap_err();
+    assert!(itself.to_string().contains("itself"), "{itself}");
     let mut address = other.net.listen_addresses().await.remove(0);
     let pinged = one.net.ping(other.id(), Some(address.clone())).await;
     let pinged = pinged.unwrap();

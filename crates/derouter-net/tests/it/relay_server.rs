@@ -130,6 +130,62 @@ async fn a_relay_that_is_full_refuses_a_reservation() {
 }
 
 #[tokio::test]
+async fn a_relay_that_is_full_renews_the_reservations_that_it_gave() {
+    let limits = RelayLimits {
+        reservations: 1,
+        ..RelayLimits::default()
+    };
+    let relay = relay_of(limits).await;
+    let circuit = relay.address().await.with(Protocol::P2pCircuit);
+    let mut peer = old_peer();
+    assert!(reserve(&mut peer, &circuit).await);
+    // Over the same connection, as a renewal is.
+    assert!(reserve(&mut peer, &circuit).await);
+    let counters = &relay.net.counters().relay;
+    assert_eq!(counters.reservations_renewed.load(Ordering::Relaxed), 1);
+    assert_eq!(counters.reservations_refused.load(Ordering::Relaxed), 0);
+    drop(peer);
+    until(async || counters.reserved_peers.load(Ordering::Relaxed) == 0).await;
+    let mut next = old_peer();
+    assert!(reserve(&mut next, &circuit).await, "the place is free");
+}
+
+#[tokio::test]
+async fn a_peer_opens_as_many_circuits_as_it_may_and_no_more() {
+    let limits = RelayLimits {
+        circuits_per_peer: 1,
+        ..RelayLimits::default()
+    };
+    let relay = relay_of(limits).await;
+    let circuit = relay.address().await.with(Protocol::P2pCircuit);
+    let (mut first, mut second) = (old_peer(), old_peer());
+    assert!(reserve(&mut first, &circuit).await);
+    assert!(reserve(&mut second, &circuit).await);
+    let mut other = old_peer();
+    let counters = &relay.net.counters().relay;
+    let outcomes = [
+        &counters.circuits_accepted,
+        &counters.circuits_refused_limit,
+    ];
+    for (hidden, outcome) in [&first, &second]
+        .map(|hidden| *hidden.local_peer_id())
+        .into_iter()
+        .zip(outcomes)
+    {
+        other
+            .dial(circuit.clone().with_p2p(hidden).unwrap())
+            .unwrap();
+        tokio::select! {
+            () = until(async || outcome.load(Ordering::Relaxed) == 1) => {}
+            () = forever(&mut first) => unreachable!(),
+            () = forever(&mut second) => unreachable!(),
+            () = forever(&mut other) => unreachable!(),
+        }
+    }
+    assert_eq!(counters.circuits_accepted.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
 async fn a_relay_forwards_the_heartbeats_of_0_1_peers_to_each_other() {
     let relay = relay_of(RelayLimits::default()).await;
     let (mut one, mut other) = (RawPeer::version_0_1(), RawPeer::version_0_1());

@@ -18,9 +18,9 @@ pub(crate) struct NodeArgs {
     /// [env: DEROUTER_RPC]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) rpc: Option<String>,
-    /// The node's cookie file, for an --rpc over TCP [default: the one in the data directory of the
-    /// configuration, if that is given]
-    #[arg(long, value_name = "FILE", env = "DEROUTER_RPC_COOKIE")]
+    /// The node's cookie file, for an --rpc over TCP [env: DEROUTER_RPC_COOKIE] [default: the one in
+    /// the data directory of the configuration, if that is given]
+    #[arg(long, value_name = "FILE")]
     pub(crate) rpc_cookie: Option<PathBuf>,
 }
 

@@ -18,8 +18,8 @@ pub(crate) struct RelayArgs {
     #[arg(long, value_name = "MULTIADDR")]
     pub(crate) listen: Vec<Multiaddr>,
     /// An address under which others reach this relay; may be repeated. Needed behind a NAT, also that of
-    /// a cloud or of Docker, as a relay does not find out its address there [default: the addresses
-    /// of this machine]
+    /// a cloud or of Docker, where a relay finds out its address only from those that --bootstrap
+    /// names [default: the addresses of this machine]
     #[arg(long = "external-address", value_name = "MULTIADDR")]
     pub(crate) external_addresses: Vec<Multiaddr>,
     /// Another relay or node to stay connected to; may be repeated
@@ -28,8 +28,9 @@ pub(crate) struct RelayArgs {
     /// The key file, made when it is absent. DEROUTER_RELAY_KEY (64 hex digits) goes before it
     #[arg(long, value_name = "FILE")]
     pub(crate) key_file: Option<PathBuf>,
-    /// Where to serve /metrics and /healthz, and where --health asks [default: 127.0.0.1:9090]
-    #[arg(long, env = "DEROUTER_RELAY_HTTP", value_name = "HOST:PORT")]
+    /// Where to serve /metrics and /healthz, and where --health asks [env: DEROUTER_RELAY_HTTP]
+    /// [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "IP:PORT", value_parser = http_address)]
     pub(crate) http: Option<SocketAddr>,
     /// Limits.
     #[command(flatten)]
@@ -40,6 +41,12 @@ pub(crate) struct RelayArgs {
     /// What all commands take.
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+/// Reads an IP address with its port.
+pub(crate) fn http_address(text: &str) -> Result<SocketAddr, String> {
+    let why = "it must be an IP address and a port, such as 127.0.0.1:9090";
+    text.parse().map_err(|_| why.to_owned())
 }
 
 /// What a relay gives at most.

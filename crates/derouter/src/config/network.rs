@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use derouter_node::{KnownReachability, Multiaddr, RelayLimits};
+use derouter_sdk::PeerId;
 use derouter_sdk::wire::announce::SHARDS;
 use schemars::JsonSchema;
 use serde::de::{Error, MapAccess, Unexpected, Visitor};
@@ -74,10 +75,30 @@ pub(crate) fn external_address(address: &Multiaddr) -> Result<(), String> {
     if matches!(host, (_, Some("0.0.0.0" | "::"))) {
         return wrong("it must name one address of this node");
     }
-    match port {
-        (Some("tcp" | "udp"), Some("0")) => wrong("its port must be a fixed one"),
-        (Some("tcp" | "udp"), Some(_)) => Ok(()),
+    let rest = parts.next();
+    match (port, rest) {
+        ((Some("tcp" | "udp"), Some("0")), _) => wrong("its port must be a fixed one"),
+        ((Some("tcp"), Some(_)), None | Some("p2p")) => Ok(()),
+        ((Some("udp"), Some(_)), Some("quic-v1")) => Ok(()),
+        ((Some("udp"), Some(_)), None | Some("p2p")) => wrong("udp needs /quic-v1 behind its port"),
+        ((Some("tcp" | "udp"), Some(_)), _) => wrong("nodes speak tcp and quic-v1 only"),
         _ => wrong("it needs a port"),
+    }
+}
+
+/// Checks that addresses of this node which name a peer name this node: others dial whom they name.
+pub(crate) fn of_this_node(addresses: &[Multiaddr], own: PeerId) -> Result<(), String> {
+    let ending = format!("/p2p/{own}");
+    let of_another = |address: &&Multiaddr| {
+        let text = address.to_string();
+        text.contains("/p2p/") && !text.ends_with(&ending)
+    };
+    match addresses.iter().find(of_another) {
+        None => Ok(()),
+        Some(address) => Err(format!(
+            "the external address {address} names another peer: this one is {own}. Leave /p2p/... \
+             out, it is added"
+        )),
     }
 }
 

@@ -19,6 +19,9 @@ pub(crate) const DATA_DIR: &str = "DEROUTER_DATA_DIR";
 /// Where the node's RPC is, for commands that ask it.
 pub(crate) const RPC: &str = "DEROUTER_RPC";
 
+/// The node's cookie file, for commands that ask its RPC.
+pub(crate) const RPC_COOKIE: &str = "DEROUTER_RPC_COOKIE";
+
 /// Where the OpenAI endpoint is, for commands that ask it.
 pub(crate) const URL: &str = "DEROUTER_URL";
 

@@ -11,12 +11,15 @@ use super::network::{ExternalAddress, RelayLimitsSection, external_address, minu
 use super::node::{DEFAULT_PEER_PORT, has_ipv6};
 use super::peers::PeersSection;
 use super::value::{Address, LiteralPath};
-use super::{ConfigError, LogFormat, LogSection, paths, read};
-use crate::cli::relay::{LimitArgs, RelayArgs};
+use super::{ConfigError, LogFormat, LogSection, paths, place, read};
+use crate::cli::relay::{LimitArgs, RelayArgs, http_address};
 use crate::failure::Failure;
 
 /// Where metrics and health are without `http`: on this machine alone.
 const DEFAULT_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
+
+/// The variable that goes before the file's `http`.
+const HTTP: &str = "DEROUTER_RELAY_HTTP";
 
 /// The key file in the data directory. Not a node's: the two must not speak in one name.
 const KEY_FILE: &str = "relay-keypair.bin";
@@ -112,10 +115,24 @@ impl RelayConfig {
         Ok(Self {
             net,
             key_file: key_file.or_else(of_data_dir),
-            http: args.http.or(file.http).unwrap_or(DEFAULT_HTTP),
+            http: http(args.http)?.or(file.http).unwrap_or(DEFAULT_HTTP),
             log: args.output.log_format.unwrap_or(file.log.format),
         })
     }
+}
+
+/// Of the flag, else of the environment.
+fn http(flag: Option<SocketAddr>) -> Result<Option<SocketAddr>, Failure> {
+    let told = match flag {
+        Some(_) => None,
+        None => place::variable(HTTP),
+    };
+    let Some(told) = told else {
+        return Ok(flag);
+    };
+    let address = http_address(&told.to_string_lossy());
+    let wrong = |why| Failure::usage(format_args!("{HTTP}: {why}"));
+    address.map(Some).map_err(wrong)
 }
 
 fn addresses(list: Vec<Address>) -> Vec<Multiaddr> {
@@ -238,6 +255,14 @@ mod tests {
             (9, 180)
         );
         assert_eq!(config.http.port(), 0);
+    }
+
+    #[test]
+    fn http_is_an_ip_address_with_a_port() {
+        for wrong in ["9090", "127.0.0.1", "localhost:9090", ""] {
+            let why = http_address(wrong).unwrap_err();
+            assert!(why.contains("127.0.0.1:9090"), "{why}");
+        }
     }
 
     #[test]

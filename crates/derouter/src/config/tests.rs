@@ -205,6 +205,14 @@ fn network_keys_that_can_not_be_right_are_named() {
             r#"{external_addresses: ["/ip4/203.0.113.5/tcp/0"]}"#,
             "fixed",
         ),
+        (
+            r#"{external_addresses: ["/ip4/203.0.113.5/udp/4001"]}"#,
+            "quic-v1",
+        ),
+        (
+            r#"{external_addresses: ["/ip4/203.0.113.5/tcp/4001/ws"]}"#,
+            "tcp and quic-v1 only",
+        ),
         (r#"{reachability: "open"}"#, "detect"),
         (r#"{port_mapping: "yes"}"#, "true or false"),
         (r#"{relays: 5}"#, "from 0 to 4"),

@@ -7,6 +7,7 @@ use derouter_openai::consumer::KeyStore;
 use derouter_sdk::Wei;
 
 use super::{Check, Patient};
+use crate::config::network::of_this_node;
 use crate::config::node::RunConfig;
 
 pub(super) fn check(patient: &Patient, checks: &mut Vec<Check>) {
@@ -134,6 +135,12 @@ fn paths(config: &RunConfig) -> Check {
 fn external(config: &RunConfig) -> Check {
     const ID: &str = "external";
     let net = &config.node.net;
+    let own = derouter_node::identity::load(&config.node.keypair_path);
+    if let Ok(Some(own)) = own
+        && let Err(why) = of_this_node(&net.external_addresses, own.public().to_peer_id())
+    {
+        return Check::fail(ID, why, "correct `external_addresses`");
+    }
     let private = |address: &&Multiaddr| !derouter_net::is_global(address) && ip(address).is_some();
     match net.external_addresses.iter().find(private) {
         Some(address) if !net.private_network => Check::fail(

@@ -27,7 +27,7 @@ pub(super) fn screen(report: &NetworkReport, now: UnixSeconds, width: usize) -> 
     let mut screen = Screen::default();
     screen.line("Node", &report.peer_id.to_string());
     screen.line("", &report.agent);
-    screen.line("Reachable", reachable(report.reachability));
+    screen.line("Reachable", reachable(report));
     screen.list("NAT", std::iter::once(nat(report)), "");
     screen.line("Port mapping", &port_mapping(&report.port_mapping));
     screen.line("UDP", udp(report.udp));
@@ -122,8 +122,12 @@ impl Screen {
     }
 }
 
-fn reachable(reachability: Reachability) -> &'static str {
-    match reachability {
+fn reachable(report: &NetworkReport) -> &'static str {
+    let tried = report.external.iter().any(|one| one.reachable.is_some());
+    match report.reachability {
+        Reachability::Unknown if tried => {
+            "not known yet: peers have not tried all addresses (--wait 20 waits for that)"
+        }
         Reachability::Unknown => "not known yet: no peer has tried (--wait 20 waits for that)",
         Reachability::Public => "yes: others can dial this node",
         Reachability::Private => "no: others reach this node through relays only",
@@ -381,6 +385,18 @@ Listens on";
         }
         let widest = text.lines().map(|line| line.chars().count()).max();
         assert!(widest <= Some(WIDTH), "{text}");
+    }
+
+    #[test]
+    fn a_node_of_which_some_addresses_were_tried_does_not_say_that_none_were() {
+        let report = NetworkReport {
+            reachability: Reachability::Unknown,
+            ..behind_a_nat()
+        };
+        let text = screen(&report, UnixSeconds(1000), WIDTH);
+        assert!(text.contains("have not tried all"), "{text}");
+        let text = screen(&new_node(), UnixSeconds(1000), WIDTH);
+        assert!(text.contains("no peer has tried"), "{text}");
     }
 
     #[test]

@@ -104,13 +104,18 @@ fn bought(gateway: &GatewayPart, lines: &mut Vec<String>) {
     }
 }
 
+fn jobs(count: u64) -> String {
+    let number = u32::try_from(count).unwrap_or(u32::MAX);
+    crate::text::counted(number, "job")
+}
+
 fn sold(provider: &ProviderView, status: &Status, lines: &mut Vec<String>) {
     lines.push(format!(
-        "Selling   {} POL earned today, {} since {} ago; {} jobs done",
+        "Selling   {} POL earned today, {} since {} ago; {} done",
         provider.income_today,
         provider.income,
         age(provider.started, status.at),
-        provider.counts.completed
+        jobs(provider.counts.completed)
     ));
     for offer in provider.offers.iter().take(MOST_OFFERS) {
         let state = offer.reason.as_deref().unwrap_or(&offer.state);

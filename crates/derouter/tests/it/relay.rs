@@ -178,6 +178,15 @@ async fn metrics_and_health_are_served() {
         (Some(0), "ok"),
         "{exit:?}"
     );
+    let mut empty = Command::new(DEROUTER);
+    empty.args(asked).env("DEROUTER_RELAY_HTTP", "");
+    let exit = Process::spawn("health", empty).exit().await;
+    assert_eq!(exit.code, Some(0), "an empty variable is none: {exit:?}");
+    let mut told = Command::new(DEROUTER);
+    told.args(["relay", "--health"])
+        .env("DEROUTER_RELAY_HTTP", relay.http());
+    let exit = Process::spawn("health", told).exit().await;
+    assert_eq!(exit.code, Some(0), "{exit:?}");
     let http = relay.http().to_owned();
     let exit = relay.terminate().await;
     assert_eq!(exit.code, Some(0), "{exit:?}");
@@ -236,6 +245,9 @@ async fn what_a_relay_can_not_use_is_named() {
     refused(&["--http", &taken.to_string()], SECRET, 3, "--http").await;
     let exit = refused(&["--listen", "/ip4/127.0.0.1/tcp/0"], "c0ffee", 3, "64 hex").await;
     assert!(!exit.stderr.contains("c0ffee"), "{exit:?}");
+    let another = "/ip4/203.0.113.5/tcp/1/p2p/12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";
+    let external = ["--external-address", another];
+    refused(&external, SECRET, 3, "names another peer").await;
     let circuits = ["--circuit-minutes", "0"];
     refused(&circuits, SECRET, 2, "--circuit-minutes").await;
 }
