@@ -241,8 +241,13 @@ fn announcement_gossip(shards: Shards) -> Result<Gossipsub, BuildError> {
         .gossip_lazy(0)
         .gossip_factor(0.0)
         .history_gossip(0)
+        // Nobody is offered a message, so nobody asks for one either.
+        .history_length(2)
+        .gossip_retransimission(0)
+        .max_ihave_messages_heartbeat(0)
+        .connection_handler_queue_len(limits::ANNOUNCEMENT_BACKLOG)
         // The beacon is small and rare: in a star, the centre tells it to all.
-        .mesh_n_high_for_topic(limits::GOSSIP_PEERS, legacy.hash())
+        .mesh_n_high_for_topic(limits::BEACON_MESH, legacy.hash())
         .heartbeat_interval(Duration::from_secs(1))
         .heartbeat_initial_delay(Duration::from_millis(100))
         .flood_publish(false)

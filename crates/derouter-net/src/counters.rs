@@ -41,6 +41,8 @@ pub struct NetCounters {
     pub announcements_forged: AtomicU64,
     /// Batches of gossiped announcements for which the queue was full; reconciliation brings them.
     pub announcements_dropped: AtomicU64,
+    /// Announcements of others that were not handed on, for want of room; reconciliation brings them.
+    pub announcements_unsent: AtomicU64,
     /// Batches of announcements that were handed to neighbours.
     pub announcements_sent: AtomicU64,
     /// Announcements that hold now. This one falls, too.

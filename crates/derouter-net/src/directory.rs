@@ -108,7 +108,7 @@ struct Entry {
     expires: Instant,
     /// What anybody says about `expires` counts up to here: its whole time from when it was heard.
     latest: Instant,
-    /// Whether it came by gossip, and so was spread.
+    /// Whether it came by gossip, and so was handed on or is about to be.
     gossiped: bool,
     id: [u8; 32],
     shard: u8,
@@ -359,6 +359,13 @@ impl Directory {
     pub(crate) fn is_coming(&self, peer: &PeerId) -> bool {
         let entry = self.entries.get(peer);
         entry.is_some_and(|entry| matches!(entry.list, ListState::Wanted))
+    }
+
+    /// The announcement of this provider that came by gossip is not handed on.
+    pub(crate) fn not_spread(&mut self, peer: &PeerId) {
+        if let Some(entry) = self.entries.get_mut(peer) {
+            entry.gossiped = false;
+        }
     }
 
     /// The announcement of a provider.

@@ -52,8 +52,8 @@ pub(crate) struct DiscoveryPeer {
 pub(crate) struct OwnPlace {
     /// Where this node is reached, best first.
     pub(crate) addresses: Vec<Multiaddr>,
-    /// It is in no mesh of a topic that peers of it are subscribed to: those have enough others, as
-    /// the centre of a star has.
+    /// It has fewer than two neighbours in the mesh of a topic, of more that are subscribed to it: those
+    /// have enough others, as the centre of a star has.
     pub(crate) outside_mesh: bool,
 }
 

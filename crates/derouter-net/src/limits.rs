@@ -232,11 +232,11 @@ pub(crate) const GOSSIP_FRAME_BYTES: usize = 256 * 1024;
 /// Gossip messages in one frame. Nodes send one; the rest is room for others' ways.
 pub(crate) const GOSSIP_FRAME_MESSAGES: usize = 4;
 /// Frames of announcements from one network, each with a batch of them. 100,000 providers refresh 330 times
-/// a second in all, and one peer may bring them all, on four of sixteen topics one by one; a burst is
-/// three seconds of that.
+/// a second in all; a neighbour sends five frames a second of that for each topic. A burst is below
+/// [`ANNOUNCEMENT_QUEUE`], so that one network does not fill it.
 pub(crate) const ANNOUNCEMENT_FRAMES: Rate = Rate {
     every: Duration::from_millis(5),
-    burst: 600,
+    burst: 100,
 };
 /// Frames of heartbeats from one network. 3000 providers send 100 a second; each costs a signature
 /// check (60 us), whoever made it. The burst is all of them once.
@@ -354,9 +354,9 @@ pub(crate) const ANNOUNCEMENTS: usize = 120_000;
 pub(crate) const SEQUENCE_FLOORS: usize = 120_000;
 /// Bytes of offer lists that are kept for others and for the node. When it is full, whoever brought most makes room.
 pub(crate) const LIST_BYTES_TOTAL: usize = 96 * 1024 * 1024;
-/// Gossiped batches of announcements waiting to be judged: 4 MiB, and half a second's worth of signature
+/// Gossiped batches of announcements waiting to be judged: 8 MiB, and half a second's worth of signature
 /// checks when they are full. What does not fit is not spread, and comes back with a reconciliation.
-pub(crate) const ANNOUNCEMENT_QUEUE: usize = 128;
+pub(crate) const ANNOUNCEMENT_QUEUE: usize = 256;
 /// Batches that are judged before others are served.
 pub(crate) const BATCHES_PER_TURN: usize = 2;
 /// What is to be handed on within this goes together: a message alone wakes three tasks of each neighbour,
@@ -365,6 +365,12 @@ pub(crate) const BATCHES_PER_TURN: usize = 2;
 pub(crate) const HAND_ON_GATHER: Duration = Duration::from_millis(200);
 /// Providers whose announcements wait to be handed on.
 pub(crate) const OUTBOX: usize = 8192;
+/// Of these, those of one neighbour: half of a second in a network of 300,000 providers.
+pub(crate) const OUTBOX_PER_NEIGHBOUR: usize = 512;
+/// Messages for one neighbour that does not read: 2 MiB of batches.
+pub(crate) const ANNOUNCEMENT_BACKLOG: usize = 64;
+/// Neighbours that hear the beacon of who sees 0.1 peers: more than there are connections.
+pub(crate) const BEACON_MESH: usize = 100_000;
 /// Of these, those that are handed on together: 2500 a second.
 pub(crate) const OUTBOX_PER_TURN: usize = 512;
 /// Announcements that wait for their list before they are spread.

@@ -97,11 +97,12 @@ impl Actor {
             addresses.sort_by_key(is_loopback);
         }
         let topics = self.shards.topics();
+        // One neighbour in the mesh may hear nothing itself.
         let outside = |topic: &String| {
             let topic = IdentTopic::new(topic).hash();
-            let mut peers = gossip.all_peers();
-            gossip.mesh_peers(&topic).next().is_none()
-                && peers.any(|(_, subscribed)| subscribed.contains(&&topic))
+            let peers = gossip.all_peers();
+            let subscribed = peers.filter(|(_, topics)| topics.contains(&&topic));
+            gossip.mesh_peers(&topic).count() < subscribed.take(2).count()
         };
         OwnPlace {
             addresses: told_addresses(addresses, self.peer_id),

@@ -36,18 +36,16 @@ impl Held {
         self.providers.insert(provider, held);
     }
 
-    /// The provider's list is here. Whether an announcement waited for it, which is to be spread now.
-    pub(super) fn release(&mut self, provider: &PeerId) -> bool {
-        let Some(held) = self.providers.remove(provider) else {
-            return false;
-        };
+    /// The provider's list is here. Who brought an announcement that waited for it, and is to be spread now.
+    pub(super) fn release(&mut self, provider: &PeerId) -> Option<PeerId> {
+        let held = self.providers.remove(provider)?;
         if let Some(share) = self.of_forwarder.get_mut(&held.forwarder) {
             *share = share.saturating_sub(1);
             if *share == 0 {
                 self.of_forwarder.remove(&held.forwarder);
             }
         }
-        true
+        Some(held.forwarder)
     }
 
     /// Those that waited too long are not spread.
@@ -76,10 +74,11 @@ mod tests {
         held.hold(peer, peer, now);
         held.forget_late(now);
         assert_eq!(held.due(), Some(now + limits::HOLD));
-        assert!(held.release(&peer) && !held.release(&peer));
+        assert_eq!(held.release(&peer), Some(peer));
+        assert_eq!(held.release(&peer), None);
         held.hold(peer, peer, now);
         held.forget_late(now + limits::HOLD);
-        assert!(!held.release(&peer));
+        assert_eq!(held.release(&peer), None);
         assert!(held.of_forwarder.is_empty());
     }
 
@@ -91,7 +90,7 @@ mod tests {
         held.hold(peer, peer, now + limits::HOLD / 2);
         held.forget_late(now + limits::HOLD);
         assert_eq!(held.of_forwarder[&peer], 1);
-        assert!(held.release(&peer));
+        assert!(held.release(&peer).is_some());
     }
 
     #[test]
@@ -105,11 +104,10 @@ mod tests {
             held.hold(*provider, greedy, now);
         }
         let (last, first) = (many.last().unwrap(), &many[0]);
-        assert!(!held.release(last));
+        assert!(held.release(last).is_none());
         held.hold(other, other, now);
-        assert!(held.release(&other));
-        assert!(held.release(first));
+        assert!(held.release(&other).is_some() && held.release(first).is_some());
         held.hold(*last, greedy, now);
-        assert!(held.release(last));
+        assert!(held.release(last).is_some());
     }
 }

@@ -92,8 +92,8 @@ pub(crate) struct Discovery {
     news: News,
     tasks: JoinSet<Done>,
     reconciling: HashSet<PeerId>,
-    /// Providers found by a reconciliation, to be handed on once their list is here.
-    found: HashSet<PeerId>,
+    /// Providers found by a reconciliation, to be handed on once their list is here, and who gave them.
+    found: HashMap<PeerId, PeerId>,
     connected: Vec<PeerId>,
     /// Peers that were just connected to.
     fresh: VecDeque<PeerId>,
@@ -141,7 +141,7 @@ impl Discovery {
             news: News::default(),
             tasks: JoinSet::new(),
             reconciling: HashSet::new(),
-            found: HashSet::new(),
+            found: HashMap::new(),
             connected: Vec::new(),
             fresh: VecDeque::new(),
             not_before: HashMap::new(),
@@ -227,6 +227,9 @@ impl Discovery {
             .announcements_known
             .store(wide(self.directory.len()), Relaxed);
         self.snapshots.forget_old(now);
+        let directory = &self.directory;
+        self.found
+            .retain(|provider, _| directory.is_coming(provider));
         self.not_before.retain(|_, time| *time > now);
         self.avoided.retain(|_, time| *time > now);
         self.look_at_place(now).await;

@@ -18,6 +18,8 @@ pub(super) const FRAME_HEARTBEATS: usize = 4;
 /// Different messages of a flood: gossipsub knows those of the last minute, and a copy of one costs
 /// a node less.
 const DIFFERENT: u64 = 60_000;
+/// Different announcements: batches of them are known for 20 s.
+const DIFFERENT_ANNOUNCEMENTS: u64 = 240_000;
 /// Different authors of forged messages.
 const AUTHORS: u64 = 200;
 /// Different new providers.
@@ -79,7 +81,7 @@ pub(super) fn forged() -> Vec<Vec<u8>> {
         spoil(&mut bytes, number);
         bytes
     };
-    in_batches((0..DIFFERENT).map(forge), BATCH_ANNOUNCEMENTS)
+    in_batches((0..DIFFERENT_ANNOUNCEMENTS).map(forge), BATCH_ANNOUNCEMENTS)
 }
 
 /// Frames of one provider's announcements, the newest first.
@@ -87,7 +89,7 @@ pub(super) fn replayed() -> Vec<Vec<u8>> {
     let keypair = Keypair::generate_ed25519();
     let newest = unix_seconds() * 1000;
     let old = |number: u64| signed(&keypair, newest - number, 5).encode();
-    in_batches((0..DIFFERENT).map(old), BATCH_ANNOUNCEMENTS)
+    in_batches((0..DIFFERENT_ANNOUNCEMENTS).map(old), BATCH_ANNOUNCEMENTS)
 }
 
 /// Frames of new providers' announcements, so many in each.

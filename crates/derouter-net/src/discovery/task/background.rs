@@ -76,8 +76,8 @@ impl Discovery {
             count(&self.counters.lists_pulled);
             self.news.add(provider);
             let found = self.found.remove(&provider);
-            if self.held.release(&provider) || found {
-                self.outbox.add(provider);
+            if let Some(bringer) = self.held.release(&provider).or(found) {
+                self.hand_on_soon(provider, bringer);
             }
         }
     }

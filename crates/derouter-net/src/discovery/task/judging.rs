@@ -57,7 +57,7 @@ impl Discovery {
     fn pass_on(&mut self, forwarder: PeerId, verdict: Verdict) {
         match verdict {
             Verdict::New { provider, list } => match list {
-                Listed::Here => self.outbox.add(provider),
+                Listed::Here => self.hand_on_soon(provider, forwarder),
                 Listed::Coming => self.held.hold(provider, forwarder, Instant::now()),
                 Listed::Absent => {}
             },
@@ -65,8 +65,16 @@ impl Discovery {
                 provider,
                 spread: true,
                 ..
-            } => self.outbox.add(provider),
+            } => self.hand_on_soon(provider, forwarder),
             _ => {}
+        }
+    }
+
+    /// Where there is no room for it, the next copy that comes by gossip gets another chance.
+    pub(super) fn hand_on_soon(&mut self, provider: PeerId, bringer: PeerId) {
+        if !self.outbox.add(provider, bringer) {
+            count(&self.counters.announcements_unsent);
+            self.directory.not_spread(&provider);
         }
     }
 

@@ -104,7 +104,10 @@ impl Discovery {
     /// matter: who connects reconciles.
     pub(super) async fn hand_on(&mut self, now: Instant) {
         let mut by_topic: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
-        for provider in self.outbox.take(now) {
+        for (provider, bringer) in self.outbox.take(now) {
+            if self.connected == [bringer] {
+                continue;
+            }
             if let Some(bytes) = self.directory.fresh_announcement(&provider, now) {
                 let topic = self.shards.topic_of(&provider);
                 by_topic.entry(topic).or_default().push(bytes.to_vec());

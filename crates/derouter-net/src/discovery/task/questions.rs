@@ -161,9 +161,9 @@ impl Discovery {
         }
         for provider in new {
             if self.found.len() < FOUND && self.directory.is_coming(&provider) {
-                self.found.insert(provider);
+                self.found.insert(provider, peer);
             } else {
-                self.outbox.add(provider);
+                self.hand_on_soon(provider, peer);
             }
         }
         count
