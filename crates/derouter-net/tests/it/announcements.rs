@@ -172,6 +172,34 @@ async fn a_crowd_around_one_node_all_learn_of_a_change() {
 }
 
 #[tokio::test]
+async fn two_of_a_crowd_that_know_each_other_learn_of_a_change_as_well() {
+    let hub = node(TCP).await;
+    let provider = node(TCP).await;
+    provider.dial(&hub).await;
+    let mut crowd = Vec::new();
+    for _ in 0..24 {
+        let consumer = node(TCP).await;
+        consumer.dial(&hub).await;
+        crowd.push(consumer);
+    }
+    // Where the mesh of the hub is full, each of these is all that the other has in its own.
+    for pair in crowd.chunks(2) {
+        pair[0].dial(&pair[1]).await;
+    }
+    provider.net.announce(Some(announcement("first", 1))).await;
+    for consumer in &mut crowd {
+        sees(consumer, provider.id(), Some("first")).await;
+    }
+    provider.net.announce(Some(announcement("second", 2))).await;
+    let all_see = async {
+        for consumer in &mut crowd {
+            sees(consumer, provider.id(), Some("second")).await;
+        }
+    };
+    within(Duration::from_secs(10), all_see).await;
+}
+
+#[tokio::test]
 async fn what_comes_together_is_handed_on_together() {
     let hub = node(TCP).await;
     let mut consumer = node(TCP).await;
@@ -242,9 +270,15 @@ async fn sharded_providers_are_known_to_those_who_take_part_in_their_shard() {
     };
     let provider = node_with(config(1)).await;
     let mut everything = node_with(config(16)).await;
+    let mut behind = node_with(config(16)).await;
     provider.dial(&everything).await;
-    provider.net.announce(Some(announcement("first", 1))).await;
-    sees(&mut everything, provider.id(), Some("first")).await;
-    provider.net.announce(Some(announcement("second", 2))).await;
-    sees(&mut everything, provider.id(), Some("second")).await;
+    behind.dial(&everything).await;
+    for (number, change) in [(1, "first"), (2, "second")] {
+        provider
+            .net
+            .announce(Some(announcement(change, number)))
+            .await;
+        sees(&mut everything, provider.id(), Some(change)).await;
+        sees(&mut behind, provider.id(), Some(change)).await;
+    }
 }

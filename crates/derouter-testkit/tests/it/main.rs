@@ -9,6 +9,7 @@
 )]
 
 mod backend;
+mod batches;
 mod lab;
 mod link;
 mod plain;
