@@ -2,8 +2,8 @@
 #   docker run -p 4001:4001/tcp -p 4001:4001/udp -v derouter:/data IMAGE \
 #     relay --key-file /data/relay-keypair.bin --external-address /ip4/203.0.113.5/tcp/4001
 # The health check asks the relay at DEROUTER_RELAY_HTTP (default 127.0.0.1:9090), which also sets --http;
-# with --http or a configuration that says otherwise, set it too. A node has no such endpoint: run one
-# with `docker run --no-healthcheck`.
+# with --http or a configuration that says otherwise, set it too. That of a node is its dashboard's
+# /healthz, which it does not ask: run a node with `docker run --no-healthcheck`.
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
