@@ -21,19 +21,20 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Holds the announcement of a provider, in place of an older one. Where there is no room for it, it
-    /// is not spread.
-    pub(super) fn hold(&mut self, provider: PeerId, forwarder: PeerId, now: Instant) {
+    /// Holds the announcement of a provider, in place of an older one. False where there is no room for
+    /// it.
+    pub(super) fn hold(&mut self, provider: PeerId, forwarder: PeerId, now: Instant) -> bool {
         self.release(&provider);
         let share = self.of_forwarder.get(&forwarder).copied().unwrap_or(0);
         let full = self.providers.len() >= limits::HELD_ANNOUNCEMENTS;
         if full || share >= limits::HELD_PER_FORWARDER {
-            return;
+            return false;
         }
         self.of_forwarder.insert(forwarder, share + 1);
         let until = now + limits::HOLD;
         let held = HeldAnnouncement { forwarder, until };
         self.providers.insert(provider, held);
+        true
     }
 
     /// The provider's list is here. Who brought an announcement that waited for it, and is to be spread now.
@@ -101,7 +102,8 @@ mod tests {
             .map(|_| PeerId::random())
             .collect();
         for provider in &many {
-            held.hold(*provider, greedy, now);
+            let taken = held.hold(*provider, greedy, now);
+            assert_eq!(taken, Some(provider) != many.last());
         }
         let (last, first) = (many.last().unwrap(), &many[0]);
         assert!(held.release(last).is_none());

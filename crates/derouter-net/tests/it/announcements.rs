@@ -149,54 +149,46 @@ async fn a_list_of_a_thousand_offers_arrives_whole() {
     assert_eq!(list.decode().unwrap(), whole);
 }
 
+/// A provider and a crowd around one node: more than its mesh holds, and nobody else to hear it from.
+async fn crowd(hub: &Node) -> (Node, Vec<Node>) {
+    let provider = node(TCP).await;
+    provider.dial(hub).await;
+    let mut crowd = Vec::new();
+    for _ in 0..24 {
+        let consumer = node(TCP).await;
+        consumer.dial(hub).await;
+        crowd.push(consumer);
+    }
+    (provider, crowd)
+}
+
+/// The provider offers something, and then something else; all see both.
+async fn all_see_a_change(provider: &Node, crowd: &mut [Node]) {
+    for (change, number) in [("first", 1), ("second", 2)] {
+        let offers = Some(announcement(change, number));
+        provider.net.announce(offers).await;
+        for consumer in &mut *crowd {
+            sees(consumer, provider.id(), Some(change)).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_crowd_around_one_node_all_learn_of_a_change() {
     let hub = node(TCP).await;
-    let provider = node(TCP).await;
-    provider.dial(&hub).await;
-    let mut crowd = Vec::new();
-    // More than a mesh holds, and nobody else to hear it from.
-    for _ in 0..24 {
-        let consumer = node(TCP).await;
-        consumer.dial(&hub).await;
-        crowd.push(consumer);
-    }
-    provider.net.announce(Some(announcement("first", 1))).await;
-    for consumer in &mut crowd {
-        sees(consumer, provider.id(), Some("first")).await;
-    }
-    provider.net.announce(Some(announcement("second", 2))).await;
-    for consumer in &mut crowd {
-        sees(consumer, provider.id(), Some("second")).await;
-    }
+    let (provider, mut crowd) = crowd(&hub).await;
+    all_see_a_change(&provider, &mut crowd).await;
 }
 
 #[tokio::test]
 async fn two_of_a_crowd_that_know_each_other_learn_of_a_change_as_well() {
     let hub = node(TCP).await;
-    let provider = node(TCP).await;
-    provider.dial(&hub).await;
-    let mut crowd = Vec::new();
-    for _ in 0..24 {
-        let consumer = node(TCP).await;
-        consumer.dial(&hub).await;
-        crowd.push(consumer);
-    }
+    let (provider, mut crowd) = crowd(&hub).await;
     // Where the mesh of the hub is full, each of these is all that the other has in its own.
     for pair in crowd.chunks(2) {
         pair[0].dial(&pair[1]).await;
     }
-    provider.net.announce(Some(announcement("first", 1))).await;
-    for consumer in &mut crowd {
-        sees(consumer, provider.id(), Some("first")).await;
-    }
-    provider.net.announce(Some(announcement("second", 2))).await;
-    let all_see = async {
-        for consumer in &mut crowd {
-            sees(consumer, provider.id(), Some("second")).await;
-        }
-    };
-    within(Duration::from_secs(10), all_see).await;
+    all_see_a_change(&provider, &mut crowd).await;
 }
 
 #[tokio::test]

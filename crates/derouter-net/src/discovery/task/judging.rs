@@ -58,7 +58,11 @@ impl Discovery {
         match verdict {
             Verdict::New { provider, list } => match list {
                 Listed::Here => self.hand_on_soon(provider, forwarder),
-                Listed::Coming => self.held.hold(provider, forwarder, Instant::now()),
+                Listed::Coming => {
+                    if !self.held.hold(provider, forwarder, Instant::now()) {
+                        self.not_handed_on(&provider);
+                    }
+                }
                 Listed::Absent => {}
             },
             Verdict::Again {
@@ -70,12 +74,16 @@ impl Discovery {
         }
     }
 
-    /// Where there is no room for it, the next copy that comes by gossip gets another chance.
     pub(super) fn hand_on_soon(&mut self, provider: PeerId, bringer: PeerId) {
         if !self.outbox.add(provider, bringer) {
-            count(&self.counters.announcements_unsent);
-            self.directory.not_spread(&provider);
+            self.not_handed_on(&provider);
         }
+    }
+
+    /// There is no room for it: the next copy that comes by gossip gets another chance.
+    fn not_handed_on(&mut self, provider: &PeerId) {
+        count(&self.counters.announcements_unsent);
+        self.directory.not_spread(provider);
     }
 
     pub(super) async fn judge(
