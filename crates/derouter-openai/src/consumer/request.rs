@@ -449,6 +449,16 @@ mod tests {
     }
 
     #[test]
+    fn fractions_are_the_same_in_a_request_that_is_written_anew() {
+        let fractions: Vec<f64> = (2..2000).map(|square| f64::from(square).sqrt()).collect();
+        let body = json!({"model": "m", "messages": [], "derouter": {"sort": "price"}, "logits": fractions});
+        let asked = chat(&body).unwrap();
+        let sent: Value = serde_json::from_slice(&asked.body).unwrap();
+        let sent = sent["logits"].as_array().unwrap().iter();
+        assert!(sent.map(|it| it.as_f64().unwrap()).eq(fractions));
+    }
+
+    #[test]
     fn headers_that_mean_something_to_a_backend_pass_and_no_others() {
         let mut headers = HeaderMap::new();
         let mut put = |name, value: &str| headers.append(name, value.parse().unwrap());
