@@ -26,8 +26,20 @@ struct Node {
     state: State,
     delay: Duration,
     complained: bool,
-    /// Why the last dial failed, until one succeeds.
+    /// Why the last dial failed, or led to nothing, until the node says who it is.
     error: Option<String>,
+}
+
+impl Node {
+    /// Its address when this is the first failure in a row.
+    fn fail(&mut self, reason: &str, now: Instant, chance: f64) -> Option<&Multiaddr> {
+        self.error = Some(reason.to_owned());
+        let jittered = self.delay.mul_f64(0.75 + chance.clamp(0.0, 1.0) / 2.0);
+        self.state = State::Waiting(now + jittered);
+        self.delay = (self.delay * 2).min(LAST_DELAY);
+        let first = !std::mem::replace(&mut self.complained, true);
+        first.then_some(&self.address)
+    }
 }
 
 /// The configured bootstrap nodes.
@@ -86,12 +98,23 @@ impl Bootstrap {
         if node.state != State::Dialling {
             return None;
         }
-        node.error = Some(reason.to_owned());
-        let jittered = node.delay.mul_f64(0.75 + chance.clamp(0.0, 1.0) / 2.0);
-        node.state = State::Waiting(now + jittered);
-        node.delay = (node.delay * 2).min(LAST_DELAY);
-        let first = !std::mem::replace(&mut node.complained, true);
-        first.then_some(&node.address)
+        node.fail(reason, now, chance)
+    }
+
+    /// `peer` closed its only connection before it said who it is. As [`Bootstrap::failed`].
+    pub(crate) fn turned_away(
+        &mut self,
+        peer: PeerId,
+        reason: &str,
+        now: Instant,
+        chance: f64,
+    ) -> Option<&Multiaddr> {
+        let mut told = None;
+        let meant = |node: &&mut Node| node.peer == Some(peer) && node.state == State::Connected;
+        for node in self.nodes.iter_mut().filter(meant) {
+            told = node.fail(reason, now, chance).or(told);
+        }
+        told
     }
 
     /// The dial ended at this node itself.
@@ -106,15 +129,21 @@ impl Bootstrap {
         self.nodes.get(index).map(|node| &node.address)
     }
 
-    /// There is a connection with `peer`, from the dial of `index` or from elsewhere. True when
-    /// that ends a failure that was logged.
-    pub(crate) fn connected(&mut self, peer: PeerId, index: Option<usize>) -> bool {
+    /// There is a connection with `peer`, from the dial of `index` or from elsewhere.
+    pub(crate) fn connected(&mut self, peer: PeerId, index: Option<usize>) {
         if let Some(node) = index.and_then(|index| self.nodes.get_mut(index)) {
             node.peer = Some(peer);
         }
-        let mut recovered = false;
         for node in self.nodes.iter_mut().filter(|node| node.peer == Some(peer)) {
             node.state = State::Connected;
+        }
+    }
+
+    /// `peer`, which is connected, said who it is: it takes this node. True when that ends a failure
+    /// that was logged.
+    pub(crate) fn welcomed(&mut self, peer: PeerId) -> bool {
+        let mut recovered = false;
+        for node in self.nodes.iter_mut().filter(|node| node.peer == Some(peer)) {
             node.delay = FIRST_DELAY;
             node.error = None;
             recovered |= std::mem::replace(&mut node.complained, false);
@@ -197,13 +226,43 @@ mod tests {
         bootstrap.failed(first, "refused", now, 0.0);
         let errors: Vec<_> = bootstrap.report().map(|(_, _, error)| error).collect();
         assert_eq!(errors, [Some("refused"), None]);
-        assert!(!bootstrap.connected(peer, Some(second)));
-        assert!(bootstrap.connected(peer, Some(first)), "it had failed");
+        bootstrap.connected(peer, Some(second));
+        assert!(!bootstrap.welcomed(peer));
+        bootstrap.connected(peer, Some(first));
+        assert!(bootstrap.welcomed(peer), "it had failed");
         assert_eq!(bootstrap.due(), None);
         bootstrap.disconnected(PeerId::random(), now, 0.0);
         assert_eq!(bootstrap.due(), None);
         bootstrap.disconnected(peer, now, 1.0);
         assert!(bootstrap.due().unwrap() <= now + Duration::from_secs(3));
+    }
+
+    #[test]
+    fn who_takes_the_connection_and_closes_it_is_dialled_ever_more_rarely_and_it_is_told_once() {
+        let mut now = Instant::now();
+        let peer = PeerId::random();
+        let mut bootstrap = Bootstrap::new(vec![address(1)], now);
+        let mut delays = Vec::new();
+        for attempt in 0..5 {
+            let (index, _) = bootstrap.take(now).unwrap();
+            bootstrap.connected(peer, Some(index));
+            let told = bootstrap.turned_away(peer, "full", now, 0.5).is_some();
+            assert_eq!(told, attempt == 0);
+            let errors: Vec<_> = bootstrap.report().map(|(_, _, error)| error).collect();
+            assert_eq!(errors, [Some("full")]);
+            let due = bootstrap.due().unwrap();
+            delays.push((due - now).as_secs());
+            now = due;
+        }
+        assert_eq!(delays, [5, 10, 20, 40, 60]);
+        let (index, _) = bootstrap.take(now).unwrap();
+        bootstrap.connected(peer, Some(index));
+        assert!(bootstrap.welcomed(peer));
+        assert!(
+            bootstrap
+                .report()
+                .all(|(_, connected, error)| connected && error.is_none())
+        );
     }
 
     #[test]

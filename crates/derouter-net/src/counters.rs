@@ -77,6 +77,8 @@ pub struct NetCounters {
     pub substreams_dropped: AtomicU64,
     /// Inbound connections closed, new ones among them, because there were too many.
     pub inbound_closed: AtomicU64,
+    /// Inbound connections refused before they were one: blocked, banned, or too many.
+    pub inbound_refused: AtomicU64,
     /// Bans of peers that misbehaved.
     pub peers_banned: AtomicU64,
     /// Connect and disconnect notices that the node was too slow to take.

@@ -132,7 +132,8 @@ impl PeerBook {
         }
     }
 
-    /// A dial of the peer failed as a whole. `chance` from 0 to 1.
+    /// A dial of the peer failed as a whole, or led to a connection that the peer closed before it said
+    /// who it is. `chance` from 0 to 1.
     pub(crate) fn dial_failed(
         &mut self,
         peer: PeerId,
@@ -174,8 +175,7 @@ impl PeerBook {
     /// What a connected peer says of itself.
     pub(crate) fn identified(&mut self, peer: PeerId, agent: &str, relays: bool) {
         if let Some(entry) = self.peers.get_mut(&peer) {
-            entry.agent = Some(agent.to_owned());
-            entry.relays = relays;
+            entry.identified(agent, relays);
             self.changed.insert(peer);
         }
     }

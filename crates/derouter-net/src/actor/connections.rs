@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{self, ConnectionId, SwarmEvent};
+use libp2p::swarm::{self, ConnectionError, ConnectionId, ListenError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, identify, mdns, ping, relay};
 use tokio::sync::oneshot;
 
@@ -25,6 +25,9 @@ use crate::transport::{dial_error_text, reservation_error_text};
 
 /// What a peer calls itself is kept up to this many characters.
 const AGENT_CHARS: usize = 128;
+
+/// Why a peer that was reached is not connected.
+const TURNED_AWAY: &str = "it closed the connection right after the handshake: it is full, it is stopping, or it blocks or has banned this node";
 
 /// A connected peer.
 #[derive(Debug, Default)]
@@ -149,7 +152,11 @@ impl Actor {
                 ..
             } => {
                 let broke = cause.is_some();
+                let by_peer = matches!(cause, Some(ConnectionError::IO(_)));
                 tracing::debug!(peer = %peer_id, cause = ?cause.map(|cause| cause.to_string()), "connection closed");
+                if by_peer && num_established == 0 && self.is_turned_away(&peer_id) {
+                    self.on_turned_away(peer_id);
+                }
                 self.on_closed(peer_id, connection_id, num_established);
                 if broke && num_established > 0 {
                     self.look_at_remaining(peer_id);
@@ -189,6 +196,9 @@ impl Actor {
             }
             SwarmEvent::IncomingConnectionError { error, .. } => {
                 tracing::debug!(%error, "an incoming connection failed");
+                if matches!(error, ListenError::Denied { .. }) {
+                    count(&self.counters.inbound_refused);
+                }
             }
             _ => {}
         }
@@ -208,12 +218,43 @@ impl Actor {
         }
         self.on_connected_for_kademlia(peer);
         let dialled = self.bootstrap_dials.remove(&id);
-        if self.bootstrap.connected(peer, dialled) {
-            tracing::info!(%peer, "bootstrap node reached");
-        }
+        self.on_bootstrap_connected(peer, dialled);
         self.keeping.dialled(&id);
         if let Some(reply) = self.awaited_dials.remove(&id) {
             let _ = reply.send(Ok(peer));
+        }
+    }
+
+    fn on_bootstrap_connected(&mut self, peer: PeerId, dialled: Option<usize>) {
+        self.bootstrap.connected(peer, dialled);
+        let identified = |state: &PeerState| state.agent.is_some();
+        if self.peers.get(&peer).is_some_and(identified) {
+            self.on_welcomed(peer);
+        }
+    }
+
+    /// The peer said who it is: it takes this node.
+    fn on_welcomed(&mut self, peer: PeerId) {
+        if self.bootstrap.welcomed(peer) {
+            tracing::info!(%peer, "bootstrap node reached");
+        }
+    }
+
+    /// Whether this node reached the peer, which did not say who it is.
+    fn is_turned_away(&self, peer: &PeerId) -> bool {
+        let turned_away = |state: &PeerState| state.dialled() && state.agent.is_none();
+        self.peers.get(peer).is_some_and(turned_away)
+    }
+
+    fn on_turned_away(&mut self, peer: PeerId) {
+        let (now, chance) = (unix_now(), rand::random());
+        let book = self.book_mut();
+        book.dial_failed(peer, TURNED_AWAY, now, chance);
+        let told = self
+            .bootstrap
+            .turned_away(peer, TURNED_AWAY, Instant::now(), chance);
+        if let Some(address) = told {
+            tracing::warn!(%address, reason = TURNED_AWAY, "a bootstrap node does not take this node, trying again");
         }
     }
 
@@ -280,7 +321,7 @@ impl Actor {
             if let Some(peer) = peer_of(&address)
                 && self.swarm.is_connected(&peer)
             {
-                self.bootstrap.connected(peer, Some(index));
+                self.on_bootstrap_connected(peer, Some(index));
                 continue;
             }
             let opts = dial_opts(address, PeerCondition::Disconnected);
@@ -341,6 +382,7 @@ impl Actor {
         self.on_peer_listens(peer_id, &info.listen_addrs);
         self.on_reachability_identify(peer_id, connection_id, &info);
         self.learn_identity(peer_id, &agent, relays, info.listen_addrs);
+        self.on_welcomed(peer_id);
         if before != new {
             self.update_discovery_peers();
             self.update_legacy();

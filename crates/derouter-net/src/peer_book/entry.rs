@@ -128,8 +128,14 @@ impl Entry {
         self.connections.push((id, near));
         self.last_connected = Some(now);
         self.last_dial_error = None;
-        self.dial_failures = 0;
         self.rests_until = UnixSeconds(0);
+    }
+
+    /// It said who it is: it takes this node, and does not only pick up.
+    pub(super) fn identified(&mut self, agent: &str, relays: bool) {
+        self.agent = Some(agent.to_owned());
+        self.relays = relays;
+        self.dial_failures = 0;
     }
 
     pub(super) fn closed(&mut self, id: ConnectionId, now: UnixSeconds) {

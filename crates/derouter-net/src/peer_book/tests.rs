@@ -217,6 +217,30 @@ fn the_last_dial_error_is_told_until_the_peer_is_connected() {
 }
 
 #[test]
+fn who_picks_up_and_closes_is_left_alone_ever_longer_until_it_says_who_it_is() {
+    let mut book = PeerBook::default();
+    let peer = PeerId::random();
+    let mut now = NOW;
+    let mut rests = Vec::new();
+    let mut turn_away = |book: &mut PeerBook| {
+        reach(book, peer, &public(1, 1), now);
+        book.dial_failed(peer, "turned away", now, 0.5);
+        assert!(book.get(&peer).unwrap().last_dial_error.is_some());
+        let start = now;
+        while book.candidates(1, now, |_| true).is_empty() {
+            now.0 += 1;
+        }
+        now.0 - start.0
+    };
+    for _ in 0..3 {
+        rests.push(turn_away(&mut book));
+    }
+    book.identified(peer, "derouter/9", false);
+    rests.push(turn_away(&mut book));
+    assert_eq!(rests, [30, 60, 120, 30]);
+}
+
+#[test]
 fn what_is_kept_comes_back_addresses_bans_and_all() {
     let mut book = PeerBook::default();
     let [friend, banned, stranger] = [(); 3].map(|()| PeerId::random());

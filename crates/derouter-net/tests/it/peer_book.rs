@@ -173,6 +173,37 @@ async fn a_blocked_peer_is_refused_in_and_out_and_others_are_not() {
 }
 
 #[tokio::test]
+async fn who_is_turned_away_is_told_why_that_may_be() {
+    for listen in [TCP, QUIC] {
+        let keypair = derouter_net::Keypair::generate_ed25519();
+        let mut strict = config(listen);
+        let blocked = PeerRule::Peer(keypair.public().to_peer_id());
+        strict.options.block = vec![blocked];
+        let strict = node_with(strict).await;
+        let mut stubborn = derouter_net::NetConfig::new(keypair);
+        stubborn.options.bootstrap = vec![strict.address().await];
+        let stubborn = node_with(stubborn).await;
+        let reason = async || {
+            let reports = stubborn.net.peer_reports().await;
+            let report = reports
+                .into_iter()
+                .find(|report| report.peer == strict.id());
+            report?.last_dial_error
+        };
+        let is_told = |reason: String| reason.contains("closed the connection");
+        until(async || reason().await.is_some_and(is_told)).await;
+        assert!(stubborn.net.peers().await.is_empty());
+        let refused = &strict.net.counters().inbound_refused;
+        assert!(refused.load(std::sync::atomic::Ordering::Relaxed) > 0);
+        let network = stubborn.net.network_report().await.unwrap();
+        let bootstrap = &network.bootstrap[0];
+        assert!(!bootstrap.connected, "{bootstrap:?}");
+        let told = bootstrap.error.as_ref().unwrap();
+        assert!(told.contains("closed the connection"), "{told}");
+    }
+}
+
+#[tokio::test]
 async fn a_blocked_network_is_refused_before_any_handshake() {
     let other = node(TCP).await;
     let mut strict = config(TCP);

@@ -214,6 +214,26 @@ fn of_gossip(counters: &NetCounters) -> Vec<Metric> {
         heartbeats("limited", &counters.heartbeats_limited),
         heartbeats("dropped", &counters.heartbeats_dropped),
         counter(
+            "derouter_announcements_unsent",
+            "Announcements that were not handed on for want of room",
+            &counters.announcements_unsent,
+        ),
+        counter(
+            "derouter_connections_closed_for_room",
+            "Connections of others that were closed because there were too many",
+            &counters.inbound_closed,
+        ),
+        counter(
+            "derouter_connections_refused",
+            "Connections of others that were refused at once",
+            &counters.inbound_refused,
+        ),
+        counter(
+            "derouter_bans",
+            "Bans of peers that misbehaved",
+            &counters.peers_banned,
+        ),
+        counter(
             "derouter_substreams_dropped",
             "Inbound substreams that were too many",
             &counters.substreams_dropped,
