@@ -144,7 +144,9 @@ fn name(offer: &OfferSnapshot) -> (&ProtocolId, &OfferId) {
 pub struct OfferIndex {
     local: PeerId,
     /// A peer id takes eighty bytes, and there is one of each provider for both maps.
-    providers: HashMap<Arc<PeerId>, Provider>,
+    /// Boxed: a table of a hundred thousand providers has room for thirty thousand more, and is copied when
+    /// it grows.
+    providers: HashMap<Arc<PeerId>, Box<Provider>>,
     by_snapshot: HashMap<SnapshotId, Arc<PeerId>>,
     /// The sum over all providers.
     text_bytes: usize,
@@ -309,7 +311,7 @@ impl OfferIndex {
         });
         changes.extend(gone.map(|gone| OfferChange::OfferRemoved(removal(gone))));
         self.text_bytes = self.text_bytes.saturating_add(text_bytes);
-        self.providers.insert(id, provider);
+        self.providers.insert(id, Box::new(provider));
         changes
     }
 
@@ -381,7 +383,7 @@ impl OfferIndex {
     /// node while it offers anything.
     pub fn active_providers(&self, now: Now) -> impl Iterator<Item = &ProviderRecord> {
         let now = now.uptime;
-        let fresh = move |(peer, provider): &(&Arc<PeerId>, &Provider)| {
+        let fresh = move |(peer, provider): &(&Arc<PeerId>, &Box<Provider>)| {
             let own = ***peer == self.local && !provider.offers.is_empty();
             own || (***peer != self.local && provider.counts(now))
         };
@@ -428,7 +430,7 @@ impl OfferIndex {
         others < MAX_PROVIDERS && (bytes <= MAX_TEXT_BYTES || text_bytes <= own)
     }
 
-    fn remove(&mut self, peer: &PeerId) -> Option<Provider> {
+    fn remove(&mut self, peer: &PeerId) -> Option<Box<Provider>> {
         let gone = self.providers.remove(peer)?;
         if !gone.active {
             self.idle.remove(&(gone.heard, *peer));

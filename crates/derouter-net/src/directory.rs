@@ -177,7 +177,9 @@ pub(crate) struct Directory {
     /// Where connected peers are.
     networks: HashMap<PeerId, Subnet>,
     /// A peer id takes eighty bytes, and there is one of each provider for both maps.
-    entries: HashMap<Arc<PeerId>, Entry>,
+    /// Boxed: a table of a hundred thousand entries has room for thirty thousand more, and is copied when it
+    /// grows.
+    entries: HashMap<Arc<PeerId>, Box<Entry>>,
     by_id: HashMap<[u8; 32], Arc<PeerId>>,
     floors: Floors,
     senders: Senders,
@@ -262,10 +264,10 @@ impl Directory {
         self.count_list_bytes(entry.bringer, entry.list.bytes(), 0);
         let peer = Arc::new(peer);
         self.by_id.insert(entry.id, Arc::clone(&peer));
-        self.entries.insert(peer, entry);
+        self.entries.insert(peer, Box::new(entry));
     }
 
-    fn remove(&mut self, peer: &PeerId) -> Option<Entry> {
+    fn remove(&mut self, peer: &PeerId) -> Option<Box<Entry>> {
         let old = self.entries.remove(peer)?;
         self.by_id.remove(&old.id);
         self.count_list_bytes(old.bringer, 0, old.list.bytes());
@@ -288,7 +290,8 @@ impl Directory {
     /// Forgets what no longer holds; the sequence numbers stay known until a replay would be
     /// refused for its age.
     pub(crate) fn expire(&mut self, now: Instant) {
-        let over = |(peer, entry): (&Arc<PeerId>, &Entry)| (entry.expires <= now).then_some(**peer);
+        let over =
+            |(peer, entry): (&Arc<PeerId>, &Box<Entry>)| (entry.expires <= now).then_some(**peer);
         let gone: Vec<PeerId> = self.entries.iter().filter_map(over).collect();
         for peer in gone {
             self.end(&peer);
@@ -334,7 +337,7 @@ impl Directory {
         shards: u16,
         for_others: bool,
     ) -> impl Iterator<Item = (u64, [u8; 32])> {
-        let wanted = move |entry: &&Entry| {
+        let wanted = move |entry: &&Box<Entry>| {
             shards & (1 << (entry.shard & 15)) != 0 && (!for_others || entry.list.is_known())
         };
         let entries = self.entries.values().filter(wanted);

@@ -160,7 +160,7 @@ impl Directory {
         now: Instant,
     ) -> Result<Option<(Origin, usize)>, Verdict> {
         let known = self.entries.get(peer);
-        let too_soon = |entry: &Entry| entry.rate.ready_at(SOURCE_RATE, 1, now) > now;
+        let too_soon = |entry: &Box<Entry>| entry.rate.ready_at(SOURCE_RATE, 1, now) > now;
         let (is_new, too_soon) = (known.is_none(), known.is_some_and(too_soon));
         let origin = self.origin_of(arrival.forwarder);
         if !self.senders.may_send(origin, is_new, now) || too_soon {
@@ -198,7 +198,7 @@ impl Directory {
 
     /// The announcements that were brought by an origin, without our own.
     pub(super) fn brought_by(&self, origin: Origin) -> impl Iterator<Item = (&PeerId, &Entry)> {
-        let entries = self.entries.iter().map(|(peer, entry)| (&**peer, entry));
+        let entries = self.entries.iter().map(|(peer, entry)| (&**peer, &**entry));
         let others = entries.filter(|(peer, _)| **peer != self.local);
         others.filter(move |(_, entry)| self.shares.origin(entry.bringer) == Some(origin))
     }
