@@ -31,11 +31,13 @@ pub enum Attack {
     Deaf,
     /// Questions for lists, each as soon as the last one is answered.
     Greedy,
+    /// Neighbours in the mesh that read none of the gossip, of which there is much.
+    DeafNeighbours,
 }
 
 impl Attack {
     /// All of them.
-    pub const ALL: [Attack; 9] = [
+    pub const ALL: [Attack; 10] = [
         Attack::Forged,
         Attack::Replayed,
         Attack::ForgedHeartbeats,
@@ -45,6 +47,8 @@ impl Attack {
         Attack::Silent,
         Attack::Deaf,
         Attack::Greedy,
+        // The last: what it announces is known for eleven minutes.
+        Attack::DeafNeighbours,
     ];
 
     /// Its name.
@@ -59,6 +63,7 @@ impl Attack {
             Attack::Silent => "silent",
             Attack::Deaf => "never-reads",
             Attack::Greedy => "greedy",
+            Attack::DeafNeighbours => "deaf-neighbours",
         }
     }
 

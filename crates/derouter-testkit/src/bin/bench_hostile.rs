@@ -17,7 +17,7 @@ const USAGE: &str = "\
 Usage: bench_hostile --node <derouter binary> [--chats N] [--attacks NAME,NAME...]
   --chats N    chats of 250 tokens, 20 ms apart, in each round (4)
   --attacks    only these: forged, replayed, forged-heartbeats, large-heartbeats, too-many-offers,
-               sybils, silent, never-reads, greedy
+               sybils, silent, never-reads, greedy, deaf-neighbours
 As root, with `ip` and `nft`, nodes and attackers are on machines of their own in a network lab.
 ";
 

@@ -27,7 +27,11 @@ const LARGE_RATE: u64 = 200;
 const FLOODERS: usize = 4;
 /// Peers of one subnet that come and go.
 const SYBILS: usize = 64;
-/// Announcements of each of them.
+/// Peers that fill a node's mesh and read none of its gossip, and the first, which gives it gossip.
+const DEAF_NEIGHBOURS: usize = 1 + 8;
+/// Frames a second of the first of them: as many as a node hands on.
+const GIVEN_RATE: u32 = 32;
+/// Announcements of each sybil.
 const SYBIL_ANNOUNCEMENTS: usize = 10;
 /// Substreams that one peer holds open on each protocol.
 const HELD_STREAMS: usize = 300;
@@ -58,6 +62,7 @@ impl Attack {
     fn peers(self) -> usize {
         match self {
             Attack::Sybils => SYBILS,
+            Attack::DeafNeighbours => DEAF_NEIGHBOURS,
             Attack::Silent | Attack::Deaf => 2,
             _ => FLOODERS,
         }
@@ -70,6 +75,7 @@ impl Attack {
             Attack::ForgedHeartbeats => messages::forged_heartbeats(),
             Attack::LargeHeartbeats => messages::large_heartbeats(),
             Attack::Sybils => messages::newcomers(SYBIL_ANNOUNCEMENTS),
+            Attack::DeafNeighbours => messages::newcomers_without_offers(),
             Attack::TooManyOffers | Attack::Silent | Attack::Deaf | Attack::Greedy => Vec::new(),
         }
     }
@@ -122,7 +128,9 @@ impl Armed {
         let spoken = [HEARTBEAT_GOSSIP, ANNOUNCEMENT_GOSSIP, DISCOVERY_PROTOCOL];
         let mut peer = RawPeer::connect(victim, &spoken).await?;
         peer.drain(HEARTBEAT_GOSSIP);
-        peer.drain(ANNOUNCEMENT_GOSSIP);
+        if self.attack != Attack::DeafNeighbours {
+            peer.drain(ANNOUNCEMENT_GOSSIP);
+        }
         match self.attack {
             Attack::Forged | Attack::Replayed => {
                 self.flood(&peer, number, ANNOUNCEMENT_GOSSIP).await
@@ -133,6 +141,7 @@ impl Armed {
             Attack::Sybils => self.announce_once(&peer).await,
             Attack::Silent => self.silent(&peer).await,
             Attack::Deaf => self.deaf(&peer).await,
+            Attack::DeafNeighbours => self.neighbour(&mut peer, number).await,
             Attack::Greedy => self.greedy(&peer).await,
         }
     }
@@ -252,6 +261,26 @@ impl Armed {
             self.count(1);
         }
         peer.set_deaf(true);
+        tokio::time::sleep(HOLD).await;
+        Ok(())
+    }
+
+    /// The first tells of new providers; the others are told, and read nothing.
+    async fn neighbour(&self, peer: &mut RawPeer, number: usize) -> Result<(), String> {
+        if number == 0 {
+            peer.drain(ANNOUNCEMENT_GOSSIP);
+            let mut gossip = peer.open(ANNOUNCEMENT_GOSSIP).await?;
+            for frame in self.frames_from(0) {
+                write(&mut gossip, frame).await?;
+                self.count(1);
+                tokio::time::sleep(Duration::from_secs(1) / GIVEN_RATE).await;
+            }
+        }
+        let mut unread = peer.accept(ANNOUNCEMENT_GOSSIP);
+        let mut gossip = peer.open(ANNOUNCEMENT_GOSSIP).await?;
+        write(&mut gossip, &frames::joining(ANNOUNCE_TOPIC)).await?;
+        self.count(1);
+        let _held = unread.recv().await;
         tokio::time::sleep(HOLD).await;
         Ok(())
     }

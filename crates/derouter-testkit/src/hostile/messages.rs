@@ -11,7 +11,7 @@ use derouter_wire::gossip::{HEARTBEAT_TOPIC, Heartbeat};
 use derouter_wire::limits::BATCH_ANNOUNCEMENTS;
 
 use crate::sim::frames;
-use crate::sim::providers::offer_list;
+use crate::sim::providers::{Providers, offer_list};
 
 /// Heartbeats in one frame: as many as a node takes.
 pub(super) const FRAME_HEARTBEATS: usize = 4;
@@ -24,6 +24,8 @@ const DIFFERENT_ANNOUNCEMENTS: u64 = 240_000;
 const AUTHORS: u64 = 200;
 /// Different new providers.
 const NEWCOMERS: u64 = 6_400;
+/// Different new providers that have nothing to give, and are handed on at once.
+const NEWCOMERS_WITHOUT_OFFERS: usize = 20_000;
 /// Different large heartbeats.
 const LARGE: u64 = 100;
 /// Offers in a heartbeat of almost 64 KiB.
@@ -95,6 +97,14 @@ pub(super) fn replayed() -> Vec<Vec<u8>> {
 /// Frames of new providers' announcements, so many in each.
 pub(super) fn newcomers(each: usize) -> Vec<Vec<u8>> {
     in_batches((0..NEWCOMERS).map(|number| announcement(number, 5)), each)
+}
+
+/// Frames of the announcements of new providers without offers.
+pub(super) fn newcomers_without_offers() -> Vec<Vec<u8>> {
+    let providers = Providers::new(NEWCOMERS_WITHOUT_OFFERS, 0);
+    let announcement = |place| providers.without_offers(place).encode();
+    let announcements = (0..NEWCOMERS_WITHOUT_OFFERS).map(announcement);
+    in_batches(announcements, BATCH_ANNOUNCEMENTS)
 }
 
 /// Frames of heartbeats whose signatures are wrong.

@@ -61,14 +61,33 @@ pub fn anonymous_message(topic: &str, data: &[u8]) -> Vec<u8> {
     message
 }
 
+/// One frame that subscribes to a topic and joins the mesh of the node that it is sent to.
+pub fn joining(topic: &str) -> Vec<u8> {
+    let topic = topic.as_bytes();
+    let mut subscription = vec![1 << 3, 1];
+    field(2, topic, &mut subscription);
+    let mut graft = Vec::new();
+    field(1, topic, &mut graft);
+    let mut control = Vec::new();
+    field(3, &graft, &mut control);
+    let mut rpc = Vec::new();
+    field(1, &subscription, &mut rpc);
+    field(3, &control, &mut rpc);
+    framed(&rpc)
+}
+
 /// One frame with these messages.
 pub fn frame(messages: &[Vec<u8>]) -> Vec<u8> {
     let mut rpc = Vec::new();
     for message in messages {
         field(2, message, &mut rpc);
     }
+    framed(&rpc)
+}
+
+fn framed(rpc: &[u8]) -> Vec<u8> {
     let mut framed = Vec::with_capacity(rpc.len() + 4);
     varint(rpc.len() as u64, &mut framed);
-    framed.extend_from_slice(&rpc);
+    framed.extend_from_slice(rpc);
     framed
 }

@@ -2,6 +2,7 @@
 
 use derouter_net::{Keypair, Net, NetConfig, NetEvents, PeerId, start};
 use derouter_testkit::sim::frames::{self, ANNOUNCEMENT_GOSSIP};
+use derouter_testkit::sim::inbound::Incoming;
 use derouter_testkit::sim::options::Wire;
 use derouter_testkit::sim::providers::{Providers, offer_list};
 use derouter_testkit::sim::raw_peer::{RawPeer, write};
@@ -9,8 +10,15 @@ use derouter_testkit::wait::eventually;
 use derouter_wire::announce::ANNOUNCE_TOPIC;
 use derouter_wire::discovery::DISCOVERY_PROTOCOL;
 use derouter_wire::limits::BATCH_ANNOUNCEMENTS;
+use derouter_wire::rpc::network::PeerReport;
+use libp2p::Stream;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+/// What a peer's muxer takes of a substream that is not read (yamux), in bytes.
+const UNREAD_WINDOW: u64 = 256 * 1024;
 
 async fn node() -> (Net, NetEvents) {
     let mut config = NetConfig::new(Keypair::generate_ed25519());
@@ -26,12 +34,41 @@ async fn connect(from: &Net, to: &Net) {
 }
 
 async fn attacker(victim: &Net) -> RawPeer {
+    let mut peer = raw_peer(victim).await;
+    peer.drain(ANNOUNCEMENT_GOSSIP);
+    peer
+}
+
+async fn raw_peer(victim: &Net) -> RawPeer {
     let address = victim.listen_addresses().await.remove(0);
     let address = address.with_p2p(victim.local_peer_id()).unwrap();
     let spoken = [ANNOUNCEMENT_GOSSIP, DISCOVERY_PROTOCOL];
-    let mut peer = RawPeer::connect(&address, &spoken).await.unwrap();
-    peer.drain(ANNOUNCEMENT_GOSSIP);
-    peer
+    RawPeer::connect(&address, &spoken).await.unwrap()
+}
+
+/// A neighbour in the victim's mesh that reads nothing of what it is told.
+async fn deaf_neighbour(victim: &Net) -> (RawPeer, Stream, Incoming) {
+    let mut peer = raw_peer(victim).await;
+    let unread = peer.accept(ANNOUNCEMENT_GOSSIP);
+    let mut gossip = peer.open(ANNOUNCEMENT_GOSSIP).await.unwrap();
+    let joining = frames::joining(ANNOUNCE_TOPIC);
+    write(&mut gossip, &joining).await.unwrap();
+    (peer, gossip, unread)
+}
+
+/// Writes announcements of new providers without offers, batch by batch.
+fn flood(flooder: RawPeer, count: usize) -> JoinHandle<RawPeer> {
+    let crowd = Providers::new(count, 0);
+    let announcements: Vec<_> = (0..count)
+        .map(|place| crowd.without_offers(place).encode())
+        .collect();
+    tokio::spawn(async move {
+        let mut gossip = flooder.open(ANNOUNCEMENT_GOSSIP).await.unwrap();
+        for some in announcements.chunks(BATCH_ANNOUNCEMENTS) {
+            write(&mut gossip, &batch(some.to_vec())).await.unwrap();
+        }
+        flooder
+    })
 }
 
 fn batch(announcements: Vec<Vec<u8>>) -> Vec<u8> {
@@ -77,6 +114,47 @@ async fn hears(events: &mut NetEvents, provider: PeerId) {
     while events.offers.recv().await.unwrap().source != provider {}
 }
 
+async fn hears_in_time(events: &mut NetEvents, provider: PeerId) {
+    let change = hears(events, provider);
+    let in_time = tokio::time::timeout(Duration::from_secs(5), change).await;
+    in_time.expect("it hears in time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neighbours_that_read_nothing_keep_nothing_from_others() {
+    let (victim, _victim_events) = node().await;
+    let mut deaf = Vec::new();
+    for _ in 0..8 {
+        deaf.push(deaf_neighbour(&victim).await);
+    }
+    let (consumer, mut heard) = node().await;
+    let (provider, _provider_events) = node().await;
+    connect(&consumer, &victim).await;
+    connect(&provider, &victim).await;
+    let id = provider.local_peer_id();
+    let offers = |number| Some(offer_list(format!("offer {number}"), 1, number));
+    provider.announce(offers(1)).await;
+    hears(&mut heard, id).await;
+    let flood = flood(attacker(&victim).await, 10_000);
+    eventually(
+        "all of them are told more than they could take unread",
+        async || {
+            let reports = victim.peer_reports().await;
+            let is_told = |(peer, ..): &(RawPeer, Stream, Incoming)| {
+                let of_it = |report: &&PeerReport| report.peer == peer.id;
+                let report = reports.iter().find(of_it);
+                let mut paths = report.into_iter().flat_map(|report| &report.paths);
+                paths.any(|path| path.bytes_out >= UNREAD_WINDOW)
+            };
+            deaf.iter().all(is_told).then_some(())
+        },
+    )
+    .await;
+    provider.announce(offers(2)).await;
+    hears_in_time(&mut heard, id).await;
+    let _flooder = flood.await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_new_providers_of_one_neighbour_hold_up_nobody_elses_change() {
     let (victim, _victim_events) = node().await;
@@ -88,27 +166,15 @@ async fn ten_thousand_new_providers_of_one_neighbour_hold_up_nobody_elses_change
     let offers = |number| Some(offer_list(format!("offer {number}"), 1, number));
     provider.announce(offers(1)).await;
     hears(&mut heard, id).await;
-    let crowd = Providers::new(10_000, 0);
-    let announcements: Vec<_> = (0..10_000)
-        .map(|place| crowd.without_offers(place).encode())
-        .collect();
-    let flooder = attacker(&victim).await;
-    let mut gossip = flooder.open(ANNOUNCEMENT_GOSSIP).await.unwrap();
-    let flood = tokio::spawn(async move {
-        for some in announcements.chunks(BATCH_ANNOUNCEMENTS) {
-            write(&mut gossip, &batch(some.to_vec())).await.unwrap();
-        }
-    });
+    let flood = flood(attacker(&victim).await, 10_000);
     eventually("the flood has begun", async || {
         let received = victim.counters().announcements_received.load(Relaxed);
         (received > 1000).then_some(())
     })
     .await;
     provider.announce(offers(2)).await;
-    let change = hears(&mut heard, id);
-    let in_time = tokio::time::timeout(std::time::Duration::from_secs(5), change).await;
-    in_time.expect("it hears in time");
-    flood.await.unwrap();
+    hears_in_time(&mut heard, id).await;
+    let _flooder = flood.await.unwrap();
     // The flooder is held to its share.
     eventually("some are not handed on", async || {
         let unsent = victim.counters().announcements_unsent.load(Relaxed);
