@@ -23,6 +23,9 @@ const MOST_RELAYS: u64 = 4;
 /// A month. libp2p tells clients the life of a circuit in 32 bits of seconds.
 const MOST_MINUTES: u64 = 31 * 24 * 60;
 
+/// Bytes a second with which some dozens of busy connections still have their turn before a ping fails.
+const LEAST_RATE: u64 = 64 * 1024;
+
 /// An address under which this node is reached from elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ExternalAddress(pub(super) Multiaddr);
@@ -33,6 +36,7 @@ shape!(ShardCount, {"anyOf": [
     {"type": "integer", "minimum": 1, "maximum": SHARDS},
     {"const": "all"},
 ]});
+shape!(Rate, {"type": "integer", "minimum": LEAST_RATE});
 shape!(Minutes, {"type": "integer", "minimum": 1, "maximum": MOST_MINUTES});
 
 impl JsonSchema for RelayServer {
@@ -236,8 +240,8 @@ pub(super) struct RelayLimitsSection {
     /// Bytes through one circuit.
     #[schemars(extend("default" = 4294967296_u64))]
     circuit_bytes: Option<Positive<u64>>,
-    /// Bytes a second through the whole node, without it no limit.
-    bytes_per_second: Option<Positive<u64>>,
+    /// Bytes a second through the whole node, 65536 at least, without it no limit.
+    bytes_per_second: Option<Rate>,
 }
 
 /// Whole minutes, from 1 to a month.
@@ -259,6 +263,27 @@ pub(crate) fn minutes(number: u64) -> Result<Duration, String> {
     Ok(Duration::from_secs(number * 60))
 }
 
+/// Bytes a second of a whole node or relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rate(u64);
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = u64::deserialize(deserializer)?;
+        rate(number).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// What a node's connections may carry together.
+pub(crate) fn rate(number: u64) -> Result<u64, String> {
+    if number < LEAST_RATE {
+        return Err(format!(
+            "{number} is too little, {LEAST_RATE} bytes a second are the least: with fewer, connections break because pings wait behind data"
+        ));
+    }
+    Ok(number)
+}
+
 impl RelayLimitsSection {
     /// With the defaults for what is absent.
     pub(super) fn limits(self) -> RelayLimits {
@@ -276,7 +301,7 @@ impl RelayLimitsSection {
             circuit_bytes: self
                 .circuit_bytes
                 .map_or(default.circuit_bytes, |bytes| bytes.0),
-            bytes_per_second: self.bytes_per_second.map(|bytes| bytes.0),
+            bytes_per_second: self.bytes_per_second.map(|rate| rate.0),
         }
     }
 }

@@ -7,7 +7,7 @@ use derouter_node::{KnownReachability, Multiaddr, NetOptions, RelayLimits};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::network::{ExternalAddress, RelayLimitsSection, external_address, minutes};
+use super::network::{ExternalAddress, RelayLimitsSection, external_address, minutes, rate};
 use super::node::{DEFAULT_PEER_PORT, has_ipv6};
 use super::peers::PeersSection;
 use super::value::{Address, LiteralPath};
@@ -152,16 +152,21 @@ fn limits(file: RelayLimits, flags: LimitArgs) -> Result<RelayLimits, Failure> {
             .map_err(|why| Failure::usage(format_args!("--circuit-minutes: {why}")))?,
         None => file.circuit_duration,
     };
+    let bytes_per_second = match flags.bytes_per_second {
+        Some(number) => {
+            let rate = rate(number)
+                .map_err(|why| Failure::usage(format_args!("--bytes-per-second: {why}")))?;
+            Some(rate)
+        }
+        None => file.bytes_per_second,
+    };
     Ok(RelayLimits {
         reservations: count(flags.reservations, file.reservations),
         circuits: count(flags.circuits, file.circuits),
         circuits_per_peer: count(flags.circuits_per_peer, file.circuits_per_peer),
         circuit_duration,
         circuit_bytes: flags.circuit_bytes.map_or(file.circuit_bytes, Into::into),
-        bytes_per_second: flags
-            .bytes_per_second
-            .map(Into::into)
-            .or(file.bytes_per_second),
+        bytes_per_second,
     })
 }
 
@@ -270,6 +275,7 @@ mod tests {
         for flags in [
             &["--external-address", "/ip4/0.0.0.0/tcp/4001"][..],
             &["--circuit-minutes", "0"],
+            &["--bytes-per-second", "10"],
             &["-c", "/nowhere/relay.json"],
         ] {
             assert!(load(flags).is_err(), "{flags:?}");

@@ -150,7 +150,7 @@ fn the_network_keys_are_read() {
     let net = load(
         r#"{external_addresses: ["/dns4/node.example.org/tcp/4001"], reachability: "private",
             private_network: true, port_mapping: false, relays: 4, kademlia: false,
-            relay_server: {reservations: 9, circuit_minutes: 2, bytes_per_second: 1000}}"#,
+            relay_server: {reservations: 9, circuit_minutes: 2, bytes_per_second: 100000}}"#,
     )
     .unwrap()
     .node
@@ -162,7 +162,7 @@ fn the_network_keys_are_read() {
     let limits = RelayLimits {
         reservations: 9,
         circuit_duration: std::time::Duration::from_secs(120),
-        bytes_per_second: Some(1000),
+        bytes_per_second: Some(100_000),
         ..RelayLimits::default()
     };
     assert_eq!(net.relay_server, Some(limits));
