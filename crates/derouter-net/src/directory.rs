@@ -38,6 +38,9 @@ pub(crate) use wanted::{PullEnd, PullPlan};
 
 /// How far a provider's clock may be off, either way.
 const MAX_SKEW_SECONDS: u64 = 4 * 3600;
+/// A mesh brings what is new within a second or two; lists that have to be pulled and busy machines may
+/// add some.
+const LATE_SECONDS: u32 = 10;
 /// Room is made this often at most: it takes a look at all that is known.
 const ROOM_PAUSE: Duration = Duration::from_millis(100);
 /// Of all announcements or bytes, what is made room for at once, so that it is worth that look.
@@ -328,6 +331,13 @@ impl Directory {
             lasting: entry.expires.saturating_duration_since(now),
             list,
         })
+    }
+
+    /// Whether who gave an announcement with so much of its time left, in seconds, had it for so long that
+    /// the mesh should have brought it.
+    pub(crate) fn is_late(&self, provider: &PeerId, remaining: u32) -> bool {
+        let entry = self.entries.get(provider);
+        entry.is_some_and(|entry| entry.lasts.saturating_sub(remaining) >= LATE_SECONDS)
     }
 
     /// Sequence and id of what is announced in these shards: all that is known, or, for others, all

@@ -8,6 +8,7 @@ mod news;
 mod outbox;
 mod pulls;
 mod reconcile;
+mod rounds;
 mod serve;
 mod snapshots;
 mod task;
@@ -57,6 +58,15 @@ pub(crate) struct OwnPlace {
     pub(crate) outside_mesh: bool,
 }
 
+/// What was new of what a peer gave.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Taken {
+    /// Announcements.
+    pub(crate) new: usize,
+    /// Of these, those that the peer had known for so long that the mesh should have brought them.
+    pub(crate) late: usize,
+}
+
 /// What others ask of the task.
 #[derive(Debug)]
 pub(crate) enum Input {
@@ -87,7 +97,7 @@ pub(crate) enum Ask {
     Snapshot(u16, oneshot::Sender<Arc<reconcile::Snapshot>>),
     Carried(Vec<[u8; 32]>, oneshot::Sender<Vec<Carried>>),
     /// Announcements that the peer gave us. Answered when they are judged: how many were new.
-    Take(Vec<Carried>, oneshot::Sender<usize>),
+    Take(Vec<Carried>, oneshot::Sender<Taken>),
 }
 
 /// The shards that a node subscribes to.

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::exchange::{Commands, ExchangeError, ask, read_frame};
-use super::{Ask, Input, Inputs};
+use super::{Ask, Input, Inputs, Taken};
 use crate::limits;
 
 /// What is announced in some shards at one time.
@@ -119,6 +119,8 @@ pub(super) struct Differences {
     pub(super) fetched: usize,
     /// Of these, those that were new to us.
     pub(super) new: usize,
+    /// Of these, those that the mesh should have brought long before.
+    pub(super) late: usize,
     /// That we have and the peer had not.
     pub(super) offered: usize,
 }
@@ -163,9 +165,10 @@ async fn run(
             return Err(ExchangeError::Invalid("too many announcements".into()));
         }
         for ids in round.need.chunks(FETCH_IDS) {
-            let (fetched, new) = fetch(commands, inputs, peer, ids).await?;
+            let (fetched, taken) = fetch(commands, inputs, peer, ids).await?;
             differences.fetched = differences.fetched.saturating_add(fetched);
-            differences.new = differences.new.saturating_add(new);
+            differences.new = differences.new.saturating_add(taken.new);
+            differences.late = differences.late.saturating_add(taken.late);
         }
         // After the fetch: of a provider that both know, only the newer one is left.
         for ids in round.have.chunks(FETCH_IDS) {
@@ -199,7 +202,7 @@ async fn fetch(
     inputs: &Inputs,
     peer: PeerId,
     ids: &[[u8; 32]],
-) -> Result<(usize, usize), ExchangeError> {
+) -> Result<(usize, Taken), ExchangeError> {
     let request = DiscoveryRequest::Fetch(ids.to_vec());
     let exchange = async {
         let mut stream = ask(commands, peer, &request).await?;
@@ -210,8 +213,8 @@ async fn fetch(
     let ended = timeout(limits::DISCOVERY_DEADLINE, exchange).await;
     let announcements = ended.unwrap_or(Err(ExchangeError::Timeout))?;
     let count = announcements.len();
-    let new = put(inputs, peer, |done| Ask::Take(announcements, done)).await?;
-    Ok((count, new))
+    let taken = put(inputs, peer, |done| Ask::Take(announcements, done)).await?;
+    Ok((count, taken))
 }
 
 async fn offer(

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId};
+use rand::seq::IteratorRandom;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -23,9 +24,11 @@ use super::news::News;
 use super::outbox::Outbox;
 use super::pulls::Pulled;
 use super::reconcile::Ended;
+use super::rounds::Rounds;
 use super::snapshots::Snapshots;
 use super::{DiscoveryPeer, Gossiped, Input, Inputs, Offered, Order, OwnPlace, Shards};
 use crate::actor::{Command, Offence};
+use crate::address::Subnet;
 use crate::announcing::OwnAnnouncements;
 use crate::counters::NetCounters;
 use crate::directory::Directory;
@@ -37,10 +40,6 @@ use questions::Asker;
 
 /// How often what is over is forgotten, and where this node is reached is looked at.
 const TICK: Duration = Duration::from_secs(2);
-/// The pause between two reconciliations with peers of chance, from half to the whole of it.
-const RECONCILE_EVERY: Duration = Duration::from_secs(120);
-/// A node outside the mesh is told of little: it asks this often.
-const RECONCILE_ALONE: Duration = Duration::from_secs(2);
 /// Peers are not reconciled with again within this when they come back.
 const RECONCILE_PAUSE: Duration = Duration::from_secs(10);
 
@@ -92,16 +91,18 @@ pub(crate) struct Discovery {
     news: News,
     tasks: JoinSet<Done>,
     reconciling: HashSet<PeerId>,
+    /// The last one that was chosen by chance, where nothing else was under way.
+    by_chance: Option<PeerId>,
     /// Providers found by a reconciliation, to be handed on once their list is here, and who gave them.
     found: HashMap<PeerId, PeerId>,
-    connected: Vec<PeerId>,
+    connected: Vec<DiscoveryPeer>,
     /// Peers that were just connected to.
     fresh: VecDeque<PeerId>,
     /// Peers that were reconciled with when they were dialled: not again before this time.
     not_before: HashMap<PeerId, Instant>,
     /// Peers that are left alone until this time, unless there is nobody else.
     avoided: HashMap<PeerId, Instant>,
-    next_reconcile: Instant,
+    rounds: Rounds,
     next_tick: Instant,
     snapshots: Snapshots,
     askers: HashMap<PeerId, Asker>,
@@ -141,12 +142,13 @@ impl Discovery {
             news: News::default(),
             tasks: JoinSet::new(),
             reconciling: HashSet::new(),
+            by_chance: None,
             found: HashMap::new(),
             connected: Vec::new(),
             fresh: VecDeque::new(),
             not_before: HashMap::new(),
             avoided: HashMap::new(),
-            next_reconcile: now + RECONCILE_EVERY.mul_f64(0.5 + rand::random::<f64>() / 2.0),
+            rounds: Rounds::new(now, rand::random()),
             next_tick: now,
             snapshots: Snapshots::new(parts.shards.bits()),
             askers: HashMap::new(),
@@ -233,24 +235,35 @@ impl Discovery {
         self.not_before.retain(|_, time| *time > now);
         self.avoided.retain(|_, time| *time > now);
         self.look_at_place(now).await;
-        if now >= self.next_reconcile {
-            self.reconcile_with_anybody(now);
+        if self.rounds.is_due(now) {
+            self.begin_round(now);
         }
         if self.outside_mesh {
-            self.next_reconcile = self.next_reconcile.min(now + RECONCILE_ALONE);
+            self.rounds.hurry(now);
         }
     }
 
-    fn reconcile_with_anybody(&mut self, now: Instant) {
-        let pause = RECONCILE_EVERY.mul_f64(0.5 + rand::random::<f64>() / 2.0);
-        self.next_reconcile = now + pause;
-        let free = |peer: &&PeerId| !self.reconciling.contains(*peer);
-        let wanted = |peer: &&PeerId| free(peer) && !self.avoided.contains_key(*peer);
-        let connected = || self.connected.iter();
-        let peer = any(connected().filter(wanted)).or_else(|| any(connected().filter(free)));
-        if let Some(peer) = peer {
-            self.reconcile_soon(*peer);
+    fn begin_round(&mut self, now: Instant) {
+        let is_busy = !self.reconciling.is_empty();
+        let is_early = self.rounds.is_early();
+        self.rounds.begin(self.directory.len(), now, rand::random());
+        // What would be brought is on its way.
+        if is_busy && is_early {
+            return;
         }
+        let peer = self.peer_by_chance();
+        self.by_chance = peer.filter(|_| !is_busy);
+        if let Some(peer) = peer {
+            self.reconcile_soon(peer);
+        }
+    }
+
+    fn peer_by_chance(&self) -> Option<PeerId> {
+        let free = |known: &&DiscoveryPeer| !self.reconciling.contains(&known.peer);
+        let wanted =
+            |known: &&DiscoveryPeer| free(known) && !self.avoided.contains_key(&known.peer);
+        let connected = || self.connected.iter();
+        any(connected().filter(wanted)).or_else(|| any(connected().filter(free)))
     }
 
     fn reconcile_soon(&mut self, peer: PeerId) {
@@ -291,7 +304,8 @@ impl Discovery {
         let peers = self.peers.borrow_and_update().clone();
         let now = Instant::now();
         for known in &peers {
-            let new = !self.connected.contains(&known.peer);
+            let same = |before: &DiscoveryPeer| before.peer == known.peer;
+            let new = !self.connected.iter().any(same);
             if new && known.dialled && !self.not_before.contains_key(&known.peer) {
                 self.not_before.insert(known.peer, now + RECONCILE_PAUSE);
                 self.reconcile_soon(known.peer);
@@ -300,15 +314,45 @@ impl Discovery {
         let places = peers.iter().map(|known| (known.peer, known.network));
         let places: Vec<_> = places.collect();
         self.directory.set_connected(&places, now);
-        self.connected = peers.into_iter().map(|known| known.peer).collect();
+        self.connected = peers;
     }
 }
 
-/// One of these by chance.
-fn any<'a>(peers: impl Iterator<Item = &'a PeerId>) -> Option<&'a PeerId> {
-    rand::seq::IteratorRandom::choose(peers, &mut rand::rng())
+/// One of these by chance. All of one network have the chance of one peer elsewhere.
+fn any<'a>(peers: impl Iterator<Item = &'a DiscoveryPeer>) -> Option<PeerId> {
+    let mut networks: HashMap<Result<Subnet, PeerId>, Vec<PeerId>> = HashMap::new();
+    for known in peers {
+        let network = known.network.ok_or(known.peer);
+        networks.entry(network).or_default().push(known.peer);
+    }
+    let of_network = networks.into_values().choose(&mut rand::rng())?;
+    of_network.into_iter().choose(&mut rand::rng())
 }
 
 fn wide(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_peers_of_one_network_are_chosen_as_seldom_as_one_of_another() {
+        let peer = |network: Option<&str>| DiscoveryPeer {
+            peer: PeerId::random(),
+            dialled: false,
+            network: network.and_then(|text| crate::address::subnet(&text.parse().unwrap())),
+        };
+        let mut peers: Vec<_> = (0..50)
+            .map(|number| peer(Some(&format!("/ip4/198.51.100.{number}/tcp/1"))))
+            .collect();
+        let honest = [peer(Some("/ip4/203.0.113.1/tcp/1")), peer(None)];
+        peers.extend(honest);
+        let is_honest = |chosen: &PeerId| honest.iter().any(|known| known.peer == *chosen);
+        let chosen = (0..3000).filter_map(|_| any(peers.iter()));
+        let times = chosen.filter(is_honest).count();
+        assert!((1700..2300).contains(&times), "{times} of 3000 times");
+        assert_eq!(any([].iter()), None);
+    }
 }

@@ -17,6 +17,8 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+/// As many as a node takes into its mesh and keeps there.
+const FULL_MESH: usize = 11;
 /// What a peer's muxer takes of a substream that is not read (yamux), in bytes.
 const UNREAD_WINDOW: u64 = 256 * 1024;
 
@@ -34,21 +36,20 @@ async fn connect(from: &Net, to: &Net) {
 }
 
 async fn attacker(victim: &Net) -> RawPeer {
-    let mut peer = raw_peer(victim).await;
+    let mut peer = raw_peer(victim, &[ANNOUNCEMENT_GOSSIP, DISCOVERY_PROTOCOL]).await;
     peer.drain(ANNOUNCEMENT_GOSSIP);
     peer
 }
 
-async fn raw_peer(victim: &Net) -> RawPeer {
+async fn raw_peer(victim: &Net, spoken: &[&'static str]) -> RawPeer {
     let address = victim.listen_addresses().await.remove(0);
     let address = address.with_p2p(victim.local_peer_id()).unwrap();
-    let spoken = [ANNOUNCEMENT_GOSSIP, DISCOVERY_PROTOCOL];
-    RawPeer::connect(&address, &spoken).await.unwrap()
+    RawPeer::connect(&address, spoken).await.unwrap()
 }
 
-/// A neighbour in the victim's mesh that reads nothing of what it is told.
-async fn deaf_neighbour(victim: &Net) -> (RawPeer, Stream, Incoming) {
-    let mut peer = raw_peer(victim).await;
+/// A neighbour in the victim's mesh that reads nothing of what it is told, and tells nothing.
+async fn deaf_neighbour(victim: &Net, spoken: &[&'static str]) -> (RawPeer, Stream, Incoming) {
+    let mut peer = raw_peer(victim, spoken).await;
     let unread = peer.accept(ANNOUNCEMENT_GOSSIP);
     let mut gossip = peer.open(ANNOUNCEMENT_GOSSIP).await.unwrap();
     let joining = frames::joining(ANNOUNCE_TOPIC);
@@ -56,8 +57,8 @@ async fn deaf_neighbour(victim: &Net) -> (RawPeer, Stream, Incoming) {
     (peer, gossip, unread)
 }
 
-/// Writes announcements of new providers without offers, batch by batch.
-fn flood(flooder: RawPeer, count: usize) -> JoinHandle<RawPeer> {
+/// Writes announcements of new providers without offers, batch by batch, with a pause behind each.
+fn flood(flooder: RawPeer, count: usize, pause: Duration) -> JoinHandle<RawPeer> {
     let crowd = Providers::new(count, 0);
     let announcements: Vec<_> = (0..count)
         .map(|place| crowd.without_offers(place).encode())
@@ -66,6 +67,7 @@ fn flood(flooder: RawPeer, count: usize) -> JoinHandle<RawPeer> {
         let mut gossip = flooder.open(ANNOUNCEMENT_GOSSIP).await.unwrap();
         for some in announcements.chunks(BATCH_ANNOUNCEMENTS) {
             write(&mut gossip, &batch(some.to_vec())).await.unwrap();
+            tokio::time::sleep(pause).await;
         }
         flooder
     })
@@ -115,8 +117,12 @@ async fn hears(events: &mut NetEvents, provider: PeerId) {
 }
 
 async fn hears_in_time(events: &mut NetEvents, provider: PeerId) {
+    hears_within(Duration::from_secs(5), events, provider).await;
+}
+
+async fn hears_within(limit: Duration, events: &mut NetEvents, provider: PeerId) {
     let change = hears(events, provider);
-    let in_time = tokio::time::timeout(Duration::from_secs(5), change).await;
+    let in_time = tokio::time::timeout(limit, change).await;
     in_time.expect("it hears in time");
 }
 
@@ -125,7 +131,7 @@ async fn neighbours_that_read_nothing_keep_nothing_from_others() {
     let (victim, _victim_events) = node().await;
     let mut deaf = Vec::new();
     for _ in 0..8 {
-        deaf.push(deaf_neighbour(&victim).await);
+        deaf.push(deaf_neighbour(&victim, &[ANNOUNCEMENT_GOSSIP, DISCOVERY_PROTOCOL]).await);
     }
     let (consumer, mut heard) = node().await;
     let (provider, _provider_events) = node().await;
@@ -135,7 +141,7 @@ async fn neighbours_that_read_nothing_keep_nothing_from_others() {
     let offers = |number| Some(offer_list(format!("offer {number}"), 1, number));
     provider.announce(offers(1)).await;
     hears(&mut heard, id).await;
-    let flood = flood(attacker(&victim).await, 10_000);
+    let flood = flood(attacker(&victim).await, 10_000, Duration::from_millis(30));
     eventually(
         "all of them are told more than they could take unread",
         async || {
@@ -156,6 +162,49 @@ async fn neighbours_that_read_nothing_keep_nothing_from_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mesh_that_keeps_everything_back_is_found_out_and_not_relied_on() {
+    let (victim, mut heard) = node().await;
+    let mut silent = Vec::new();
+    for _ in 0..FULL_MESH {
+        silent.push(deaf_neighbour(&victim, &[ANNOUNCEMENT_GOSSIP]).await);
+    }
+    eventually("they all have their place", async || {
+        let reports = victim.peer_reports().await;
+        (reports.len() == FULL_MESH).then_some(())
+    })
+    .await;
+    // The honest one has others enough to tell, of whom it dialled two.
+    let (hub, _hub_events) = node().await;
+    let mut others = Vec::new();
+    for _ in 0..FULL_MESH / 2 {
+        others.push(deaf_neighbour(&hub, &[ANNOUNCEMENT_GOSSIP]).await);
+    }
+    let (provider, _provider_events) = node().await;
+    let (another, _another_events) = node().await;
+    connect(&hub, &provider).await;
+    connect(&hub, &another).await;
+    // Until these are in its mesh, which its heartbeats see to.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    connect(&hub, &victim).await;
+    let crowd = Providers::new(100, 0);
+    let teller = attacker(&hub).await;
+    let found_out = || victim.counters().meshes_late.load(Relaxed) > 0;
+    // A minute at most until its second look.
+    for place in (0..100).take_while(|_| !found_out()) {
+        let announcement = crowd.without_offers(place).encode();
+        teller.offer(&[announcement]).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(found_out());
+    let id = provider.local_peer_id();
+    for number in 1..3 {
+        let offers = offer_list(format!("offer {number}"), 1, number);
+        provider.announce(Some(offers)).await;
+        hears_within(Duration::from_secs(10), &mut heard, id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_new_providers_of_one_neighbour_hold_up_nobody_elses_change() {
     let (victim, _victim_events) = node().await;
     let (consumer, mut heard) = node().await;
@@ -166,7 +215,7 @@ async fn ten_thousand_new_providers_of_one_neighbour_hold_up_nobody_elses_change
     let offers = |number| Some(offer_list(format!("offer {number}"), 1, number));
     provider.announce(offers(1)).await;
     hears(&mut heard, id).await;
-    let flood = flood(attacker(&victim).await, 10_000);
+    let flood = flood(attacker(&victim).await, 10_000, Duration::ZERO);
     eventually("the flood has begun", async || {
         let received = victim.counters().announcements_received.load(Relaxed);
         (received > 1000).then_some(())

@@ -279,6 +279,11 @@ fn of_discovery(counters: &NetCounters) -> Vec<Metric> {
             "Reconciliations that this relay began and finished",
             &counters.reconciliations,
         ),
+        counter(
+            "derouter_reconciliations_late",
+            "Reconciliations that brought what gossip should have brought long before",
+            &counters.meshes_late,
+        ),
         requests("served", &counters.discovery_served),
         requests("refused", &counters.discovery_refused),
     ]

@@ -12,7 +12,7 @@ use crate::limits;
 
 /// Peers with whom a reconciliation failed and brought nothing new are left alone for so long, while
 /// there are others.
-const RECONCILE_AVOID: Duration = Duration::from_secs(60);
+const RECONCILE_AVOID: Duration = Duration::from_secs(300);
 
 impl Discovery {
     pub(super) fn start_pulls(&mut self) {
@@ -89,6 +89,12 @@ impl Discovery {
             outcome,
         } = ended;
         self.reconciling.remove(&peer);
+        let by_chance = self.by_chance.take_if(|chosen| *chosen == peer).is_some();
+        // Who has just come lacks much, whatever its mesh does.
+        if by_chance && differences.late > 0 {
+            count(&self.counters.meshes_late);
+            self.rounds.missed(self.directory.len(), Instant::now());
+        }
         let Err(error) = outcome else {
             count(&self.counters.reconciliations);
             return tracing::debug!(%peer, ?differences, "reconciled");
@@ -97,6 +103,9 @@ impl Discovery {
         let is_its_fault = matches!(error, ExchangeError::Timeout | ExchangeError::Invalid(_));
         if is_its_fault && differences.new == 0 {
             self.avoided.insert(peer, Instant::now() + RECONCILE_AVOID);
+            if by_chance {
+                self.rounds.hurry(Instant::now());
+            }
         }
         if matches!(error, ExchangeError::Invalid(_)) {
             self.blame(peer, Offence::InvalidMessage).await;

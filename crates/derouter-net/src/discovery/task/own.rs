@@ -43,8 +43,8 @@ impl Discovery {
                 self.own.slept(now);
                 self.snapshots.clear();
                 self.not_before.clear();
-                for peer in self.connected.clone() {
-                    self.reconcile_soon(peer);
+                for known in self.connected.clone() {
+                    self.reconcile_soon(known.peer);
                 }
             }
         }
@@ -105,7 +105,8 @@ impl Discovery {
     pub(super) async fn hand_on(&mut self, now: Instant) {
         let mut by_topic: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
         for (provider, bringer) in self.outbox.take(now) {
-            if self.connected == [bringer] {
+            let is_only_one = matches!(&*self.connected, [only] if only.peer == bringer);
+            if is_only_one {
                 continue;
             }
             if let Some(bytes) = self.directory.fresh_announcement(&provider, now) {

@@ -7,7 +7,7 @@ use derouter_wire::discovery::{Carried, Want};
 use libp2p::PeerId;
 
 use super::super::reconcile::Snapshot;
-use super::super::{Ask, Input};
+use super::super::{Ask, Input, Taken};
 use super::Discovery;
 use crate::actor::Offence;
 use crate::counters::count;
@@ -80,8 +80,8 @@ impl Discovery {
                 let _ = reply.send(carried.collect());
             }
             Ask::Take(announcements, done) => {
-                let new = self.take(peer, announcements).await;
-                let _ = done.send(new);
+                let taken = self.take(peer, announcements).await;
+                let _ = done.send(taken);
             }
         }
     }
@@ -143,21 +143,25 @@ impl Discovery {
     }
 
     /// Judges what a peer gave us. A few that are new to us are probably new to others too.
-    async fn take(&mut self, peer: PeerId, announcements: Vec<Carried>) -> usize {
-        let mut new = Vec::new();
+    async fn take(&mut self, peer: PeerId, announcements: Vec<Carried>) -> Taken {
+        let (mut new, mut late) = (Vec::new(), 0_usize);
         for carried in announcements {
             let bytes = &carried.announcement.0;
             let verdict = self.judge(peer, bytes, Some(carried.remaining)).await;
             if let Verdict::New { provider, .. } = verdict {
                 new.push(provider);
+                late += usize::from(self.directory.is_late(&provider, carried.remaining));
             }
             if new.len() % 32 == 31 {
                 tokio::task::yield_now().await;
             }
         }
-        let count = new.len();
-        if count > SPREAD {
-            return count;
+        let taken = Taken {
+            new: new.len(),
+            late,
+        };
+        if taken.new > SPREAD {
+            return taken;
         }
         for provider in new {
             if self.found.len() < FOUND && self.directory.is_coming(&provider) {
@@ -166,6 +170,6 @@ impl Discovery {
                 self.hand_on_soon(provider, peer);
             }
         }
-        count
+        taken
     }
 }
