@@ -383,12 +383,13 @@ impl OfferIndex {
     /// node while it offers anything.
     pub fn active_providers(&self, now: Now) -> impl Iterator<Item = &ProviderRecord> {
         let now = now.uptime;
-        let fresh = move |(peer, provider): &(&Arc<PeerId>, &Box<Provider>)| {
-            let own = ***peer == self.local && !provider.offers.is_empty();
-            own || (***peer != self.local && provider.counts(now))
+        let fresh = move |(peer, provider): &(&PeerId, &Provider)| {
+            let own = **peer == self.local && !provider.offers.is_empty();
+            own || (**peer != self.local && provider.counts(now))
         };
         self.providers
             .iter()
+            .map(|(peer, provider)| (&**peer, &**provider))
             .filter(fresh)
             .map(|(_, provider)| &provider.record)
     }

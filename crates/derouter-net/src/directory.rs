@@ -293,9 +293,9 @@ impl Directory {
     /// Forgets what no longer holds; the sequence numbers stay known until a replay would be
     /// refused for its age.
     pub(crate) fn expire(&mut self, now: Instant) {
-        let over =
-            |(peer, entry): (&Arc<PeerId>, &Box<Entry>)| (entry.expires <= now).then_some(**peer);
-        let gone: Vec<PeerId> = self.entries.iter().filter_map(over).collect();
+        let all = self.entries.iter();
+        let over = all.filter(|(_, entry)| entry.expires <= now);
+        let gone: Vec<PeerId> = over.map(|(peer, _)| **peer).collect();
         for peer in gone {
             self.end(&peer);
         }
@@ -347,10 +347,10 @@ impl Directory {
         shards: u16,
         for_others: bool,
     ) -> impl Iterator<Item = (u64, [u8; 32])> {
-        let wanted = move |entry: &&Box<Entry>| {
+        let wanted = move |entry: &&Entry| {
             shards & (1 << (entry.shard & 15)) != 0 && (!for_others || entry.list.is_known())
         };
-        let entries = self.entries.values().filter(wanted);
+        let entries = self.entries.values().map(Box::as_ref).filter(wanted);
         entries.map(|entry| (entry.sequence, entry.id))
     }
 

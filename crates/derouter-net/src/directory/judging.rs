@@ -159,8 +159,8 @@ impl Directory {
         peer: &PeerId,
         now: Instant,
     ) -> Result<Option<(Origin, usize)>, Verdict> {
-        let known = self.entries.get(peer);
-        let too_soon = |entry: &Box<Entry>| entry.rate.ready_at(SOURCE_RATE, 1, now) > now;
+        let known = self.entries.get(peer).map(Box::as_ref);
+        let too_soon = |entry: &Entry| entry.rate.ready_at(SOURCE_RATE, 1, now) > now;
         let (is_new, too_soon) = (known.is_none(), known.is_some_and(too_soon));
         let origin = self.origin_of(arrival.forwarder);
         if !self.senders.may_send(origin, is_new, now) || too_soon {
