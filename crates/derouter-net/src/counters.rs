@@ -55,7 +55,7 @@ pub struct NetCounters {
     pub lists_wrong: AtomicU64,
     /// Reconciliations that this node began and finished.
     pub reconciliations: AtomicU64,
-    /// Of these, those that brought what the mesh should have brought long before.
+    /// Reconciliations with a peer of chance that brought what the mesh should have brought long before.
     pub meshes_late: AtomicU64,
     /// Requests of the discovery protocol that were answered.
     pub discovery_served: AtomicU64,

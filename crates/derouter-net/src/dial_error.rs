@@ -54,6 +54,9 @@ const MEANINGS: &[(&str, &str)] = &[
     ("Network is unreachable", NO_ROUTE),
 ];
 
+/// Why a peer that was reached is not connected.
+pub(crate) const TURNED_AWAY: &str = "it closed the connection right after the handshake: it is full, it is stopping, or it blocks or has banned this node";
+
 const NO_ANSWER: &str =
     "no answer in time: it is offline, or a NAT or firewall drops what is sent there";
 const NO_ROUTE: &str = "no route: this machine's network does not lead there";

@@ -46,6 +46,8 @@ pub(crate) struct DiscoveryPeer {
     pub(crate) dialled: bool,
     /// The network that it is in, where that counts.
     pub(crate) network: Option<Subnet>,
+    /// Through whom it is connected, where it is relayed.
+    pub(crate) relay: Option<PeerId>,
 }
 
 /// What the swarm task knows and the discovery task asks for.

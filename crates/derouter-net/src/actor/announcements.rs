@@ -119,6 +119,7 @@ impl Actor {
                 .connections
                 .iter()
                 .find_map(|(_, known)| subnet(&known.address)),
+            relay: state.connections.iter().find_map(|(_, known)| known.relay),
         };
         let speaking = self
             .peers

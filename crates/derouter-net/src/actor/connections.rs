@@ -1,6 +1,6 @@
 //! Peers that come and go: connections, dials, bootstrap nodes, identify, ping, mDNS.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{self, ConnectionError, ConnectionId, ListenError, SwarmEvent};
@@ -12,6 +12,7 @@ use crate::address::relay_of_connection;
 use crate::behaviour::{BehaviourEvent, KADEMLIA_PROTOCOL};
 use crate::bootstrap::peer_of;
 use crate::counters::count;
+use crate::dial_error::TURNED_AWAY;
 use crate::discovery::DISCOVERY;
 use crate::error::DialError;
 use crate::kademlia::scope::Admitted;
@@ -26,8 +27,8 @@ use crate::transport::{dial_error_text, reservation_error_text};
 /// What a peer calls itself is kept up to this many characters.
 const AGENT_CHARS: usize = 128;
 
-/// Why a peer that was reached is not connected.
-const TURNED_AWAY: &str = "it closed the connection right after the handshake: it is full, it is stopping, or it blocks or has banned this node";
+/// One that ends within this before the peer says who it is was not wanted.
+const HANDSHAKE: Duration = Duration::from_secs(30);
 
 /// A connected peer.
 #[derive(Debug, Default)]
@@ -240,10 +241,15 @@ impl Actor {
         }
     }
 
-    /// Whether this node reached the peer, which did not say who it is.
+    /// Whether this node has just reached the peer, which did not say who it is.
     fn is_turned_away(&self, peer: &PeerId) -> bool {
-        let turned_away = |state: &PeerState| state.dialled() && state.agent.is_none();
-        self.peers.get(peer).is_some_and(turned_away)
+        let Some(state) = self.peers.get(peer) else {
+            return false;
+        };
+        let mut connections = state.connections.iter();
+        let is_new =
+            connections.all(|(_, one)| unix_now().0.abs_diff(one.since.0) < HANDSHAKE.as_secs());
+        is_new && state.dialled() && state.agent.is_none()
     }
 
     fn on_turned_away(&mut self, peer: PeerId) {

@@ -1,5 +1,8 @@
 //! When to reconcile with a peer of chance: what the mesh did not bring comes by that. Pure: the caller
 //! gives the time and the chance, from 0 to 1.
+//!
+//! Whoever is asked can lie about how long it knew what it gives, and keep a node wary: that costs the node
+//! and its peers a reconciliation every few seconds, which is as much as a node outside the mesh asks for.
 
 use std::time::{Duration, Instant};
 
@@ -22,6 +25,8 @@ const WARY: Duration = Duration::from_secs(300);
 pub(super) struct Rounds {
     next: Instant,
     pause: Duration,
+    /// The next round comes before its time.
+    hurried: bool,
     wary_until: Option<Instant>,
 }
 
@@ -30,37 +35,51 @@ impl Rounds {
         Self {
             next: now + jittered(FIRST_PAUSE, chance),
             pause: FIRST_PAUSE,
+            hurried: false,
             wary_until: None,
         }
+    }
+
+    /// The first peers are there, or the machine slept.
+    pub(super) fn begin_anew(&mut self, now: Instant, chance: f64) {
+        let wary_until = self.wary_until;
+        *self = Self {
+            wary_until,
+            ..Self::new(now, chance)
+        };
     }
 
     pub(super) fn is_due(&self, now: Instant) -> bool {
         now >= self.next
     }
 
-    /// Whether the pauses are still shorter than usual.
-    pub(super) fn is_early(&self) -> bool {
-        self.pause < LONGEST_PAUSE
-    }
-
     /// A round begins, while so many providers are known.
     pub(super) fn begin(&mut self, known: usize, now: Instant, chance: f64) {
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        if !std::mem::take(&mut self.hurried) {
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        }
         self.next = now + jittered(self.pause, chance);
         if self.wary_until.is_some_and(|until| now < until) {
             self.next = self.next.min(now + after_miss(known));
         }
     }
 
-    /// This node is outside the mesh.
+    /// This node is outside the mesh, or the last round came to nothing.
     pub(super) fn hurry(&mut self, now: Instant) {
-        self.next = self.next.min(now + PAUSE_ALONE);
+        self.bring_forward(now + PAUSE_ALONE);
     }
 
     /// A round brought what the mesh should have brought long before.
     pub(super) fn missed(&mut self, known: usize, now: Instant) {
         self.wary_until = Some(now + WARY);
-        self.next = self.next.min(now + after_miss(known));
+        self.bring_forward(now + after_miss(known));
+    }
+
+    fn bring_forward(&mut self, at: Instant) {
+        if at < self.next {
+            self.next = at;
+            self.hurried = true;
+        }
     }
 }
 
@@ -104,6 +123,10 @@ mod tests {
         assert!(rounds.is_due(now + LONGEST_PAUSE / 2));
         rounds.hurry(now);
         assert!(rounds.is_due(now + PAUSE_ALONE));
+        rounds.begin_anew(now, 1.0);
+        rounds.hurry(now);
+        let (told, _) = self::pauses(&mut rounds, 100, 3, now);
+        assert_eq!(told, [2, 15, 30], "one that was hurried does not count");
     }
 
     #[test]

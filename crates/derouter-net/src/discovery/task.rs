@@ -91,8 +91,8 @@ pub(crate) struct Discovery {
     news: News,
     tasks: JoinSet<Done>,
     reconciling: HashSet<PeerId>,
-    /// The last one that was chosen by chance, where nothing else was under way.
-    by_chance: Option<PeerId>,
+    /// Of these, those that were chosen by chance while no others were under way.
+    by_chance: HashSet<PeerId>,
     /// Providers found by a reconciliation, to be handed on once their list is here, and who gave them.
     found: HashMap<PeerId, PeerId>,
     connected: Vec<DiscoveryPeer>,
@@ -142,7 +142,7 @@ impl Discovery {
             news: News::default(),
             tasks: JoinSet::new(),
             reconciling: HashSet::new(),
-            by_chance: None,
+            by_chance: HashSet::new(),
             found: HashMap::new(),
             connected: Vec::new(),
             fresh: VecDeque::new(),
@@ -232,6 +232,9 @@ impl Discovery {
         let directory = &self.directory;
         self.found
             .retain(|provider, _| directory.is_coming(provider));
+        let (reconciling, fresh) = (&self.reconciling, &self.fresh);
+        self.by_chance
+            .retain(|peer| reconciling.contains(peer) || fresh.contains(peer));
         self.not_before.retain(|_, time| *time > now);
         self.avoided.retain(|_, time| *time > now);
         self.look_at_place(now).await;
@@ -244,22 +247,20 @@ impl Discovery {
     }
 
     fn begin_round(&mut self, now: Instant) {
-        let is_busy = !self.reconciling.is_empty();
-        let is_early = self.rounds.is_early();
         self.rounds.begin(self.directory.len(), now, rand::random());
-        // What would be brought is on its way.
-        if is_busy && is_early {
+        let Some(peer) = self.peer_by_chance() else {
             return;
+        };
+        // Of what this node lacks since it has just come, much is on its way.
+        if self.reconciling.is_subset(&self.by_chance) {
+            self.by_chance.insert(peer);
         }
-        let peer = self.peer_by_chance();
-        self.by_chance = peer.filter(|_| !is_busy);
-        if let Some(peer) = peer {
-            self.reconcile_soon(peer);
-        }
+        self.reconcile_soon(peer);
     }
 
     fn peer_by_chance(&self) -> Option<PeerId> {
-        let free = |known: &&DiscoveryPeer| !self.reconciling.contains(&known.peer);
+        let is_asked = |peer: &PeerId| self.reconciling.contains(peer) || self.fresh.contains(peer);
+        let free = |known: &&DiscoveryPeer| !is_asked(&known.peer);
         let wanted =
             |known: &&DiscoveryPeer| free(known) && !self.avoided.contains_key(&known.peer);
         let connected = || self.connected.iter();
@@ -314,19 +315,22 @@ impl Discovery {
         let places = peers.iter().map(|known| (known.peer, known.network));
         let places: Vec<_> = places.collect();
         self.directory.set_connected(&places, now);
+        if self.connected.is_empty() {
+            self.rounds.begin_anew(now, rand::random());
+        }
         self.connected = peers;
     }
 }
 
-/// One of these by chance. All of one network have the chance of one peer elsewhere.
+/// One of these by chance. All of one network, or behind one relay, have the chance of one peer elsewhere.
 fn any<'a>(peers: impl Iterator<Item = &'a DiscoveryPeer>) -> Option<PeerId> {
-    let mut networks: HashMap<Result<Subnet, PeerId>, Vec<PeerId>> = HashMap::new();
+    let mut places: HashMap<Result<Subnet, PeerId>, Vec<PeerId>> = HashMap::new();
     for known in peers {
-        let network = known.network.ok_or(known.peer);
-        networks.entry(network).or_default().push(known.peer);
+        let place = known.network.ok_or(known.relay.unwrap_or(known.peer));
+        places.entry(place).or_default().push(known.peer);
     }
-    let of_network = networks.into_values().choose(&mut rand::rng())?;
-    of_network.into_iter().choose(&mut rand::rng())
+    let of_place = places.into_values().choose(&mut rand::rng())?;
+    of_place.into_iter().choose(&mut rand::rng())
 }
 
 fn wide(number: usize) -> u64 {
@@ -343,16 +347,23 @@ mod tests {
             peer: PeerId::random(),
             dialled: false,
             network: network.and_then(|text| crate::address::subnet(&text.parse().unwrap())),
+            relay: None,
         };
         let mut peers: Vec<_> = (0..50)
             .map(|number| peer(Some(&format!("/ip4/198.51.100.{number}/tcp/1"))))
             .collect();
+        let relay = Some(PeerId::random());
+        let relayed = std::iter::repeat_with(|| DiscoveryPeer {
+            relay,
+            ..peer(None)
+        });
+        peers.extend(relayed.take(50));
         let honest = [peer(Some("/ip4/203.0.113.1/tcp/1")), peer(None)];
         peers.extend(honest);
         let is_honest = |chosen: &PeerId| honest.iter().any(|known| known.peer == *chosen);
         let chosen = (0..3000).filter_map(|_| any(peers.iter()));
         let times = chosen.filter(is_honest).count();
-        assert!((1700..2300).contains(&times), "{times} of 3000 times");
+        assert!((1200..1800).contains(&times), "{times} of 3000 times");
         assert_eq!(any([].iter()), None);
     }
 }

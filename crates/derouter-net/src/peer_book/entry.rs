@@ -34,7 +34,7 @@ pub(crate) struct Entry {
     pub(crate) agent: Option<String>,
     /// Whether it relays for others.
     pub(crate) relays: bool,
-    /// Why the last dial failed, and when, since it was last connected.
+    /// Why the last dial failed, or led to nothing, and when, since it was last connected.
     pub(crate) last_dial_error: Option<(String, UnixSeconds)>,
     dial_failures: u32,
     rests_until: UnixSeconds,

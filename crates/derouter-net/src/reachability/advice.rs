@@ -6,6 +6,7 @@ use derouter_wire::rpc::network::{
 };
 
 use super::clock_watch::OffClock;
+use crate::dial_error::TURNED_AWAY;
 
 /// The advice for a report. `off` is which way everybody else's clock is off.
 pub(crate) fn advice(report: &NetworkReport, off: Option<OffClock>) -> Vec<Advice> {
@@ -52,9 +53,16 @@ fn company(report: &NetworkReport, all: &mut Vec<Advice>) {
         let Some(error) = &node.error else {
             continue;
         };
+        let address = &node.address;
+        if error == TURNED_AWAY {
+            let text = format!(
+                "The bootstrap node {address} does not take this node: {error}. Ask whoever runs it, or add another one to `bootstrap`."
+            );
+            say(all, "bootstrap_turns_away", text);
+            continue;
+        }
         let text = format!(
-            "The bootstrap node {} is not reached: {error}. Check that it runs, that its address, port and peer id are right, and that a firewall lets this machine dial it.",
-            node.address
+            "The bootstrap node {address} is not reached: {error}. Check that it runs, that its address, port and peer id are right, and that a firewall lets this machine dial it."
         );
         say(all, "bootstrap_unreachable", text);
     }
@@ -231,6 +239,15 @@ mod tests {
                 .text
                 .contains("connection refused")
         );
+    }
+
+    #[test]
+    fn a_bootstrap_node_that_turns_this_one_away_is_no_matter_of_firewalls() {
+        let away = |report: &mut NetworkReport| {
+            report.bootstrap[0].connected = false;
+            report.bootstrap[0].error = Some(TURNED_AWAY.to_owned());
+        };
+        assert_eq!(codes(away), ["bootstrap_turns_away"]);
     }
 
     #[test]

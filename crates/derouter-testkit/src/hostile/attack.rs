@@ -29,8 +29,8 @@ const FLOODERS: usize = 4;
 const SYBILS: usize = 64;
 /// Peers that fill a node's mesh and read none of its gossip, and the first, which gives it gossip.
 const DEAF_NEIGHBOURS: usize = 1 + 8;
-/// Frames a second of the first of them: as many as a node hands on.
-const GIVEN_RATE: u32 = 32;
+/// Frames a second of the first of them, so that all that is new lasts for a round of the bench.
+const GIVEN_RATE: u32 = 16;
 /// Announcements of each sybil.
 const SYBIL_ANNOUNCEMENTS: usize = 10;
 /// Substreams that one peer holds open on each protocol.

@@ -133,7 +133,7 @@ pub struct BootstrapReport {
     pub address: String,
     /// Whether there is a connection.
     pub connected: bool,
-    /// Why the last dial failed.
+    /// Why the last dial failed, or the node closed the connection at once.
     pub error: Option<String>,
 }
 
@@ -267,7 +267,7 @@ pub struct PeerReport {
     pub offence: Option<String>,
     /// When it was last connected.
     pub last_connected: Option<UnixSeconds>,
-    /// Why the last dial failed, since it was last connected.
+    /// Why the last dial failed, or the peer closed the connection at once, since it was last connected.
     pub last_dial_error: Option<String>,
     /// When that was.
     pub last_dial_error_at: Option<UnixSeconds>,

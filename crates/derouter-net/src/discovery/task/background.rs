@@ -10,8 +10,8 @@ use crate::actor::{Command, Offence};
 use crate::counters::count;
 use crate::limits;
 
-/// Peers with whom a reconciliation failed and brought nothing new are left alone for so long, while
-/// there are others.
+/// Peers with whom a reconciliation failed are left alone for so long, while there are others: one that is
+/// slow must not hold up the look at the rest again and again.
 const RECONCILE_AVOID: Duration = Duration::from_secs(300);
 
 impl Discovery {
@@ -89,7 +89,7 @@ impl Discovery {
             outcome,
         } = ended;
         self.reconciling.remove(&peer);
-        let by_chance = self.by_chance.take_if(|chosen| *chosen == peer).is_some();
+        let by_chance = self.by_chance.remove(&peer);
         // Who has just come lacks much, whatever its mesh does.
         if by_chance && differences.late > 0 {
             count(&self.counters.meshes_late);
@@ -101,7 +101,7 @@ impl Discovery {
         };
         tracing::debug!(%peer, ?differences, %error, "not reconciled to the end");
         let is_its_fault = matches!(error, ExchangeError::Timeout | ExchangeError::Invalid(_));
-        if is_its_fault && differences.new == 0 {
+        if is_its_fault {
             self.avoided.insert(peer, Instant::now() + RECONCILE_AVOID);
             if by_chance {
                 self.rounds.hurry(Instant::now());

@@ -43,6 +43,7 @@ impl Discovery {
                 self.own.slept(now);
                 self.snapshots.clear();
                 self.not_before.clear();
+                self.rounds.begin_anew(now, rand::random());
                 for known in self.connected.clone() {
                     self.reconcile_soon(known.peer);
                 }
