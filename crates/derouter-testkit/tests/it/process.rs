@@ -2,8 +2,10 @@ use derouter_testkit::Process;
 
 #[tokio::test]
 async fn a_process_is_heard_signalled_and_measured() {
-    let script = "echo out; echo err >&2; trap 'exit 7' INT; while :; do sleep 0.05; done";
-    let mut process = Process::run("shell", "/bin/sh", &["-c", script]);
+    let script = "trap 'exit 7' INT; echo out; echo err >&2; while :; do sleep 0.05; done";
+    // A shell can't trap what is ignored when it starts, as SIGINT is in what runs in the background.
+    let shell = ["--default-signal=INT", "/bin/sh", "-c", script];
+    let mut process = Process::run("shell", "env", &shell);
     let line = process
         .wait_line("err", |line| (line == "err").then(|| line.to_owned()))
         .await;
