@@ -116,6 +116,22 @@ async fn hears(events: &mut NetEvents, provider: PeerId) {
     while events.offers.recv().await.unwrap().source != provider {}
 }
 
+/// A consumer and a provider that know each other through a hub alone, and the provider's first offer.
+async fn traders(hub: &Net) -> [(Net, NetEvents); 2] {
+    let (mut consumer, provider) = (node().await, node().await);
+    connect(&consumer.0, hub).await;
+    connect(&provider.0, hub).await;
+    offer(&provider.0, 1).await;
+    hears(&mut consumer.1, provider.0.local_peer_id()).await;
+    [consumer, provider]
+}
+
+/// Announces another list in place of the last one.
+async fn offer(provider: &Net, number: u64) {
+    let offers = offer_list(format!("offer {number}"), 1, number);
+    provider.announce(Some(offers)).await;
+}
+
 async fn hears_in_time(events: &mut NetEvents, provider: PeerId) {
     hears_within(Duration::from_secs(5), events, provider).await;
 }
@@ -133,14 +149,8 @@ async fn neighbours_that_read_nothing_keep_nothing_from_others() {
     for _ in 0..8 {
         deaf.push(deaf_neighbour(&victim, &[ANNOUNCEMENT_GOSSIP, DISCOVERY_PROTOCOL]).await);
     }
-    let (consumer, mut heard) = node().await;
-    let (provider, _provider_events) = node().await;
-    connect(&consumer, &victim).await;
-    connect(&provider, &victim).await;
+    let [(_consumer, mut heard), (provider, _provider_events)] = traders(&victim).await;
     let id = provider.local_peer_id();
-    let offers = |number| Some(offer_list(format!("offer {number}"), 1, number));
-    provider.announce(offers(1)).await;
-    hears(&mut heard, id).await;
     let flood = flood(attacker(&victim).await, 10_000, Duration::from_millis(30));
     eventually(
         "all of them are told more than they could take unread",
@@ -156,7 +166,7 @@ async fn neighbours_that_read_nothing_keep_nothing_from_others() {
         },
     )
     .await;
-    provider.announce(offers(2)).await;
+    offer(&provider, 2).await;
     hears_in_time(&mut heard, id).await;
     let _flooder = flood.await.unwrap();
 }
@@ -200,8 +210,7 @@ async fn a_mesh_that_keeps_everything_back_is_found_out_and_not_relied_on() {
     assert!(found_out());
     let id = provider.local_peer_id();
     for number in 1..3 {
-        let offers = offer_list(format!("offer {number}"), 1, number);
-        provider.announce(Some(offers)).await;
+        offer(&provider, number).await;
         hears_within(Duration::from_secs(30), &mut heard, id).await;
     }
 }
@@ -209,21 +218,15 @@ async fn a_mesh_that_keeps_everything_back_is_found_out_and_not_relied_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_new_providers_of_one_neighbour_hold_up_nobody_elses_change() {
     let (victim, _victim_events) = node().await;
-    let (consumer, mut heard) = node().await;
-    let (provider, _provider_events) = node().await;
-    connect(&consumer, &victim).await;
-    connect(&provider, &victim).await;
+    let [(_consumer, mut heard), (provider, _provider_events)] = traders(&victim).await;
     let id = provider.local_peer_id();
-    let offers = |number| Some(offer_list(format!("offer {number}"), 1, number));
-    provider.announce(offers(1)).await;
-    hears(&mut heard, id).await;
     let flood = flood(attacker(&victim).await, 10_000, Duration::ZERO);
     eventually("the flood has begun", async || {
         let received = victim.counters().announcements_received.load(Relaxed);
         (received > 1000).then_some(())
     })
     .await;
-    provider.announce(offers(2)).await;
+    offer(&provider, 2).await;
     hears_in_time(&mut heard, id).await;
     let _flooder = flood.await.unwrap();
     // The flooder is held to its share.
